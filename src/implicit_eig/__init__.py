@@ -1,0 +1,73 @@
+"""Bring any eigensolver; get exact, checked derivatives of what it returns."""
+
+from . import testing
+from ._derivatives import (
+    ComplexStep,
+    FiniteDifferences,
+    ForwardMode,
+    ReverseMode,
+    UserProducts,
+    host_function,
+)
+from ._eigensolver import Eigensolver, eigensolver
+from ._errors import (
+    EigensolverError,
+    ForwardWarning,
+    ImplicitEigError,
+    InputError,
+    LinearSolveError,
+    LinearSolveWarning,
+)
+from ._implicit_function import implicit_function
+from .host import traceable
+from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.functions import linear_solver
+from .linear_solvers.host import host_linear_solver
+from .linear_solvers.minres import MINRES
+from .linear_solvers.sparse_direct import SparseDirect
+from .operators import SparseOperator
+from .policy import Action, Policy
+from .problems._abstract import AbstractProblem
+from .problems.hermitian import Hermitian
+from .solution import Solution
+from .systems._abstract import AbstractSystem
+from .systems.auto import AutoSystem
+from .systems.bordered import Bordered
+from .systems.deflated import Deflated
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbstractProblem",
+    "AbstractSystem",
+    "Action",
+    "AutoLinearSolver",
+    "AutoSystem",
+    "Bordered",
+    "ComplexStep",
+    "Deflated",
+    "Eigensolver",
+    "EigensolverError",
+    "FiniteDifferences",
+    "ForwardMode",
+    "ForwardWarning",
+    "Hermitian",
+    "ImplicitEigError",
+    "InputError",
+    "LinearSolveError",
+    "LinearSolveWarning",
+    "MINRES",
+    "Policy",
+    "ReverseMode",
+    "Solution",
+    "SparseDirect",
+    "SparseOperator",
+    "UserProducts",
+    "eigensolver",
+    "host_function",
+    "host_linear_solver",
+    "implicit_function",
+    "linear_solver",
+    "testing",
+    "traceable",
+]

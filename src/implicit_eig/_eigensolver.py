@@ -1,0 +1,242 @@
+"""`eigensolver`: a solver and a declared problem, wired into one differentiable function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import PyTree
+
+from . import host
+from ._errors import EigensolverError, InputError
+from ._implicit import AbstractRoot, find_root, jvp_at
+from .host import Traceable
+from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.functions import linear_solver as wrap_function
+from .operators import as_operator, host_view, is_dense
+from .policy import DEFAULT_POLICY, Policy
+from .problems._abstract import AbstractProblem, Operators
+from .solution import Solution
+from .systems._abstract import AbstractSystem
+from .systems.auto import AutoSystem
+
+
+class Eigensolver(eqx.Module):
+    """A differentiable eigensolver; made by `eigensolver`."""
+
+    solver: Callable[..., Any] = eqx.field(static=True)
+    problem: AbstractProblem
+    linear_solver: lx.AbstractLinearSolver
+    system: AbstractSystem | AutoSystem
+    policy: Policy
+
+    def __call__(self, *operators: Any) -> Solution:
+        """Return the pairs of A, or of the pencil A − λB.
+
+        Args:
+            *operators: A, or A and B; each shape (n, n), in any form that
+                `eigensolver` lists.
+
+        Returns:
+            Solution: values (k,), vectors (n, k), normalised as the problem says.
+
+        Raises:
+            InputError: an operator does not fit (when traced).
+            EigensolverError: the solver's pairs fail their check (when run).
+        """
+        canonical = self._operators(operators)
+        solution, stats = find_root(_Pairs(self), canonical)
+        return eqx.tree_at(lambda s: s.stats, solution, stats)
+
+    def values(self, *operators: Any) -> jax.Array:
+        """Return the values alone, shape (k,).
+
+        The same as `solve(*operators).values`, but the derivative of the vectors is never
+        formed: an eager `jax.jvp` makes no linear solve either.
+        """
+        return _values(self._operators(operators), root=_Pairs(self))
+
+    def _operators(self, operators: tuple[Any, ...]) -> Operators:
+        names = [f"A{i}" for i in range(len(operators))] if len(operators) > 2 else "AB"
+        given = tuple(map(as_operator, names, operators))
+        return self.problem.check_operators(given, self.policy)
+
+
+@eqx.filter_custom_jvp
+def _values(theta: Operators, *, root: "_Pairs") -> jax.Array:
+    return root.find(theta)[0].values
+
+
+@_values.def_jvp
+def _values_jvp(
+    primals: tuple[Operators], tangents: tuple[Operators], *, root: "_Pairs"
+) -> tuple[jax.Array, jax.Array]:
+    (theta,), (theta_dot,) = primals, tangents
+    z, _ = find_root(root, theta)
+    return z.values, _values_tangent(root, z, theta, theta_dot)
+
+
+@eqx.filter_jit
+def _values_tangent(
+    root: "_Pairs", z: Solution, theta: Operators, theta_dot: Operators
+) -> jax.Array:
+    residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
+    return root.solve.problem.values_dot(z, residual_dot)
+
+
+def eigensolver(
+    solver: Callable[..., Any],
+    problem: AbstractProblem,
+    *,
+    linear_solver: lx.AbstractLinearSolver | Callable[..., Any] | None = None,
+    system: AbstractSystem | AutoSystem | None = None,
+    policy: Policy = DEFAULT_POLICY,
+) -> Eigensolver:
+    """Make an eigensolver differentiable: A x = λ B x holds at its answer, and that is enough.
+
+    Args:
+        solver: `solver(A)` or `solver(A, B)` -> (values (k,), vectors (n, k)). A plain
+            callable runs on the host and receives NumPy arrays, SciPy CSR matrices or
+            `scipy.sparse.linalg.LinearOperator`s; `traceable(fn)` is traced by JAX. More
+            than k pairs may come back; the first k count. It must be deterministic.
+        problem: the declared kind, for example `Hermitian(k)`.
+        linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
+            `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or a bare function
+            f(matvec, b). Default `AutoLinearSolver()`.
+        system: the form of these systems: `Deflated()`, `Bordered()`; default `AutoSystem()`.
+        policy: what is checked, and what happens then.
+
+    Returns:
+        A function `solve(*operators) -> Solution` for `jit`, `grad`, `vjp`, `jvp`, `hessian`,
+        `vmap` and any nesting of these. An operator is a JAX or NumPy array, a
+        `SparseOperator`, a `scipy.sparse` matrix, a `BCOO` or `BCSR`, or any lineax
+        operator, so a `lineax.FunctionLinearOperator` for a matrix-free one.
+
+    Raises:
+        InputError: an argument does not fit.
+
+    Cost: the solver, once; three products with A and B for each pair to check and normalise
+        its answer. A derivative of values: one product with A and B for each pair. A
+        derivative of vectors: one linear solve more for each pair that it touches.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1))
+        >>> A = jnp.diag(jnp.array([1.0, 2.0, 4.0]))
+        >>> jax.grad(lambda A: solve(A).values[0])(A).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+    if not callable(solver):
+        raise InputError(
+            "`eigensolver(solver=...)`: a callable solver(A) or solver(A, B); got "
+            f"{type(solver).__name__}. Pass the function itself, not its result."
+        )
+    _check_type("problem", problem, AbstractProblem, "such as `Hermitian(k)`")
+    _check_type("policy", policy, Policy, "such as `Policy(forward=Action.WARN)`")
+    system = AutoSystem() if system is None else system
+    _check_type("system", system, (AbstractSystem, AutoSystem), "such as `Deflated()`")
+    if linear_solver is None:
+        linear_solver = AutoLinearSolver()
+    elif not isinstance(linear_solver, lx.AbstractLinearSolver):
+        if isinstance(linear_solver, type) or not callable(linear_solver):
+            _check_type(
+                "linear_solver", linear_solver, lx.AbstractLinearSolver, "or a function f(matvec, b)"
+            )
+        linear_solver = wrap_function(linear_solver)
+    return Eigensolver(solver, problem, linear_solver, system, policy)
+
+
+def _check_type(name: str, value: Any, kind: Any, example: str) -> None:
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise InputError(
+            f"`eigensolver({name}=...)`: an instance of {' or '.join(c.__name__ for c in kinds)}; "
+            f"got {value!r}. Pass an object, {example}."
+        )
+
+
+class _Pairs(AbstractRoot):
+    """The pairs of an eigenproblem as the root of its conditions."""
+
+    solve: Eigensolver
+
+    def find(self, theta: Operators) -> tuple[Solution, PyTree]:
+        problem = self.solve.problem
+        raw = _run_solver(self.solve.solver, theta, problem.structure(theta))
+        solution = problem.normalize(raw, theta, self.solve.policy)
+        return eqx.tree_at(lambda s: s.stats, solution, {}), solution.stats
+
+    def residual(self, z: Solution, theta: Operators) -> PyTree:
+        return self.solve.problem.residual(z, *theta)
+
+    def solve_linearised(self, z: Solution, theta: Operators, residual_dot: PyTree) -> Solution:
+        solve = self.solve
+        return solve.problem.solve_linearised(
+            z, theta, residual_dot, solve.system, solve.linear_solver, solve.policy
+        )
+
+
+def _run_solver(
+    solver: Callable[..., Any], operators: Operators, like: Solution
+) -> Solution:
+    if isinstance(solver, Traceable):
+        arguments = [op.as_matrix() if is_dense(op) else op for op in operators]
+        return _parse(solver.fn(*arguments), like, jnp)
+    arrays, static = eqx.partition(operators, eqx.is_array)
+    return host.call(_HostSolver(solver, static, like), like, arrays)
+
+
+class _HostSolver(eqx.Module):
+    solver: Callable[..., Any] = eqx.field(static=True)
+    operators: Operators
+    like: Solution
+
+    def __call__(self, arrays: Operators) -> Solution:
+        operators = eqx.combine(arrays, self.operators)
+        answer = self.solver(*(host_view(operator) for operator in operators))
+        return _parse(answer, self.like, np)
+
+
+def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
+    """Return a solver's answer as the pairs that `like` describes, or say what is wrong."""
+    requirement = "`eigensolver(solver=...)`: the solver must return "
+    (k,), (n, _) = like.values.shape, like.vectors.shape
+    if not isinstance(answer, (tuple, list)) or not 2 <= len(answer) <= 3:
+        found = type(answer).__name__
+        if isinstance(answer, (tuple, list)):
+            found = f"a {found} of {len(answer)}"
+        raise EigensolverError(
+            f"{requirement}(values, vectors); got {found}. "
+            "Wrap it: `lambda A: (values, vectors)`."
+        )
+    values, vectors = xp.asarray(answer[0]), xp.asarray(answer[1])
+    if values.ndim != 1 or vectors.ndim != 2 or vectors.shape != (n, values.shape[0]):
+        raise EigensolverError(
+            f"{requirement}values (k,) and vectors (n, k) = ({n}, {k}), one column for each value; "
+            f"got shapes {values.shape} and {vectors.shape}. Transpose the vectors, or unpack the "
+            "solver's answer in another order."
+        )
+    if values.shape[0] < k:
+        raise EigensolverError(
+            f"{requirement}at least k = {k} pairs; got {values.shape[0]}. Ask the solver for more, "
+            "or declare a smaller k."
+        )
+    return Solution(
+        _cast("values", values[:k], like.values.dtype, xp),
+        _cast("vectors", vectors[:, :k], like.vectors.dtype, xp),
+    )
+
+
+def _cast(name: str, found: Any, dtype: Any, xp: Any) -> Any:
+    if xp.iscomplexobj(found) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        if xp is jnp or np.any(np.abs(found.imag) > np.sqrt(np.finfo(dtype).eps) * np.abs(found)):
+            raise EigensolverError(
+                f"`eigensolver(solver=...)`: the solver must return real {name} here; got "
+                f"{found.dtype}. Take their real part if they are real, give complex operators "
+                "if the vectors are complex, or declare the problem that it is."
+            )
+        found = found.real
+    return found.astype(dtype)

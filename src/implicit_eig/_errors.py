@@ -1,0 +1,33 @@
+"""What goes wrong, by name."""
+
+
+class ImplicitEigError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class InputError(ImplicitEigError, ValueError):
+    """An operator, argument or option does not fit; raised while the call is traced."""
+
+
+class EigensolverError(ImplicitEigError, RuntimeError):
+    """What the forward solver returned does not satisfy the declared conditions.
+
+    Inside `jax.jit` JAX's runtime delivers it as `jax.errors.JaxRuntimeError` whose text
+    contains this error's message.
+    """
+
+
+class LinearSolveError(ImplicitEigError, RuntimeError):
+    """The tangent or adjoint system was not solved to the required residual.
+
+    The solve runs inside JAX's runtime, which delivers the error as
+    `jax.errors.JaxRuntimeError` whose text contains this error's message.
+    """
+
+
+class ForwardWarning(UserWarning):
+    """`Policy(forward=Action.WARN)` let a forward result pass that fails its check."""
+
+
+class LinearSolveWarning(UserWarning):
+    """`Policy(linear_solver=Action.WARN)` let an unconverged solve pass."""

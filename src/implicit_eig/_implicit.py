@@ -1,0 +1,76 @@
+"""The implicit function theorem, once, for every problem.
+
+A solver finds z with F(z, θ) = 0. Wherever ∂F/∂z is invertible the answer moves with θ as
+
+    ∂F/∂z · ż = −∂F/∂θ · θ̇.
+
+That is a JVP rule: linear in θ̇, made of JAX operations and a linear solve that JAX knows how to
+transpose. So it serves both modes; and as z in it is the answer of the same differentiable
+function again, it serves every order.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax import lax
+from jaxtyping import PyTree
+
+
+class AbstractRoot(eqx.Module):
+    """A solver and the conditions that its answer fulfils."""
+
+    @abc.abstractmethod
+    def find(self, theta: PyTree) -> tuple[PyTree, PyTree]:
+        """Return z with F(z, θ) = 0, and auxiliary output; never differentiated."""
+
+    @abc.abstractmethod
+    def residual(self, z: PyTree, theta: PyTree) -> PyTree:
+        """Return F(z, θ)."""
+
+    @abc.abstractmethod
+    def solve_linearised(self, z: PyTree, theta: PyTree, residual_dot: PyTree) -> PyTree:
+        """Return ż with ∂F/∂z · ż = −residual_dot."""
+
+
+@eqx.filter_custom_jvp
+def _find(theta: PyTree, *, root: AbstractRoot) -> tuple[PyTree, PyTree]:
+    return root.find(theta)
+
+
+@_find.def_jvp
+def _find_jvp(
+    primals: tuple[PyTree], tangents: tuple[PyTree], *, root: AbstractRoot
+) -> tuple[tuple[PyTree, PyTree], tuple[PyTree, PyTree]]:
+    (theta,), (theta_dot,) = primals, tangents
+    z, aux = _find(theta, root=root)
+    z_dot = _tangent(root, z, theta, theta_dot)
+    return (z, aux), (z_dot, jax.tree.map(lambda _: None, aux))
+
+
+# One compiled program, not an operation at a time: outside `jit` the first gradient would
+# otherwise spend its time compiling some eighty small ones.
+@eqx.filter_jit
+def _tangent(root: AbstractRoot, z: PyTree, theta: PyTree, theta_dot: PyTree) -> PyTree:
+    residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
+    return root.solve_linearised(z, theta, residual_dot)
+
+
+def find_root(root: AbstractRoot, theta: PyTree) -> tuple[PyTree, PyTree]:
+    """Return z with F(z, θ) = 0 and auxiliary output; differentiable in the arrays of `theta`.
+
+    The arrays that `root` itself holds (a preconditioner, say) carry no derivative.
+    """
+    arrays, static = eqx.partition(root, eqx.is_array)
+    root = eqx.combine(lax.stop_gradient(arrays), static)
+    z, aux = _find(theta, root=root)
+    return z, jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, aux)
+
+
+def jvp_at(fn: Any, x: PyTree, x_dot: PyTree) -> PyTree:
+    """Return ∂fn/∂x · ẋ, where `None` in `x_dot` stands for a leaf that does not move."""
+    moves = jax.tree.map(lambda t: t is not None, x_dot, is_leaf=lambda t: t is None)
+    moving, still = eqx.partition(x, moves)
+    _, y_dot = jax.jvp(lambda m: fn(eqx.combine(m, still)), (moving,), (x_dot,))
+    return y_dot

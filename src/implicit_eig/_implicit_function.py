@@ -1,0 +1,296 @@
+"""`implicit_function`: the derivative of any solver, from the user's own conditions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from . import host
+from ._derivatives import AbstractDerivative, ForwardMode
+from ._errors import InputError
+from ._implicit import AbstractRoot, find_root
+from .host import Traceable
+from .linear_solvers._solve import solve_linearised
+from .linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, Structure
+from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.functions import linear_solver as wrap_function
+from .operators import host_view
+from .policy import DEFAULT_POLICY, Policy, enforce, forward_check, tolerance
+
+# Up to this many unknowns the default forms the Jacobian and factorises it: 32 MB in float64.
+DENSE_LIMIT = 2000
+# Rounding of the conditions, in eps of their scale.
+ROUNDING = 1e3
+
+
+def implicit_function(
+    solver: Callable[..., PyTree],
+    conditions: Callable[..., PyTree],
+    *,
+    linear_solver: lx.AbstractLinearSolver | Callable[..., Any] | None = None,
+    conditions_derivative: AbstractDerivative | None = None,
+    like: PyTree | Callable[..., PyTree] | None = None,
+    has_aux: bool = False,
+    policy: Policy = DEFAULT_POLICY,
+) -> Callable[..., PyTree]:
+    """Differentiate z = solver(*args) from conditions(z, *args) = 0.
+
+    Args:
+        solver: `solver(*args, **kwargs)` -> z, a pytree of floating-point arrays; or (z, aux).
+            A plain callable runs on the host and receives NumPy arrays; `traceable(fn)` is
+            traced by JAX. It is never differentiated.
+        conditions: `conditions(z, *args, **kwargs)` -> residual, JAX code with as many real
+            components as z; zero at the solution. Host code goes in by `host_function`.
+        linear_solver: for ∂F/∂z; as for `eigensolver`. The unknowns are z ravelled into one
+            real vector (m,), real and imaginary parts in turn, so F need not be holomorphic.
+            Default: LU of the Jacobian for m ≤ 2000, else GMRES.
+        conditions_derivative: how F is differentiated: `ForwardMode()` (default),
+            `ReverseMode()`, `FiniteDifferences()`, `ComplexStep()`, `UserProducts(jvp, vjp)`.
+        like: what a host solver returns, as a pytree of `jax.ShapeDtypeStruct` or arrays, or a
+            function of the arguments that returns one. Needed under `jit` and `vmap`.
+        has_aux: whether the solver returns (z, aux); aux carries no derivative.
+        policy: `forward` checks ‖F‖ against the size of its parts, `linear_solver` the solve.
+
+    Returns:
+        A function of the solver's arguments, for both modes, any order (as far as
+        `conditions_derivative` goes), `jit` and `vmap`. Arguments that are not arrays are
+        passed on and not differentiated.
+
+    Raises:
+        InputError: the sizes of z and the residual differ, or `like` is missing.
+        EigensolverError: z does not fulfil the conditions.
+
+    Cost: a derivative is one product with ∂F/∂args and one linear solve.
+    Source: Blondel et al. (2022), arXiv:2105.15183; differs in: the JVP rule is transposed by
+        JAX, so that one rule serves both modes.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> root = implicit_function(np.sqrt, lambda z, a: z**2 - a)
+        >>> float(jax.grad(root)(jnp.array(4.0)))
+        0.25
+    """
+    if linear_solver is None:
+        linear_solver = AutoLinearSolver()
+    elif not isinstance(linear_solver, lx.AbstractLinearSolver):
+        linear_solver = wrap_function(linear_solver)
+    derivative = ForwardMode() if conditions_derivative is None else conditions_derivative
+    if not isinstance(derivative, AbstractDerivative):
+        raise InputError(
+            "`implicit_function(conditions_derivative=...)`: an object such as `ReverseMode()`; "
+            f"got {derivative!r}. Choose from `ForwardMode`, `ReverseMode`, `FiniteDifferences`, "
+            "`ComplexStep` and `UserProducts`."
+        )
+    root = _Conditions(solver, derivative.wrap(conditions), linear_solver, like, has_aux, policy)
+
+    def solve(*args: Any, **kwargs: Any) -> PyTree:
+        theta = jax.tree.map(
+            lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, (args, kwargs)
+        )
+        z, aux = find_root(root, theta)
+        return (z, aux) if has_aux else z
+
+    return solve
+
+
+class _Conditions(AbstractRoot):
+    """The user's solver and conditions."""
+
+    solver: Callable[..., PyTree] = eqx.field(static=True)
+    conditions: Callable[..., PyTree] = eqx.field(static=True)
+    linear_solver: lx.AbstractLinearSolver
+    like: Any
+    has_aux: bool = eqx.field(static=True)
+    policy: Policy
+
+    def find(self, theta: PyTree) -> tuple[PyTree, PyTree]:
+        args, kwargs = theta
+        answer = self._run(args, kwargs)
+        if self.has_aux and not (isinstance(answer, tuple) and len(answer) == 2):
+            raise InputError(
+                "`implicit_function(has_aux=True)`: a solver that returns (z, aux); got "
+                f"{type(answer).__name__}. Return both, or leave `has_aux` out."
+            )
+        z, aux = answer if self.has_aux else (answer, ())
+        wrong = [leaf for leaf in jax.tree.leaves(z) if not eqx.is_inexact_array(leaf)]
+        if wrong or not jax.tree.leaves(z):
+            raise InputError(
+                "`implicit_function(solver=...)`: a solution of floating-point arrays; got "
+                f"{wrong[0]!r}. Move other output to `aux` (`has_aux=True`)."
+                if wrong
+                else "`implicit_function(solver=...)`: a solution of floating-point arrays; got "
+                "none. Return z."
+            )
+        figures = _residual_figures(self.conditions, z, theta)
+        inspect = _InspectResidual(tolerance(self.policy.residual_rtol, figures[0].dtype))
+        return enforce(forward_check(self.policy, inspect, figures), figures, z), aux
+
+    def residual(self, z: PyTree, theta: PyTree) -> Array:
+        args, kwargs = theta
+        residual = to_real(self.conditions(z, *args, **kwargs))
+        unknowns = jax.eval_shape(to_real, z)
+        if residual.shape != unknowns.shape:
+            raise InputError(
+                "`implicit_function(conditions=...)`: one real condition for each real unknown; "
+                f"got {residual.size} conditions for {unknowns.size} unknowns. Add the missing "
+                "condition (a normalisation?), or drop the spare one."
+            )
+        return residual
+
+    def solve_linearised(self, z: PyTree, theta: PyTree, residual_dot: Array) -> PyTree:
+        solver = self.linear_solver
+        if isinstance(solver, AutoLinearSolver):
+            small = residual_dot.size <= DENSE_LIMIT
+            structure = Structure.DENSE if small else Structure.MATRIX_FREE
+            solver = solver.choose(structure, False, residual_dot.dtype)
+        linearisation = _Linearisation(self, z, theta)
+        u = solve_linearised(linearisation, -residual_dot[:, None], solver, self.policy)
+        return from_real(u[:, 0], z)
+
+    def _run(self, args: tuple, kwargs: dict) -> PyTree:
+        if isinstance(self.solver, Traceable):
+            return self.solver.fn(*args, **kwargs)
+        arrays, static = eqx.partition((args, kwargs), eqx.is_array)
+        run = _HostSolver(self.solver, static)
+        if self.like is not None:
+            like = self.like(*args, **kwargs) if callable(self.like) else self.like
+            like = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), like
+            )
+            return host.call(run, like, arrays)
+        if host.is_traced(arrays):
+            raise InputError(
+                "`implicit_function(like=...)`: the shapes of what a host solver returns, under "
+                "`jit` and `vmap`; got none. Give `like=`, for example `like=lambda a: a` for a "
+                "solution of the shape of the argument, or mark JAX code by `traceable`."
+            )
+        answer = run(jax.tree.map(np.asarray, arrays))
+        return jax.tree.map(
+            lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic, float)) else x, answer
+        )
+
+
+class _HostSolver(eqx.Module):
+    solver: Callable[..., PyTree] = eqx.field(static=True)
+    static: Any
+
+    def __call__(self, arrays: PyTree) -> PyTree:
+        args, kwargs = eqx.combine(arrays, self.static)
+        return self.solver(*args, **kwargs)
+
+
+class _Linearisation(AbstractLinearisation):
+    root: _Conditions
+    z: PyTree
+    theta: PyTree
+
+    def assemble(self) -> AbstractLinearSystems:
+        return _JacobianSystems(Structure.DENSE, self.root, self.z, self.theta, False)
+
+
+class _JacobianSystems(AbstractLinearSystems):
+    """One system: ∂F/∂z or its transpose, in real unknowns; arrays of shape (m, 1)."""
+
+    structure: Structure
+    root: _Conditions
+    z: PyTree
+    theta: PyTree
+    transposed: bool
+
+    def mv(self, U: Array) -> Array:
+        return self.column(0, False).mv(U[:, 0])[:, None]
+
+    def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
+        u = to_real(self.z)
+
+        def residual(u: Array) -> Array:
+            return self.root.residual(from_real(u, self.z), self.theta)
+
+        _, product = jax.linearize(residual, u)
+        if self.transposed:
+            transpose = jax.linear_transpose(product, u)
+            product = lambda w: transpose(w)[0]  # noqa: E731
+        tags = {lx.positive_semidefinite_tag, lx.symmetric_tag} if definite else ()
+        like = jax.ShapeDtypeStruct(u.shape, u.dtype)
+        return lx.FunctionLinearOperator(product, like, tags)
+
+    def host_columns(self) -> Callable[[int], Any]:
+        systems = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, self)
+        operator = systems.column(0, False)
+        if operator.in_size() <= DENSE_LIMIT:
+            matrix = np.asarray(operator.as_matrix())
+            return lambda i: matrix
+        return lambda i: host_view(operator)
+
+    def solve_transposed(self, run: Callable, b: Array) -> Array:
+        return run(eqx.tree_at(lambda s: s.transposed, self, not self.transposed), b)
+
+
+def to_real(tree: PyTree) -> Array:
+    """Return all leaves as one real vector; a complex leaf gives its real, then imaginary parts."""
+    dtype = jnp.result_type(*[jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)])
+    parts = []
+    for leaf in jax.tree.leaves(tree):
+        both = (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)
+        parts += [part.reshape(-1).astype(dtype) for part in both]
+    return jnp.concatenate(parts)
+
+
+def from_real(u: Array, like: PyTree) -> PyTree:
+    """Undo `to_real`."""
+    leaves, treedef = jax.tree.flatten(like)
+    out, start = [], 0
+    for leaf in leaves:
+        part = u[start : start + leaf.size]
+        start += leaf.size
+        if jnp.iscomplexobj(leaf):
+            part = part + 1j * u[start : start + leaf.size]
+            start += leaf.size
+        out.append(part.reshape(leaf.shape).astype(leaf.dtype))
+    return jax.tree.unflatten(treedef, out)
+
+
+@eqx.filter_jit
+def _residual_figures(
+    conditions: Callable[..., PyTree], z: PyTree, theta: PyTree
+) -> tuple[Array, Array, Array]:
+    """Return ‖F‖, the size ‖∂F/∂z·z‖ + ‖∂F/∂θ·θ‖ of its parts, and whether z is finite."""
+    args, kwargs = theta
+    moving, still = eqx.partition(args, eqx.is_inexact_array)
+
+    def flat(z: PyTree, moving: PyTree) -> Array:
+        return to_real(conditions(z, *eqx.combine(moving, still), **kwargs))
+
+    F, along_z = jax.jvp(lambda z: flat(z, moving), (z,), (z,))
+    size = jnp.linalg.norm(along_z)
+    if jax.tree.leaves(moving):
+        _, along_args = jax.jvp(lambda m: flat(z, m), (moving,), (moving,))
+        size = size + jnp.linalg.norm(along_args)
+    return jnp.linalg.norm(F), size, jnp.all(jnp.isfinite(to_real(z)))
+
+
+class _InspectResidual(eqx.Module):
+    """Judge whether z fulfils the conditions."""
+
+    residual_rtol: float = eqx.field(static=True)
+
+    def __call__(self, residual: np.ndarray, size: np.ndarray, finite: np.ndarray) -> str | None:
+        if not finite:
+            return (
+                "`implicit_function(solver=...)`: a finite solution; got NaN or inf. Check the "
+                "solver's own report of convergence."
+            )
+        allowed = max(self.residual_rtol, ROUNDING * float(np.finfo(residual.dtype).eps)) * size
+        if residual <= allowed:
+            return None
+        return (
+            "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a residual "
+            f"of norm {residual:.1e}, where {allowed:.1e} is allowed (the parts of the conditions "
+            f"have size {size:.1e}). Tighten the solver, check that the conditions are its own, or "
+            "accept this with `Policy(residual_rtol=...)`."
+        )

@@ -1,0 +1,117 @@
+"""The one border to host code: when Python runs, what it receives, what must come back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+
+def is_traced(tree: PyTree) -> bool:
+    """Return whether any leaf of `tree` is a JAX tracer."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def call(
+    fn: Callable[..., PyTree],
+    like: PyTree,
+    *args: PyTree,
+    vmap_method: str = "sequential",
+) -> PyTree:
+    """Call `fn` on the host with NumPy arrays.
+
+    Concrete arguments call `fn` in place, so that its exceptions keep their type and its
+    stack; traced ones go through `jax.pure_callback`.
+
+    Args:
+        fn: host function; must be pure. An `fn` that compares equal to that of an earlier
+            call reuses its compiled callback.
+        like: the shapes and dtypes of the result.
+        *args: pytrees of arrays, passed to `fn` as read-only NumPy arrays.
+        vmap_method: as for `jax.pure_callback`.
+
+    Returns:
+        The result of `fn`, as JAX arrays of the dtypes of `like`.
+    """
+    if is_traced(args):
+        return jax.pure_callback(
+            _HostCall(fn, _Structure(like)), like, *args, vmap_method=vmap_method
+        )
+    return _conform(fn(*jax.tree.map(np.asarray, args)), like, jax.numpy.asarray)
+
+
+class _Structure:
+    """A pytree of shapes and dtypes that hashes."""
+
+    def __init__(self, like: PyTree):
+        leaves, self.treedef = jax.tree.flatten(like)
+        self.leaves = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Structure)
+            and self.treedef == other.treedef
+            and self.leaves == other.leaves
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.treedef, self.leaves))
+
+    def unflatten(self) -> PyTree:
+        return jax.tree.unflatten(self.treedef, [np.empty(0, dtype) for _, dtype in self.leaves])
+
+
+class _HostCall:
+    """A host function as JAX's runtime calls it; equal functions are equal callbacks.
+
+    `fn` may be a pytree (an Equinox module): it equals another by its parts, if they hash.
+    """
+
+    def __init__(self, fn: Callable[..., PyTree], structure: _Structure):
+        self.fn = fn
+        self.structure = structure
+        leaves, treedef = jax.tree.flatten(fn)
+        self.key: Any = (treedef, tuple(leaves), structure)
+        try:
+            hash(self.key)
+        except TypeError:
+            self.key = id(self)
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        result = self.fn(*jax.tree.map(np.asarray, args))
+        return _conform(result, self.structure.unflatten(), np.asarray)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _HostCall) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _conform(result: PyTree, like: PyTree, as_array: Callable[..., Any]) -> PyTree:
+    return jax.tree.map(lambda leaf, value: as_array(value, dtype=leaf.dtype), like, result)
+
+
+class Traceable:
+    """Mark a function as JAX code; made by `traceable`."""
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.fn(*args, **kwargs)
+
+
+def traceable(fn: Callable[..., Any]) -> Traceable:
+    """Mark a solver as JAX code, to be traced rather than run on the host.
+
+    It receives dense operators as JAX arrays, others as lineax operators, and is never
+    differentiated.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> solver = traceable(jnp.linalg.eigh)
+    """
+    return Traceable(fn)

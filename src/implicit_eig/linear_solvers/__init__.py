@@ -1,0 +1,1 @@
+"""How the tangent or adjoint system is solved."""

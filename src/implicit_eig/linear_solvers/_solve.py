@@ -1,0 +1,206 @@
+"""Solve the linearised conditions, differentiably, and check the true residual.
+
+M u = b is solved inside `lax.custom_linear_solve`, which supplies the derivatives
+
+    M u̇ = ḃ − Ṁ u,        b̄ = M⁻ᵀ ū,
+
+so that the solver is never differentiated, every order of derivative is another solve with
+the same solver, and a cotangent that is zero when traced costs none. A column that is zero
+when run costs none either.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Integer, PyTree
+
+from .._errors import InputError
+from ..policy import Policy, enforce, linear_solver_check
+from ._systems import (
+    AbstractLinearisation,
+    AbstractLinearSystems,
+    Structure,
+    column_norms,
+    columns_first,
+    columns_last,
+    probe,
+)
+
+# The verdicts of lineax in a fixed order; the first is success.
+VERDICTS = (
+    lx.RESULTS.successful,
+    lx.RESULTS.max_steps_reached,
+    lx.RESULTS.singular,
+    lx.RESULTS.breakdown,
+    lx.RESULTS.stagnation,
+    lx.RESULTS.conlim,
+    lx.RESULTS.nonfinite_input,
+)
+# A solver of unknown tolerance is held to ten times 1e-5, the customary default of
+# `jax.scipy.sparse.linalg` and SciPy.
+UNKNOWN_RTOL = 1e-5
+# Rounding leaves a residual of about eps ‖M‖ ‖u‖, times a modest factor. It excuses no more
+# than MAX_ROUNDING, so that a singular system, where u is of size 1/eps, is not excused.
+ROUNDING = 1e3
+MAX_ROUNDING = 1e-3
+DENSE_SOLVERS = (lx.AutoLinearSolver, lx.LU, lx.QR, lx.SVD, lx.Cholesky)
+
+
+class AbstractSystemsSolver(lx.AbstractLinearSolver):
+    """A linear solver that takes all systems at once."""
+
+    rtol: eqx.AbstractVar[float | None]
+
+    @abc.abstractmethod
+    def solve_systems(
+        self, systems: AbstractLinearSystems, b: PyTree[Array]
+    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+        """Return the solutions and, for each, an index into `VERDICTS`."""
+
+
+def solve_linearised(
+    linearisation: AbstractLinearisation,
+    b: PyTree[Array],
+    solver: lx.AbstractLinearSolver,
+    policy: Policy,
+) -> PyTree[Array]:
+    """Return u with M_i u_i = b_i for the systems of `linearisation`.
+
+    Raises:
+        InputError: a dense solver is given systems that are not dense.
+        LinearSolveError: a residual is too large, under `Policy(linear_solver=RAISE)`.
+    """
+    arrays, static = eqx.partition(solver, eqx.is_array)
+    solver = eqx.combine(lax.stop_gradient(arrays), static)
+
+    def matvec(U: PyTree[Array]) -> PyTree[Array]:
+        return linearisation.assemble().mv(U)
+
+    def solve(_: Any, rhs: PyTree[Array]) -> PyTree[Array]:
+        return _assemble_and_solve(linearisation, rhs, solver, policy, False)
+
+    def transpose_solve(_: Any, rhs: PyTree[Array]) -> PyTree[Array]:
+        return _assemble_and_solve(linearisation, rhs, solver, policy, True)
+
+    return lax.custom_linear_solve(matvec, b, solve, transpose_solve)
+
+
+@eqx.filter_jit
+def _assemble_and_solve(
+    linearisation: AbstractLinearisation,
+    b: PyTree[Array],
+    solver: lx.AbstractLinearSolver,
+    policy: Policy,
+    transposed: bool,
+) -> PyTree[Array]:
+    def run(systems: AbstractLinearSystems, rhs: PyTree[Array]) -> PyTree[Array]:
+        return _solve_and_check(systems, rhs, solver, policy)
+
+    systems = linearisation.assemble()
+    return systems.solve_transposed(run, b) if transposed else run(systems, b)
+
+
+def _solve_and_check(
+    systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver, policy: Policy
+) -> PyTree[Array]:
+    # Right sides of norm 1: an absolute tolerance of the solver then means a relative one.
+    size = column_norms(b)
+    unit = jax.tree.map(lambda leaf: leaf / jnp.where(size > 0, size, 1), b)
+    if isinstance(solver, AbstractSystemsSolver):
+        U, verdicts = solver.solve_systems(systems, unit)
+    else:
+        U, verdicts = _solve_by_column(systems, unit, solver)
+
+    residual = column_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
+    dtype = residual.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    noise = jax.tree.map(lambda leaf: probe(leaf[..., :1]) * jnp.ones_like(leaf), unit)
+    rounding = ROUNDING * eps * column_norms(systems.mv(noise)) / column_norms(noise)
+    allowed = jnp.maximum(
+        _accepted_rtol(solver, policy, eps),
+        jnp.minimum(rounding * column_norms(U), MAX_ROUNDING),
+    )
+    figures = (residual, allowed, verdicts)
+    check = linear_solver_check(policy, _Inspect(type(solver).__name__), figures)
+    U = jax.tree.map(lambda leaf: leaf * size, U)
+    return enforce(check, figures, U)
+
+
+def _solve_by_column(
+    systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
+) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    if isinstance(solver, DENSE_SOLVERS) and systems.structure is not Structure.DENSE:
+        raise InputError(
+            f"`eigensolver(linear_solver={type(solver).__name__}())`: dense operators, since it "
+            f"factorises an n×n array; got {systems.structure.value}. Use `SparseDirect()` for "
+            "a sparse operator, `MINRES()` or another iterative solver for a matrix-free one, "
+            "or pass the operator as an array."
+        )
+    definite = isinstance(solver, (lx.CG, lx.Cholesky))
+
+    def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+        state = solver.init(systems.column(i, definite), {})
+        u, result, _ = solver.compute(state, rhs, {})
+        verdict = sum(
+            (i * (result == VERDICTS[i]).astype(jnp.int32) for i in range(1, len(VERDICTS))),
+            jnp.int32(0),
+        )
+        return u, verdict
+
+    def skip(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+        return jax.tree.map(jnp.zeros_like, rhs), jnp.int32(0)
+
+    def column(operand: tuple[Array, PyTree[Array]]) -> tuple[PyTree[Array], Array]:
+        i, rhs = operand
+        nonzero = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(rhs)]))
+        return lax.cond(nonzero, solve, skip, i, rhs)
+
+    k = jax.tree.leaves(b)[0].shape[-1]
+    U, verdicts = lax.map(column, (jnp.arange(k), columns_first(b)))
+    return columns_last(U), verdicts
+
+
+def _accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, eps: float) -> float:
+    if policy.linear_solver_rtol is not None:
+        return policy.linear_solver_rtol
+    rtol: Any = 0.0
+    if isinstance(solver, AbstractSystemsSolver):
+        rtol = UNKNOWN_RTOL if solver.rtol is None else solver.rtol
+    elif isinstance(solver, lx.Normal):
+        return _accepted_rtol(solver.inner_solver, policy, eps)
+    elif isinstance(solver, (lx.CG, lx.GMRES, lx.BiCGStab)):
+        rtol = solver.rtol
+    elif not isinstance(solver, DENSE_SOLVERS):
+        rtol = UNKNOWN_RTOL
+    return max(10 * rtol, float(np.sqrt(eps)))
+
+
+class _Inspect(eqx.Module):
+    """Judge the residuals of the solves."""
+
+    solver: str = eqx.field(static=True)
+
+    def __call__(
+        self, residual: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray
+    ) -> str | None:
+        # `not <=` also catches NaN. A solver's own complaint counts only where the true
+        # residual agrees: reaching `max_steps` with a small residual is a solved system.
+        failed = np.flatnonzero(~(residual <= allowed))
+        if not failed.size:
+            return None
+        i = failed[0]
+        report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
+        return (
+            f"`linear_solver={self.solver}`: the linearised system of pair {i} must be solved to a "
+            f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({failed.size} of "
+            f"{residual.size} systems failed; the solver reported: {report.strip()}). Allow it "
+            "more steps or a larger restart, tighten its tolerance, precondition it, choose "
+            "another linear solver, or accept this with `Policy(linear_solver_rtol=...)`. "
+            "A singular system also means that the last value belongs to a cluster that k cuts."
+        )

@@ -1,0 +1,83 @@
+"""What a linear solver is handed: k systems M_i u_i = b_i of one shape."""
+
+import abc
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+class Structure(enum.Enum):
+    """How much of the matrices is known, which decides what solvers can be used."""
+
+    DENSE = "dense arrays"
+    SPARSE = "entries on a sparse pattern"
+    MATRIX_FREE = "products only"
+
+
+class AbstractLinearSystems(eqx.Module):
+    """k square systems M_i u_i = b_i; each leaf of u and b carries the systems on its last axis."""
+
+    structure: eqx.AbstractVar[Structure]
+
+    @abc.abstractmethod
+    def mv(self, U: PyTree[Array]) -> PyTree[Array]:
+        """Return M_i u_i for all i; differentiable and linear in `U`."""
+
+    @abc.abstractmethod
+    def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
+        """Return M_i; `i` may be traced. `definite` vouches for definiteness."""
+
+    @abc.abstractmethod
+    def host_columns(self) -> Callable[[int], Any]:
+        """Return i -> M_i as a NumPy array, SciPy sparse matrix or `LinearOperator`.
+
+        Called on the host, where the leaves of `self` are NumPy arrays; the matrices act
+        on the leaves of u_i, ravelled and joined.
+        """
+
+    @abc.abstractmethod
+    def solve_transposed(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
+        """Solve M_iᵀ u_i = b_i by `run(systems, b)`."""
+
+
+class AbstractLinearisation(eqx.Module):
+    """Conditions at a solution, from which the linear systems are assembled on demand.
+
+    A derivative that needs no solve never assembles them.
+    """
+
+    @abc.abstractmethod
+    def assemble(self) -> AbstractLinearSystems:
+        """Return the systems."""
+
+
+def columns_first(U: PyTree[Array]) -> PyTree[Array]:
+    """Move the axis of the systems to the front of each leaf."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), U)
+
+
+def columns_last(U: PyTree[Array]) -> PyTree[Array]:
+    """Undo `columns_first`."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), U)
+
+
+def column_norms(U: PyTree[Array]) -> Array:
+    """Return ‖u_i‖ for each system, shape (k,)."""
+    squares = [jnp.sum(jnp.abs(u.reshape(-1, u.shape[-1])) ** 2, 0) for u in jax.tree.leaves(U)]
+    return jnp.sqrt(sum(squares[1:], squares[0]))
+
+
+def probe(like: jax.ShapeDtypeStruct) -> Array:
+    """Return a fixed random array of norm 1: it has a part along everything."""
+    rng = np.random.default_rng(20080)
+    v = rng.standard_normal(like.shape)
+    if jnp.issubdtype(like.dtype, jnp.complexfloating):
+        v = v + 1j * rng.standard_normal(like.shape)
+    return jnp.asarray(v / np.linalg.norm(v), like.dtype)

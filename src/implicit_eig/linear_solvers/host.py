@@ -1,0 +1,159 @@
+"""Linear solvers that are host code: SciPy, PETSc, anything that takes a matrix and a vector."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Integer, PyTree
+
+from .. import host
+from .._errors import LinearSolveError
+from ..operators import host_view
+from ._solve import VERDICTS, AbstractSystemsSolver
+from ._systems import AbstractLinearSystems
+
+BREAKDOWN = VERDICTS.index(lx.RESULTS.breakdown)
+
+
+class AbstractHostSolver(AbstractSystemsSolver):
+    """A linear solver that runs on the host, system by system.
+
+    Implement `solve_host(A, b)`; see `host_linear_solver` for its arguments.
+    """
+
+    def init(
+        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> lx.AbstractLinearOperator:
+        """Keep the operator: the host sees it when the right side is known."""
+        return operator
+
+    def compute(
+        self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        """Solve for one vector: what `lineax.linear_solve` calls."""
+        arrays, static = eqx.partition(state, eqx.is_array)
+        like = (jax.eval_shape(lambda: vector), jax.ShapeDtypeStruct((), jnp.int32))
+        solution, verdict = host.call(_HostVector(self, static), like, arrays, vector)
+        result = lx.RESULTS.where(verdict == 0, lx.RESULTS.successful, lx.RESULTS.breakdown)
+        return solution, result, {}
+
+    def transpose(
+        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+        """Return the transposed operator."""
+        return state.transpose(), {}
+
+    def conj(
+        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+        """Return the conjugate operator."""
+        return lx.conj(state), {}
+
+    def assume_full_rank(self) -> bool:
+        """Return True: the systems are nonsingular."""
+        return True
+
+    def solve_systems(
+        self, systems: AbstractLinearSystems, b: PyTree[Array]
+    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+        """Solve all systems in one call of the host; zero columns are skipped."""
+        arrays, static = eqx.partition(systems, eqx.is_array)
+        k = jax.tree.leaves(b)[0].shape[-1]
+        like = (jax.eval_shape(lambda: b), jax.ShapeDtypeStruct((k,), jnp.int32))
+        return host.call(_HostSystems(self, static), like, arrays, b)
+
+    def solve_host(self, A: Any, b: np.ndarray) -> Any:
+        """Return x, or (x, info) with info 0 for success."""
+        raise NotImplementedError
+
+
+class HostLinearSolver(AbstractHostSolver):
+    """Solve by a host function; made by `host_linear_solver`."""
+
+    fn: Callable[[Any, np.ndarray], Any] = eqx.field(static=True)
+    rtol: float | None = None
+
+    def solve_host(self, A: Any, b: np.ndarray) -> Any:
+        """Call the user's function."""
+        return self.fn(A, b)
+
+
+def host_linear_solver(
+    fn: Callable[[Any, np.ndarray], Any], *, rtol: float | None = None
+) -> HostLinearSolver:
+    """Wrap a host function `fn(A, b) -> x` as a linear solver.
+
+    Args:
+        fn: `A` is a NumPy array (dense operators), a SciPy CSC matrix (`Bordered()` on sparse
+            operators) or a `scipy.sparse.linalg.LinearOperator` (all else); `b` has shape
+            (m,). It returns x of shape (m,), or (x, info) as SciPy's iterative solvers do,
+            with info 0 for success. It is called once for each nonzero right side.
+        rtol: the relative residual to which `fn` works; ten times this is accepted. `None`
+            stands for 1e-5.
+
+    Examples:
+        >>> import numpy as np, lineax as lx, jax.numpy as jnp
+        >>> solver = host_linear_solver(np.linalg.solve)
+        >>> operator = lx.MatrixLinearOperator(jnp.array([[2.0, 0.0], [0.0, 4.0]]))
+        >>> lx.linear_solve(operator, jnp.array([2.0, 4.0]), solver).value.tolist()
+        [1.0, 1.0]
+    """
+    return HostLinearSolver(fn, rtol)
+
+
+def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.ndarray, int]:
+    answer = solver.solve_host(A, b)
+    x, info = answer if isinstance(answer, tuple) else (answer, 0)
+    x = np.asarray(x)
+    if x.shape != b.shape:
+        raise LinearSolveError(
+            f"`linear_solver={type(solver).__name__}`: a solution of shape {b.shape}; got "
+            f"{x.shape}. Return x, or (x, info)."
+        )
+    if np.iscomplexobj(x) and not np.iscomplexobj(b):
+        x = x.real
+    return x, 0 if info == 0 else BREAKDOWN
+
+
+class _HostVector(eqx.Module):
+    solver: AbstractHostSolver
+    operator: Any
+
+    def __call__(self, arrays: PyTree, vector: PyTree) -> tuple[PyTree, np.ndarray]:
+        A = host_view(eqx.combine(arrays, self.operator))
+        leaves, treedef = jax.tree.flatten(vector)
+        x, verdict = _solve_one(self.solver, A, _join(leaves))
+        return jax.tree.unflatten(treedef, _split(x, leaves)), np.int32(verdict)
+
+
+class _HostSystems(eqx.Module):
+    solver: AbstractHostSolver
+    systems: Any
+
+    def __call__(self, arrays: PyTree, b: PyTree) -> tuple[PyTree, np.ndarray]:
+        column = eqx.combine(arrays, self.systems).host_columns()
+        leaves, treedef = jax.tree.flatten(b)
+        U = [np.zeros_like(leaf) for leaf in leaves]
+        verdicts = np.zeros(leaves[0].shape[-1], np.int32)
+        for i in range(verdicts.size):
+            parts = [leaf[..., i] for leaf in leaves]
+            rhs = _join(parts)
+            if not np.any(rhs):
+                continue
+            x, verdicts[i] = _solve_one(self.solver, column(i), rhs)
+            for leaf, part in zip(U, _split(x, parts), strict=True):
+                leaf[..., i] = part
+        return jax.tree.unflatten(treedef, U), verdicts
+
+
+def _join(leaves: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([leaf.reshape(-1) for leaf in leaves])
+
+
+def _split(x: np.ndarray, like: list[np.ndarray]) -> list[np.ndarray]:
+    parts = np.split(x, np.cumsum([leaf.size for leaf in like])[:-1])
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, like, strict=True)]

@@ -1,0 +1,58 @@
+"""What a kind of eigenproblem has to say about itself."""
+
+import abc
+
+import equinox as eqx
+import lineax as lx
+from jaxtyping import Array, PyTree
+
+from ..policy import Policy
+from ..solution import Solution
+from ..systems._abstract import AbstractSystem
+from ..systems.auto import AutoSystem
+
+Operators = tuple[lx.AbstractLinearOperator, ...]
+
+
+class AbstractProblem(eqx.Module):
+    """A kind of eigenproblem: its conditions, and how they are normalised and linearised.
+
+    Subclass it for a kind that the package lacks; `eigensolver` needs nothing else.
+    """
+
+    k: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
+        """Return the operators in canonical form, or raise `InputError`."""
+
+    @abc.abstractmethod
+    def structure(self, operators: Operators) -> Solution:
+        """Return the shapes and dtypes of the solution."""
+
+    @abc.abstractmethod
+    def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
+        """Return the solver's pairs, checked and in the problem's normalisation."""
+
+    @abc.abstractmethod
+    def residual(self, solution: Solution, *operators: lx.AbstractLinearOperator) -> PyTree:
+        """Return the conditions F(solution, operators), zero at a solution."""
+
+    @abc.abstractmethod
+    def values_dot(self, solution: Solution, residual_dot: PyTree) -> Array:
+        """Return the tangent of the values, where it needs no solve; shape (k,)."""
+
+    @abc.abstractmethod
+    def solve_linearised(
+        self,
+        solution: Solution,
+        operators: Operators,
+        residual_dot: PyTree,
+        system: AbstractSystem | AutoSystem,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Solution:
+        """Return the tangent of the solution: ∂F/∂solution · tangent = −residual_dot.
+
+        Must be linear in `residual_dot` and differentiable by JAX in all else.
+        """

@@ -1,0 +1,310 @@
+"""The Hermitian eigenproblem, standard and generalised: A X = B X Λ, Xᴴ B X = I.
+
+Tangents. Differentiate the first condition for pair i, with W = ȦX − ḂXΛ and G = XᴴW:
+
+    (A − λᵢB) ẋᵢ = −wᵢ + λ̇ᵢ B xᵢ.
+
+Multiplied by xᵢᴴ from the left it gives λ̇ᵢ = Gᵢᵢ; by xⱼᴴ, (λⱼ − λᵢ) xⱼᴴBẋᵢ = −Gⱼᵢ. So with
+
+    Ẋ = XC + Z,   Cⱼᵢ = Gⱼᵢ / (λᵢ − λⱼ) for j ≠ i,   Cᵢᵢ = −½ xᵢᴴ Ḃ xᵢ   (from xᵢᴴBxᵢ = 1)
+
+what remains is (A − λᵢB) zᵢ = −(W − BXG)ᵢ with XᴴBZ = 0: the only linear solves. The phase of xᵢ
+moves so that xᵢᴴBẋᵢ has no imaginary part. Within a cluster Cⱼᵢ = −½ xⱼᴴ Ḃ xᵢ, which is exact
+for every function that does not depend on the basis of the cluster.
+
+Source: Nelson (1976) AIAA J. 14, 1201; Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Inexact
+
+from .._errors import InputError
+from ..degeneracy import cluster_mask
+from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, probe
+from ..operators import apply, dtype_of, is_dense
+from ..policy import Policy, enforce, forward_check, tolerance
+from ..solution import Solution
+from ..systems._abstract import AbstractSystem, Pencil
+from ..systems.auto import AutoSystem, resolve
+from ._abstract import AbstractProblem, Operators
+
+# Rounding of a product or inner product is below this many eps of its factors' sizes.
+ROUNDING = 1e3
+# Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
+INDEPENDENCE = 1e-3
+
+
+class Hermitian(AbstractProblem):
+    """Declare A X = B X Λ, Xᴴ B X = I, with A Hermitian and B Hermitian positive definite.
+
+    `solve(A)` stands for B = I. The gradient with respect to a dense array is Hermitian, as
+    that of `jnp.linalg.eigh` is; with respect to the entries of a sparse operator it treats
+    them as independent.
+
+    Args:
+        k: the number of pairs; 1 ≤ k ≤ n.
+
+    Raises:
+        InputError: k is not a positive integer.
+
+    Cost: gradients of values need no linear solve; those of vectors one for each pair.
+    """
+
+    k: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if not isinstance(self.k, int) or self.k < 1:
+            raise InputError(
+                f"`Hermitian(k=...)`: a positive number of pairs; got {self.k!r}. "
+                "Give k as an integer from 1 to n."
+            )
+
+    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
+        """Return A and B; dense ones replaced by their Hermitian parts after the check."""
+        if not 1 <= len(operators) <= 2:
+            raise InputError(
+                "`eigensolver(problem=Hermitian(...))`: one operator A, or two, A and B; got "
+                f"{len(operators)}. Call `solve(A)` or `solve(A, B)`."
+            )
+        for name, operator in zip("AB", operators, strict=False):
+            if operator.in_size() != operator.out_size():
+                raise InputError(
+                    f"`solve({name}=...)`: a square operator; got shape "
+                    f"({operator.out_size()}, {operator.in_size()}). Check how it was assembled."
+                )
+        A = operators[0]
+        for B in operators[1:]:
+            if A.in_size() != B.in_size():
+                raise InputError(
+                    "`solve(A, B)`: operators of one size; got "
+                    f"n = {A.in_size()} and {B.in_size()}. Apply the same boundary conditions to "
+                    "both."
+                )
+            if dtype_of(A) != dtype_of(B):
+                raise InputError(
+                    f"`solve(A, B)`: operators of one dtype; got {dtype_of(A)} and {dtype_of(B)}. "
+                    f"Cast one of them, for example `A.astype({jnp.result_type(dtype_of(A), dtype_of(B))})`."
+                )
+        if self.k > A.in_size():
+            raise InputError(
+                f"`eigensolver(problem=Hermitian(k={self.k}))`: at most n pairs; got n = "
+                f"{A.in_size()}. Ask for fewer pairs."
+            )
+        parts, figures = _hermitian_parts(operators)
+        return enforce(forward_check(policy, _inspect_operators, figures), figures, parts)
+
+    def structure(self, operators: Operators) -> Solution:
+        """Return the shapes: values (k,) real, vectors (n, k)."""
+        like = operators[0].in_structure()
+        real = jnp.finfo(like.dtype).dtype
+        return Solution(
+            jax.ShapeDtypeStruct((self.k,), real),
+            jax.ShapeDtypeStruct((*like.shape, self.k), like.dtype),
+        )
+
+    def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
+        """Return the pairs with XᴴBX = I, checked as `Policy(forward=...)` says.
+
+        By the Cholesky factor of the Gram matrix, which also makes the vectors of a cluster
+        orthogonal; others it leaves as they are, to rounding.
+        """
+        A, B = _both(operators)
+        solution, figures, residuals = _normalize(solution, A, B)
+        inspect = _InspectPairs(tolerance(policy.residual_rtol, solution.values.dtype))
+        solution = enforce(forward_check(policy, inspect, figures), figures, solution)
+        return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
+
+    def residual(
+        self, solution: Solution, *operators: lx.AbstractLinearOperator
+    ) -> tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]:
+        """Return (A X − B X Λ, Xᴴ B X − I); shapes (n, k) and (k, k)."""
+        A, B = _both(operators)
+        X = solution.vectors
+        BX = apply(B, X)
+        identity = jnp.eye(self.k, dtype=X.dtype)
+        return apply(A, X) - BX * solution.values, X.conj().T @ BX - identity
+
+    def values_dot(
+        self,
+        solution: Solution,
+        residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
+    ) -> Inexact[Array, " k"]:
+        """Return λ̇ᵢ = xᵢᴴ wᵢ, shape (k,)."""
+        W, _ = residual_dot
+        return jnp.sum(solution.vectors.conj() * W, axis=0).real
+
+    def solve_linearised(
+        self,
+        solution: Solution,
+        operators: Operators,
+        residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
+        system: AbstractSystem | AutoSystem,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Solution:
+        """Return λ̇ and Ẋ; `residual_dot` is (W, XᴴḂX) of the derivation above."""
+        A, B = _both(operators)
+        lam, X = solution.values, solution.vectors
+        W, N = residual_dot
+        pencil = Pencil(A, B, lam, X)
+        system, linear_solver = resolve(system, linear_solver, pencil)
+        G = X.conj().T @ W
+        equal = cluster_mask(lam, policy)
+        gap = jnp.where(equal, jnp.ones_like(lam), lam[None, :] - lam[:, None])
+        C = jnp.where(equal, -0.5 * N, G / gap)
+        R = apply(B, X @ G) - W
+        b = system.right_side(R)
+        U = solve_linearised(_Linearisation(system, pencil), b, linear_solver, policy)
+        Z = system.solution(U)
+        Z = Z - X @ (X.conj().T @ apply(B, Z))
+        return Solution(self.values_dot(solution, residual_dot), X @ C + Z)
+
+
+class _Linearisation(AbstractLinearisation):
+    system: AbstractSystem
+    pencil: Pencil
+
+    def assemble(self) -> AbstractLinearSystems:
+        return self.system.assemble(self.pencil)
+
+
+def _both(
+    operators: Operators,
+) -> tuple[lx.AbstractLinearOperator, lx.AbstractLinearOperator | None]:
+    A, *rest = operators
+    return A, (rest[0] if rest else None)
+
+
+@eqx.filter_jit
+def _hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]:
+    """Return the operators, dense ones made Hermitian, and the figures to be judged."""
+    figures = [_hermitian_figures(operator) for operator in operators]
+    parts = []
+    for operator in operators:
+        if is_dense(operator):
+            matrix = operator.as_matrix()
+            operator = lx.MatrixLinearOperator((matrix + matrix.conj().T) / 2)
+        parts.append(operator)
+    return tuple(parts), tuple(jnp.stack(figure) for figure in zip(*figures, strict=True))
+
+
+def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Array, Array]:
+    """Return |uᴴ(A − Aᴴ)v| for random u and v, its scale, and vᴴAv."""
+    V = probe(jax.ShapeDtypeStruct((operator.in_size(), 2), dtype_of(operator)))
+    AV = apply(operator, V)
+    M = V.conj().T @ AV
+    sizes = jnp.linalg.norm(V, axis=0) * jnp.linalg.norm(AV, axis=0)
+    return jnp.abs(M[0, 1] - M[1, 0].conj()), jnp.max(sizes), M[1, 1].real
+
+
+def _inspect_operators(
+    defect: np.ndarray, scale: np.ndarray, quadratic_form: np.ndarray
+) -> str | None:
+    eps = np.finfo(defect.dtype).eps
+    for name, d, s, q in zip("AB", defect, scale, quadratic_form, strict=False):
+        if not np.isfinite(s):
+            return (
+                f"`solve({name}=...)`: finite entries; got NaN or inf in a product with {name}. "
+                "Check how it was assembled."
+            )
+        if d > ROUNDING * eps * s:
+            return (
+                f"`eigensolver(problem=Hermitian(...))`: {name} equal to its conjugate transpose; "
+                f"got |uᴴ({name} − {name}ᴴ)v| = {d:.1e} for random u and v, where rounding "
+                f"explains {ROUNDING * eps * s:.1e}. Symmetrise {name}, or declare the problem "
+                "that it is."
+            )
+        if name == "B" and not q > 0:
+            return (
+                "`eigensolver(problem=Hermitian(...))`: B positive definite; got vᴴBv = "
+                f"{q:.1e} for a random v. Check the sign of B; a singular or indefinite B is no "
+                "Hermitian problem."
+            )
+    return None
+
+
+@eqx.filter_jit
+def _normalize(
+    solution: Solution, A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None
+) -> tuple[Solution, tuple[Array, ...], Array]:
+    """Return the B-orthonormal pairs, the figures of `_InspectPairs`, the relative residuals."""
+    lam, X = solution.values, solution.vectors
+    finite = jnp.isfinite(lam) & jnp.all(jnp.isfinite(X), axis=0)
+    BX = apply(B, X)
+    gram = X.conj().T @ BX
+    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
+    inverse = 1 / jnp.where(norms > 0, norms, 1)
+    gram = gram * inverse[:, None] * inverse
+    inverse_factor = jax.scipy.linalg.solve_triangular(
+        jnp.linalg.cholesky(gram), jnp.eye(len(lam), dtype=X.dtype), lower=True
+    )
+    mix = inverse[:, None] * inverse_factor.conj().T
+    X, BX = X @ mix, BX @ mix
+    AX = apply(A, X)
+
+    residual = jnp.linalg.norm(AX - BX * lam, axis=0)
+    scale = jnp.linalg.norm(AX, axis=0) + jnp.abs(lam) * jnp.linalg.norm(BX, axis=0)
+    v = probe(jax.ShapeDtypeStruct((len(X), 1), X.dtype))
+    size_A, size_B = jnp.linalg.norm(apply(A, v)), jnp.linalg.norm(apply(B, v))
+    eps = jnp.finfo(X.dtype).eps
+    rounding = eps * (size_A + jnp.abs(lam) * size_B) * jnp.linalg.norm(X, axis=0)
+    relative = residual / jnp.where(scale > 0, scale, 1)
+    return Solution(lam, X), (residual, scale, rounding, gram, norms, finite), relative
+
+
+class _InspectPairs(eqx.Module):
+    """Judge what the solver returned."""
+
+    residual_rtol: float = eqx.field(static=True)
+
+    def __call__(
+        self,
+        residual: np.ndarray,
+        scale: np.ndarray,
+        rounding: np.ndarray,
+        gram: np.ndarray,
+        norms: np.ndarray,
+        finite: np.ndarray,
+    ) -> str | None:
+        requirement = f"`eigensolver(problem=Hermitian(k={len(residual)}))`: "
+        if not finite.all():
+            return (
+                f"{requirement}finite pairs; got NaN or inf in pair {np.flatnonzero(~finite)[0]}. "
+                "Check the solver's own report of convergence."
+            )
+        if not (norms > 0).all():
+            i = np.flatnonzero(~(norms > 0))[0]
+            return (
+                f"{requirement}vectors with xᴴBx > 0; got none for pair {i}. Either the vector is "
+                "zero or B is not positive definite."
+            )
+        spectrum, mixes = np.linalg.eigh(gram)
+        if spectrum[0] < INDEPENDENCE:
+            i, j = np.sort(np.argsort(-np.abs(mixes[:, 0]))[:2])
+            return (
+                f"{requirement}independent vectors; got pairs {i} and {j} with |xᴴBx'| = "
+                f"{np.abs(gram[i, j]):.6f} of 1 (smallest eigenvalue of the Gram matrix "
+                f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
+                "pairs, a larger subspace, or use a block method."
+            )
+        allowed = self.residual_rtol * scale + ROUNDING * rounding
+        bad = np.flatnonzero(~(residual <= allowed))
+        if bad.size:
+            i = bad[np.argmax((residual / allowed)[bad])]
+            return (
+                f"{requirement}pairs with A x = λ B x; got a residual ‖A x − λ B x‖ of "
+                f"{residual[i]:.1e} for pair {i}, which is {residual[i] / scale[i]:.1e} of "
+                f"‖A x‖ + |λ| ‖B x‖ and above the {allowed[i]:.1e} allowed ({bad.size} of "
+                f"{len(residual)} pairs fail). Tighten the solver's tolerance, check that it "
+                "solves this problem, or accept this with `Policy(residual_rtol=...)`."
+            )
+        return None
+
+

@@ -1,0 +1,30 @@
+"""The answer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Inexact, PyTree, Shaped
+
+
+class Solution(eqx.Module):
+    """Hold the pairs of an eigenproblem; unpacks as `values, vectors = solution`.
+
+    Attributes:
+        values: shape (k,); real for a Hermitian problem; unit [a]/[b].
+        vectors: shape (n, k); column i belongs to value i; unit of the normalisation.
+        left_vectors: shape (n, k), or `None` where the problem has none of its own.
+        stats: figures of the run that carry no derivative: `"residuals"` (k,), each
+            ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖); empty when the forward check is ignored.
+
+    The order of the pairs is the solver's.
+    """
+
+    values: Shaped[Array, " k"]
+    vectors: Inexact[Array, "n k"]
+    left_vectors: Inexact[Array, "m k"] | None = None
+    stats: dict[str, Any] = eqx.field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[PyTree]:
+        yield self.values
+        yield self.vectors

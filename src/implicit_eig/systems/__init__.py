@@ -1,0 +1,1 @@
+"""The linearised conditions as linear systems."""

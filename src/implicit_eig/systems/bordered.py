@@ -1,0 +1,132 @@
+"""Bordering: the known pairs near λᵢ are appended as rows and columns.
+
+    Mᵢ = [ A − λᵢB      α BX Nᵢ    ]        unknowns (z, μ), right side (r, 0)
+         [ α Nᵢ XᴴB    α (I − Nᵢ)  ]
+
+Nᵢ = diag of 1 for the known pairs within NEAR of λᵢ (always pair i, the whole of its cluster) and
+0 for the others, whose row then says μⱼ = 0. Mᵢ is nonsingular unless k cuts a cluster, and keeps
+the sparsity of A and B but for the border; α makes the border as large as A − λᵢB. For a right
+side with Xᴴr = 0 the solution has Xᴴ B z = 0, for near and far pairs alike, and μ = 0.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+from jax import lax
+from jaxtyping import Array, Float, Inexact
+
+from ..linear_solvers._systems import AbstractLinearSystems, Structure
+from ..operators import apply, host_view
+from ._abstract import AbstractSystem, Pencil, hermitian_tags
+
+# Relative to max |λ|. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
+# vector, from which the solution is cleared afterwards; each pair kept costs a dense row.
+NEAR = 1e-3
+
+Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
+
+
+class Bordered(AbstractSystem):
+    """Solve with the near known pairs as a border: (n+k)×(n+k) systems, sparse where A and B are.
+
+    Every linear solver for Hermitian indefinite systems works on it. Cost of a product: one
+    with A, one with B, and 4nk operations.
+    """
+
+    def assemble(self, pencil: Pencil) -> "BorderedSystems":
+        """Return Mᵢ for each pair."""
+        BX = apply(pencil.B, pencil.X)
+        lam = pencil.lam
+        distance = jnp.abs(lam[:, None] - lam[None, :])
+        near = distance <= NEAR * jnp.max(jnp.abs(lam))
+        alpha = jnp.abs(lax.stop_gradient(pencil.size_outside(BX)))
+        return BorderedSystems(pencil.structure, pencil, BX, near.astype(lam.dtype), alpha)
+
+    def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
+        """Return (R, 0)."""
+        k = R.shape[1]
+        return R, jnp.zeros((k, k), R.dtype)
+
+    def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
+        """Return the first part of the unknowns."""
+        return U[0]
+
+
+class BorderedSystems(AbstractLinearSystems):
+    """The matrices Mᵢ, by their parts."""
+
+    structure: Structure
+    pencil: Pencil
+    BX: Inexact[Array, "n k"]
+    near: Float[Array, "k k"]  # column i is the diagonal of Nᵢ
+    alpha: Float[Array, " k"]
+
+    def mv(self, U: Unknowns) -> Unknowns:
+        """Return Mᵢ uᵢ for all i."""
+        Z, mu = U
+        A, B, alpha, near = self.pencil.A, self.pencil.B, self.alpha, self.near
+        top = apply(A, Z) - apply(B, Z) * self.pencil.lam + self.BX @ (alpha * near * mu)
+        return top, alpha * (near * (self.BX.conj().T @ Z) + (1 - near) * mu)
+
+    def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
+        """Return Mᵢ: a dense operator if A or B is dense, else its product."""
+        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam[i]
+        near, alpha = self.near[:, i], self.alpha[i]
+        BX = self.BX
+        n, k = BX.shape
+        tags = hermitian_tags(BX.dtype, definite)
+
+        def product(
+            u: tuple[Inexact[Array, " n"], Inexact[Array, " k"]],
+        ) -> tuple[Inexact[Array, " n"], Inexact[Array, " k"]]:
+            z, mu = u
+            Bz = z if B is None else B.mv(z)
+            top = A.mv(z) - lam * Bz + BX @ (alpha * near * mu)
+            return top, alpha * (near * (BX.conj().T @ z) + (1 - near) * mu)
+
+        structure = (jax.ShapeDtypeStruct((n,), BX.dtype), jax.ShapeDtypeStruct((k,), BX.dtype))
+        return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
+
+    def host_columns(self) -> Callable[[int], Any]:
+        """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
+        A = host_view(self.pencil.A)
+        B = None if self.pencil.B is None else host_view(self.pencil.B)
+        BX, lam = np.asarray(self.BX), np.asarray(self.pencil.lam)
+        n, k = BX.shape
+
+        def column(i: int) -> Any:
+            alpha, near = np.asarray(self.alpha)[i], np.asarray(self.near)[:, i]
+            border = alpha * near * BX
+            corner = alpha * np.diag(1 - near).astype(BX.dtype)
+            if self.structure is Structure.MATRIX_FREE:
+
+                def product(u: np.ndarray) -> np.ndarray:
+                    u = u.reshape(n + k, -1)
+                    z, mu = u[:n], u[n:]
+                    Bz = z if B is None else B @ z
+                    top = A @ z - lam[i] * Bz + border @ mu
+                    return np.concatenate([top, border.conj().T @ z + corner @ mu])
+
+                return spla.LinearOperator(
+                    (n + k, n + k), matvec=product, rmatvec=product, matmat=product, dtype=BX.dtype
+                )
+            if self.structure is Structure.DENSE:
+                shifted = np.asarray(A - lam[i] * (np.eye(n, dtype=BX.dtype) if B is None else B))
+                return np.block([[shifted, border], [border.conj().T, corner]])
+            shifted = A - lam[i] * (sp.identity(n, BX.dtype, "csr") if B is None else B)
+            dense = sp.csr_matrix(border)
+            return sp.bmat(
+                [[shifted, dense], [dense.conj().T, sp.csr_matrix(corner)]], format="csc"
+            )
+
+        return column
+
+    def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
+        """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
+        return jax.tree.map(jnp.conj, run(self, jax.tree.map(jnp.conj, b)))

@@ -1,0 +1,105 @@
+"""Deflation: the known pairs are moved out of the way by a low-rank term.
+
+    Mᵢ = (A − λᵢB) + BX Dᵢ XᴴB,      Dᵢ = τᵢ I − (Λ − λᵢ I)
+
+maps xⱼ to τᵢ B xⱼ for every known pair, and acts as A − λᵢB on their B-orthogonal complement.
+So Mᵢ is nonsingular unless k cuts a cluster, whatever is degenerate among the known pairs, and
+definite where the unknown part of the spectrum lies on one side of λᵢ. For a right side with
+Xᴴr = 0 the solution of Mᵢ z = r has XᴴB z = 0 and solves (A − λᵢB) z = r; τᵢ never enters it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import lineax as lx
+import numpy as np
+import scipy.sparse.linalg as spla
+from jax import lax
+from jaxtyping import Array, Float, Inexact
+
+from ..linear_solvers._systems import AbstractLinearSystems, Structure
+from ..operators import apply, host_view
+from ._abstract import AbstractSystem, Pencil, hermitian_tags
+
+
+class Deflated(AbstractSystem):
+    """Solve with the known pairs deflated: n×n systems, definite for extreme pairs.
+
+    Every linear solver works on it except `SparseDirect`. Cost of a product: one with A,
+    one with B, and 4nk operations.
+    """
+
+    def assemble(self, pencil: Pencil) -> "DeflatedSystems":
+        """Return Mᵢ for each pair."""
+        BX = apply(pencil.B, pencil.X)
+        tau = lax.stop_gradient(pencil.size_outside(BX))
+        shift = tau[None, :] - (pencil.lam[:, None] - pencil.lam[None, :])
+        return DeflatedSystems(pencil.structure, pencil, BX, shift)
+
+    def right_side(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return R itself."""
+        return R
+
+    def solution(self, U: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return U itself."""
+        return U
+
+
+class DeflatedSystems(AbstractLinearSystems):
+    """The matrices Mᵢ, by their parts."""
+
+    structure: Structure
+    pencil: Pencil
+    BX: Inexact[Array, "n k"]
+    shift: Float[Array, "k k"]  # column i is the diagonal of Dᵢ
+
+    def mv(self, U: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return Mᵢ uᵢ for all i."""
+        A, B = self.pencil.A, self.pencil.B
+        coupling = self.shift * (self.BX.conj().T @ U)
+        return apply(A, U) - apply(B, U) * self.pencil.lam + self.BX @ coupling
+
+    def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
+        """Return Mᵢ: a dense operator if A or B is dense, else its product."""
+        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam[i]
+        BX, shift = self.BX, self.shift[:, i]
+        tags = hermitian_tags(BX.dtype, definite)
+        if self.structure is Structure.DENSE:
+            dense_A, dense_B = self.pencil.dense()
+            matrix = dense_A - lam * dense_B + (BX * shift) @ BX.conj().T
+            return lx.MatrixLinearOperator(matrix, tags)
+
+        def product(u: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
+            Bu = u if B is None else B.mv(u)
+            return A.mv(u) - lam * Bu + BX @ (shift * (BX.conj().T @ u))
+
+        return lx.FunctionLinearOperator(product, A.in_structure(), tags, closure_convert=False)
+
+    def host_columns(self) -> Callable[[int], Any]:
+        """Return i -> Mᵢ: an array, or a `LinearOperator` of SciPy products."""
+        A = host_view(self.pencil.A)
+        B = None if self.pencil.B is None else host_view(self.pencil.B)
+        BX = np.asarray(self.BX)
+        lam, shifts = np.asarray(self.pencil.lam), np.asarray(self.shift)
+
+        def column(i: int) -> Any:
+            shift = shifts[:, i, None]
+            if self.structure is Structure.DENSE:
+                dense_B = np.eye(len(BX), dtype=BX.dtype) if B is None else B
+                matrix = A - lam[i] * dense_B + (BX * shift.T) @ BX.conj().T
+                return np.asarray(matrix)
+
+            def product(u: np.ndarray) -> np.ndarray:
+                u = u.reshape(len(BX), -1)
+                Bu = u if B is None else B @ u
+                return A @ u - lam[i] * Bu + BX @ (shift * (BX.conj().T @ u))
+
+            return spla.LinearOperator(
+                (len(BX), len(BX)), matvec=product, rmatvec=product, matmat=product, dtype=BX.dtype
+            )
+
+        return column
+
+    def solve_transposed(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
+        return run(self, b.conj()).conj()
