@@ -254,7 +254,9 @@ def linear_map(
         u, w = b
         return jax.tree.map(jnp.add, u, transpose(at, w)), w
 
-    zero = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), jnp.result_type(leaf)), like)
+    # zeros that depend linearly on v, or JAX could not transpose the solve
+    zero = 0 * sum(jnp.sum(leaf).real for leaf in jax.tree.leaves(v))
+    zero = jax.tree.map(lambda leaf: jnp.broadcast_to(zero, leaf.shape).astype(leaf.dtype), like)
     # the matrix itself is read only where its own parameters move, which `at` refuses
     return lax.custom_linear_solve(
         lambda x: x, (v, zero), solve, transpose_solve=solve_transposed, symmetric=True

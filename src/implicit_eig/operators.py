@@ -80,10 +80,10 @@ class SparseOperator(lx.AbstractLinearOperator):
                 f"n_batch={matrix.n_batch}, n_dense={matrix.n_dense}, shape {matrix.shape}. "
                 "Use `jax.vmap` for a batch."
             )
-        inside = jnp.all(matrix.indices < jnp.asarray(matrix.shape), axis=1)
+        rows, cols = matrix.indices[:, 0], matrix.indices[:, 1]
+        inside = (rows < matrix.shape[0]) & (cols < matrix.shape[1])
         data = jnp.where(inside, matrix.data, jnp.zeros_like(matrix.data))
-        indices = jnp.where(inside[:, None], matrix.indices, 0)
-        return cls(data, indices[:, 0], indices[:, 1], matrix.shape)
+        return cls(data, jnp.where(inside, rows, 0), jnp.where(inside, cols, 0), matrix.shape)
 
     def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
         """Return A x, shape (m,)."""
@@ -249,6 +249,11 @@ def has_entries(operator: lx.AbstractLinearOperator | None) -> bool:
 def dtype_of(operator: lx.AbstractLinearOperator) -> Any:
     """Return the dtype of the operator's vectors."""
     return operator.in_structure().dtype
+
+
+def scale_columns(X: Inexact[Array, "n k"], factors: Inexact[Array, " k"]) -> Inexact[Array, "n k"]:
+    """Return X diag(factors), shape (n, k)."""
+    return X * factors[None, :].astype(X.dtype)
 
 
 @eqx.filter_jit

@@ -4,7 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
+import numpy as np
 from jaxtyping import Array, Inexact, PyTree, Shaped
+
+# On the host the arrays are NumPy's, and before the run they are shapes.
+AnyArray = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 class Solution(eqx.Module):
@@ -20,9 +25,9 @@ class Solution(eqx.Module):
     The order of the pairs is the solver's.
     """
 
-    values: Shaped[Array, " k"]
-    vectors: Inexact[Array, "n k"]
-    left_vectors: Inexact[Array, "m k"] | None = None
+    values: Shaped[AnyArray, " k"]
+    vectors: Inexact[AnyArray, "n k"]
+    left_vectors: Inexact[AnyArray, "m k"] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
 
     def __iter__(self) -> Iterator[PyTree]:

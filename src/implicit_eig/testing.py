@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
 from ._errors import ImplicitEigError
-from .operators import apply, as_operator
+from .operators import apply, as_operator, scale_columns
 
 
 class DerivativeError(ImplicitEigError, AssertionError):
@@ -39,7 +39,9 @@ def align_vectors(
     BX = X if B is None else apply(as_operator("B", B), X)
     overlap = jnp.sum(R.conj() * BX, axis=0)
     size = jnp.abs(overlap)
-    return X * jnp.where(size > 0, overlap.conj() / jnp.where(size > 0, size, 1), 1)
+    size = size.astype(X.dtype)
+    turn = jnp.where(size != 0, overlap.conj() / jnp.where(size != 0, size, 1), 1)
+    return scale_columns(X, turn)
 
 
 def assert_vectors_close(

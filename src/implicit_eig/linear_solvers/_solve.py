@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Array, Integer, PyTree
 
 from .._errors import InputError
+from ..operators import scale_columns
 from ..policy import Policy, enforce, linear_solver_check
 from ._systems import (
     AbstractLinearisation,
@@ -111,7 +112,8 @@ def _solve_and_check(
 ) -> PyTree[Array]:
     # Right sides of norm 1: an absolute tolerance of the solver then means a relative one.
     size = column_norms(b)
-    unit = jax.tree.map(lambda leaf: leaf / jnp.where(size > 0, size, 1), b)
+    inverse = 1 / jnp.where(size > 0, size, 1)
+    unit = jax.tree.map(lambda leaf: scale_columns(leaf, inverse), b)
     if isinstance(solver, AbstractSystemsSolver):
         U, verdicts = solver.solve_systems(systems, unit)
     else:
@@ -120,7 +122,7 @@ def _solve_and_check(
     residual = column_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     dtype = residual.dtype
     eps = float(jnp.finfo(dtype).eps)
-    noise = jax.tree.map(lambda leaf: probe(leaf[..., :1]) * jnp.ones_like(leaf), unit)
+    noise = jax.tree.map(lambda leaf: jnp.broadcast_to(probe(leaf[:, :1]), leaf.shape), unit)
     rounding = ROUNDING * eps * column_norms(systems.mv(noise)) / column_norms(noise)
     allowed = jnp.maximum(
         _accepted_rtol(solver, policy, eps),
@@ -128,7 +130,7 @@ def _solve_and_check(
     )
     figures = (residual, allowed, verdicts)
     check = linear_solver_check(policy, _Inspect(type(solver).__name__), figures)
-    U = jax.tree.map(lambda leaf: leaf * size, U)
+    U = jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
     return enforce(check, figures, U)
 
 

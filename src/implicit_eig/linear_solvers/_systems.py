@@ -74,7 +74,7 @@ def column_norms(U: PyTree[Array]) -> Array:
     return jnp.sqrt(sum(squares[1:], squares[0]))
 
 
-def probe(like: jax.ShapeDtypeStruct) -> Array:
+def probe(like: jax.ShapeDtypeStruct | Array) -> Array:
     """Return a fixed random array of norm 1: it has a part along everything."""
     rng = np.random.default_rng(20080)
     v = rng.standard_normal(like.shape)

@@ -125,10 +125,13 @@ def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Arra
         return (s.phi_bar > target) & (s.beta > 0) & (s.step < max_steps)
 
     def body(s: _State) -> _State:
-        v = s.r2 / s.beta
-        y = matvec(v) - (s.beta / s.beta_old) * s.r1
+        def times(factor: Array, vector: Array) -> Array:
+            return factor.astype(vector.dtype) * vector
+
+        v = times(1 / s.beta, s.r2)
+        y = matvec(v) - times(s.beta / s.beta_old, s.r1)
         alpha = jnp.vdot(v, y).real
-        y = y - (alpha / s.beta) * s.r2
+        y = y - times(alpha / s.beta, s.r2)
         beta = jnp.linalg.norm(y)
         # the next plane rotation of the tridiagonal least-squares problem
         delta = s.cs * s.delta_bar + s.sn * alpha
@@ -136,10 +139,10 @@ def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Arra
         gamma = jnp.hypot(gamma_bar, beta)
         gamma = jnp.where(gamma > 0, gamma, jnp.finfo(gamma.dtype).tiny)
         cs, sn = gamma_bar / gamma, beta / gamma
-        w = (v - s.epsilon * s.w1 - delta * s.w2) / gamma
+        w = times(1 / gamma, v - times(s.epsilon, s.w1) - times(delta, s.w2))
         return _State(
             step=s.step + 1,
-            x=s.x + cs * s.phi_bar * w,
+            x=s.x + times(cs * s.phi_bar, w),
             r1=s.r2,
             r2=y,
             w1=s.w2,

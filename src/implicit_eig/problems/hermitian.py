@@ -28,7 +28,7 @@ from .._errors import InputError
 from ..degeneracy import cluster_mask
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, probe
-from ..operators import apply, dtype_of, is_dense
+from ..operators import apply, dtype_of, is_dense, scale_columns
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
@@ -129,7 +129,7 @@ class Hermitian(AbstractProblem):
         X = solution.vectors
         BX = apply(B, X)
         identity = jnp.eye(self.k, dtype=X.dtype)
-        return apply(A, X) - BX * solution.values, X.conj().T @ BX - identity
+        return apply(A, X) - scale_columns(BX, solution.values), X.conj().T @ BX - identity
 
     def values_dot(
         self,
@@ -158,7 +158,7 @@ class Hermitian(AbstractProblem):
         G = X.conj().T @ W
         equal = cluster_mask(lam, policy)
         gap = jnp.where(equal, jnp.ones_like(lam), lam[None, :] - lam[:, None])
-        C = jnp.where(equal, -0.5 * N, G / gap)
+        C = jnp.where(equal, -0.5 * N, G / gap.astype(G.dtype))
         R = apply(B, X @ G) - W
         b = system.right_side(R)
         U = solve_linearised(_Linearisation(system, pencil), b, linear_solver, policy)
@@ -241,19 +241,19 @@ def _normalize(
     gram = X.conj().T @ BX
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
     inverse = 1 / jnp.where(norms > 0, norms, 1)
-    gram = gram * inverse[:, None] * inverse
+    gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
     inverse_factor = jax.scipy.linalg.solve_triangular(
         jnp.linalg.cholesky(gram), jnp.eye(len(lam), dtype=X.dtype), lower=True
     )
-    mix = inverse[:, None] * inverse_factor.conj().T
+    mix = inverse[:, None].astype(X.dtype) * inverse_factor.conj().T
     X, BX = X @ mix, BX @ mix
     AX = apply(A, X)
 
-    residual = jnp.linalg.norm(AX - BX * lam, axis=0)
+    residual = jnp.linalg.norm(AX - scale_columns(BX, lam), axis=0)
     scale = jnp.linalg.norm(AX, axis=0) + jnp.abs(lam) * jnp.linalg.norm(BX, axis=0)
     v = probe(jax.ShapeDtypeStruct((len(X), 1), X.dtype))
     size_A, size_B = jnp.linalg.norm(apply(A, v)), jnp.linalg.norm(apply(B, v))
-    eps = jnp.finfo(X.dtype).eps
+    eps = float(jnp.finfo(X.dtype).eps)
     rounding = eps * (size_A + jnp.abs(lam) * size_B) * jnp.linalg.norm(X, axis=0)
     relative = residual / jnp.where(scale > 0, scale, 1)
     return Solution(lam, X), (residual, scale, rounding, gram, norms, finite), relative

@@ -43,7 +43,8 @@ class Pencil(eqx.Module):
         Av, Bv = apply(self.A, v), apply(self.B, v)
         vAv, vBv = jnp.vdot(v, Av).real, jnp.vdot(v, Bv).real
         quotient = vAv - self.lam * vBv
-        size = jnp.linalg.norm(Av - self.lam * Bv, axis=0) * jnp.linalg.norm(v)
+        size = jnp.linalg.norm(Av) + jnp.abs(self.lam) * jnp.linalg.norm(Bv)
+        size = size * jnp.linalg.norm(v)
         # an indefinite spectrum can balance out: keep at least a tenth of its size
         sign = jnp.where(quotient < 0, -1, 1).astype(size.dtype)
         size = sign * jnp.maximum(jnp.abs(quotient), 0.1 * size)

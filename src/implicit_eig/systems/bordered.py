@@ -5,8 +5,8 @@
 
 Nᵢ = diag of 1 for the known pairs within NEAR of λᵢ (always pair i, the whole of its cluster) and
 0 for the others, whose row then says μⱼ = 0. Mᵢ is nonsingular unless k cuts a cluster, and keeps
-the sparsity of A and B but for the border; α makes the border as large as A − λᵢB. For a right
-side with Xᴴr = 0 the solution has Xᴴ B z = 0, for near and far pairs alike, and μ = 0.
+the sparsity of A and B but for the border, whose scale is α. For a right side with Xᴴr = 0 the
+solution has Xᴴ B z = 0, for near and far pairs alike, and μ = 0.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Structure
-from ..operators import apply, host_view
+from ..operators import apply, host_view, scale_columns
 from ._abstract import AbstractSystem, Pencil, hermitian_tags
 
 # Relative to max |λ|. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
@@ -45,17 +45,28 @@ class Bordered(AbstractSystem):
         lam = pencil.lam
         distance = jnp.abs(lam[:, None] - lam[None, :])
         near = distance <= NEAR * jnp.max(jnp.abs(lam))
-        alpha = jnp.abs(lax.stop_gradient(pencil.size_outside(BX)))
+        alpha = lax.stop_gradient(_border_scale(pencil, BX))
         return BorderedSystems(pencil.structure, pencil, BX, near.astype(lam.dtype), alpha)
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
-        """Return (R, 0)."""
+        """Return (R, 0), the zeros as a linear function of R, or JAX could not transpose."""
         k = R.shape[1]
-        return R, jnp.zeros((k, k), R.dtype)
+        return R, jnp.broadcast_to(0 * R[:1], (k, k))
 
     def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
         """Return the first part of the unknowns."""
         return U[0]
+
+
+def _border_scale(pencil: Pencil, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+    """Return α: within the spectrum of A − λᵢB, so that it costs no accuracy, at its low end.
+
+    A border as large as the entries of A wins the pivoting of a sparse factorisation and
+    fills it: 20 s instead of 1.2 s for n = 90,000.
+    """
+    size = jnp.abs(pencil.size_outside(BX))
+    known = jnp.max(jnp.abs(pencil.lam))
+    return jnp.where(known > 0, jnp.minimum(size, known), size)
 
 
 class BorderedSystems(AbstractLinearSystems):
@@ -70,15 +81,17 @@ class BorderedSystems(AbstractLinearSystems):
     def mv(self, U: Unknowns) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
         Z, mu = U
-        A, B, alpha, near = self.pencil.A, self.pencil.B, self.alpha, self.near
-        top = apply(A, Z) - apply(B, Z) * self.pencil.lam + self.BX @ (alpha * near * mu)
-        return top, alpha * (near * (self.BX.conj().T @ Z) + (1 - near) * mu)
+        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam
+        near = self.near.astype(mu.dtype)
+        top = apply(A, Z) - scale_columns(apply(B, Z), lam)
+        top = top + self.BX @ scale_columns(near * mu, self.alpha)
+        return top, scale_columns(near * (self.BX.conj().T @ Z) + (1 - near) * mu, self.alpha)
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ: a dense operator if A or B is dense, else its product."""
-        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam[i]
-        near, alpha = self.near[:, i], self.alpha[i]
-        BX = self.BX
+        A, B, BX = self.pencil.A, self.pencil.B, self.BX
+        lam, alpha = self.pencil.lam[i].astype(BX.dtype), self.alpha[i].astype(BX.dtype)
+        near = self.near[:, i].astype(BX.dtype)
         n, k = BX.shape
         tags = hermitian_tags(BX.dtype, definite)
 

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Structure
-from ..operators import apply, host_view
+from ..operators import apply, host_view, scale_columns
 from ._abstract import AbstractSystem, Pencil, hermitian_tags
 
 
@@ -56,17 +56,17 @@ class DeflatedSystems(AbstractLinearSystems):
     def mv(self, U: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Return Mᵢ uᵢ for all i."""
         A, B = self.pencil.A, self.pencil.B
-        coupling = self.shift * (self.BX.conj().T @ U)
-        return apply(A, U) - apply(B, U) * self.pencil.lam + self.BX @ coupling
+        coupling = self.shift.astype(U.dtype) * (self.BX.conj().T @ U)
+        return apply(A, U) - scale_columns(apply(B, U), self.pencil.lam) + self.BX @ coupling
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ: a dense operator if A or B is dense, else its product."""
-        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam[i]
-        BX, shift = self.BX, self.shift[:, i]
+        A, B, BX = self.pencil.A, self.pencil.B, self.BX
+        lam, shift = self.pencil.lam[i].astype(BX.dtype), self.shift[:, i].astype(BX.dtype)
         tags = hermitian_tags(BX.dtype, definite)
         if self.structure is Structure.DENSE:
             dense_A, dense_B = self.pencil.dense()
-            matrix = dense_A - lam * dense_B + (BX * shift) @ BX.conj().T
+            matrix = dense_A - lam * dense_B + scale_columns(BX, shift) @ BX.conj().T
             return lx.MatrixLinearOperator(matrix, tags)
 
         def product(u: Inexact[Array, " n"]) -> Inexact[Array, " n"]:

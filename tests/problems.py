@@ -1,0 +1,110 @@
+"""Eigenproblems with known answers, and solvers that see what they are asked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+
+import implicit_eig as ie
+
+EPS = {
+    np.dtype(t): float(np.finfo(t).eps) for t in (np.float32, np.float64, np.complex64, np.complex128)
+}
+
+
+def random_hermitian(n, dtype=np.float64, seed=0):
+    """A Hermitian matrix of size about 1."""
+    rng = np.random.default_rng(seed)
+    G = rng.standard_normal((n, n))
+    if np.issubdtype(dtype, np.complexfloating):
+        G = G + 1j * rng.standard_normal((n, n))
+    return jnp.asarray(((G + G.conj().T) / np.sqrt(8 * n)).astype(dtype))
+
+
+def random_definite(n, dtype=np.float64, seed=0):
+    """A Hermitian positive definite matrix of condition below 10."""
+    G = random_hermitian(n, dtype, seed)
+    return (0.3 * (G @ G) + jnp.eye(n, dtype=dtype)).astype(dtype)
+
+
+def with_spectrum(spectrum, dtype=np.float64, seed=0):
+    """A Hermitian matrix of the given eigenvalues."""
+    spectrum = np.asarray(spectrum, np.finfo(dtype).dtype)
+    rng = np.random.default_rng(seed)
+    G = rng.standard_normal((len(spectrum),) * 2)
+    if np.issubdtype(dtype, np.complexfloating):
+        G = G + 1j * rng.standard_normal(G.shape)
+    Q, _ = np.linalg.qr(G)
+    A = (Q * spectrum) @ Q.conj().T
+    return jnp.asarray(((A + A.conj().T) / 2).astype(dtype))
+
+
+def eigh(A, B=None):
+    """LAPACK on the host, any of our host operators."""
+    dense = [None if M is None else M.toarray() if sp.issparse(M) else M for M in (A, B)]
+    return sla.eigh(*dense)
+
+
+def jax_eigh(A, B=None):
+    """The oracle: autodiff through `jnp.linalg.eigh`, a pencil reduced by Cholesky."""
+    if B is None:
+        return jnp.linalg.eigh(A)
+    L = jnp.linalg.cholesky(B)
+    solve = lambda M: jax.scipy.linalg.solve_triangular(L, M, lower=True)
+    C = solve(solve(A).conj().T).conj().T
+    values, Y = jnp.linalg.eigh(C)
+    return values, jax.scipy.linalg.solve_triangular(L.conj().T, Y, lower=False)
+
+
+def invariant_loss(k, n, seed=1):
+    """A smooth function of values and vectors that depends on no phase."""
+    rng = np.random.default_rng(seed)
+    c, S = rng.standard_normal(k), rng.standard_normal((n, k))
+
+    def loss(values, vectors):
+        real = values.dtype
+        squares = jnp.abs(vectors[:, :k]) ** 2
+        return jnp.sum(jnp.asarray(c, real) * jnp.sin(values[:k])) + jnp.sum(
+            jnp.asarray(S, real) * squares
+        )
+
+    return loss
+
+
+class Counting:
+    """A host linear solver that counts its systems and keeps their sizes."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, A, b):
+        self.calls += 1
+        dense = A.toarray() if sp.issparse(A) else A
+        if not isinstance(dense, np.ndarray):
+            dense = A @ np.eye(len(b), dtype=b.dtype)
+        return np.linalg.solve(dense, b)
+
+    def solver(self):
+        return ie.host_linear_solver(self)
+
+
+def grid_pencil(m, seed=0):
+    """A sparse pencil of finite-element kind on an m×m grid, with its parameters' maps.
+
+    Returns a function p (2, m²) -> (K, M): stiffness scaled by p[0], lumped mass by p[1].
+    """
+    one_d = sp.diags([-np.ones(m - 1), 2 * np.ones(m), -np.ones(m - 1)], [-1, 0, 1])
+    stiffness = sp.kronsum(one_d, 1.3 * one_d).tocoo()
+    rows, cols = stiffness.row.astype(np.int32), stiffness.col.astype(np.int32)
+    data = stiffness.data * m**2
+    index = np.arange(m * m, dtype=np.int32)
+
+    def pencil(p):
+        weight = jnp.sqrt(p[0][rows] * p[0][cols])
+        K = ie.SparseOperator(jnp.asarray(data, p.dtype) * weight, rows, cols, stiffness.shape)
+        M = ie.SparseOperator(p[1], index, index, stiffness.shape)
+        return K, M
+
+    rng = np.random.default_rng(seed)
+    return pencil, jnp.asarray(1 + 0.3 * rng.random((2, m * m)))

@@ -1,0 +1,268 @@
+"""The rule against autodiff through `jnp.linalg.eigh`: values, both modes, second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import EPS, eigh, invariant_loss, jax_eigh, random_definite, random_hermitian
+
+import implicit_eig as ie
+
+DTYPES = [np.float64, np.complex128]
+
+
+def losses(n, k, B=None):
+    """Our loss of A, and the oracle's; with the smallest gap of the wanted pairs."""
+    loss = invariant_loss(k, n)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    operators = (lambda A: (A,)) if B is None else (lambda A: (A, B))
+    return (
+        lambda A: loss(*solve(*operators(A))),
+        lambda A: loss(*jax_eigh(*operators(A))),
+    )
+
+
+def gap_of(A, k, B=None):
+    values = np.asarray(jax_eigh(A, B)[0])
+    return float(np.min(np.diff(values[: k + 1])))
+
+
+def close(found, expected, tol):
+    size = max(float(jnp.max(jnp.abs(expected))), 1.0)
+    assert found.dtype == expected.dtype
+    assert float(jnp.max(jnp.abs(found - expected))) <= tol * size
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [12, 60])
+@pytest.mark.parametrize("generalised", [False, True])
+def test_first_and_second_order(n, dtype, generalised):
+    k = 3
+    A, D = random_hermitian(n, dtype, 0), random_hermitian(n, dtype, 7)
+    B = random_definite(n, dtype, 3) if generalised else None
+    ours, oracle = losses(n, k, B)
+    gap = gap_of(A, k, B)
+    eps = EPS[np.dtype(dtype)]
+    first, second = 500 * n * eps / gap, 500 * n * eps / gap**2
+    close(ours(A), oracle(A), first)
+    close(jax.grad(ours)(A), jax.grad(oracle)(A), first)
+    close(jax.jvp(ours, (A,), (D,))[1], jax.jvp(oracle, (A,), (D,))[1], first)
+
+    def hvp_forward_over_reverse(f):
+        return jax.jvp(jax.grad(f), (A,), (D,))[1]
+
+    def hvp_reverse_over_reverse(f):
+        return jax.grad(lambda A: jnp.sum(jax.grad(f)(A) * D).real)(A)
+
+    for hvp in (hvp_forward_over_reverse, hvp_reverse_over_reverse):
+        expected = hvp(oracle)
+        close(hvp(ours), expected, second)
+        close(jax.jit(lambda h=hvp: h(ours))(), expected, second)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_with_respect_to_both_operators(dtype):
+    n, k = 14, 3
+    A, B = random_hermitian(n, dtype, 0), random_definite(n, dtype, 3)
+    loss = invariant_loss(k, n)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    # the oracle's Cholesky reads one triangle: compare along Hermitian directions
+    ours, oracle = (lambda A, B, s=s: loss(*s(A, B)) for s in (solve, jax_eigh))
+    directions = (random_hermitian(n, dtype, 5), random_hermitian(n, dtype, 6))
+    tol = 500 * n * EPS[np.dtype(dtype)] / gap_of(A, k, B)
+    _, expected = jax.jvp(oracle, (A, B), directions)
+    close(jax.jvp(ours, (A, B), directions)[1], expected, tol)
+    gradients = jax.grad(ours, argnums=(0, 1))(A, B)
+    paired = sum(jnp.sum(g * d).real for g, d in zip(gradients, directions, strict=True))
+    close(paired, expected, tol)
+    ie.testing.assert_adjoint(ours, A, B, rtol=tol * 10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_against_finite_differences(dtype):
+    n, k = 10, 2
+    A, B = random_hermitian(n, dtype, 0), random_definite(n, dtype, 3)
+    loss = invariant_loss(k, n)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    f = lambda A, B: loss(*solve(A, B))
+    direction = (random_hermitian(n, dtype, 5), random_hermitian(n, dtype, 6))
+    _, exact = jax.jvp(f, (A, B), direction)
+    step = 1e-3
+    found = ie.testing.finite_difference(f, (A, B), direction, step=step, order=4)
+    gap = gap_of(A, k, B)
+    assert abs(found - exact) <= 100 * (step / gap) ** 4 * gap + 100 * EPS[np.dtype(dtype)] / step
+
+
+def test_complex_tangents_satisfy_cauchy_riemann():
+    """λ̇ and Ẋ are real-linear in a Hermitian tangent; its parts S + iT add up as they must."""
+    n, k = 9, 2
+    A = random_hermitian(n, np.complex128, 0)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    S, T = random_hermitian(n, np.complex128, 1), random_hermitian(n, np.complex128, 2)
+    push = lambda D: jax.jvp(lambda A: tuple(solve(A)), (A,), (D,))[1]
+    together, apart = push(S + T), [a + b for a, b in zip(push(S), push(T), strict=True)]
+    for found, expected in zip(together, apart, strict=True):
+        assert jnp.max(jnp.abs(found - expected)) < 1e4 * n * EPS[np.dtype(np.float64)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tangent_keeps_the_gauge(dtype):
+    """xᴴB ẋ has no imaginary part, and its real part keeps the norm."""
+    n, k = 12, 3
+    A, B = random_hermitian(n, dtype, 0), random_definite(n, dtype, 3)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    A_dot, B_dot = random_hermitian(n, dtype, 1), random_hermitian(n, dtype, 2)
+    X, X_dot = jax.jvp(lambda A, B: solve(A, B).vectors, (A, B), (A_dot, B_dot))
+    inner = jnp.sum(X.conj() * (B @ X_dot), axis=0)
+    expected = -0.5 * jnp.sum(X.conj() * (B_dot @ X), axis=0)
+    assert jnp.max(jnp.abs(inner - expected)) < 1e4 * n * EPS[np.dtype(dtype)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradient_is_hermitian_and_blind_to_phase(dtype):
+    n, k = 12, 3
+    A = random_hermitian(n, dtype, 0)
+    loss = invariant_loss(k, n)
+    turns = np.exp(2j * np.arange(1, n + 1)) if np.iscomplexobj(A) else -np.ones(n)
+
+    def turned(A):
+        values, vectors = eigh(A)
+        return values, 3 * vectors * turns
+
+    plain, other = (
+        jax.grad(lambda A, s=s: loss(*ie.eigensolver(s, ie.Hermitian(k))(A)))(A) for s in (eigh, turned)
+    )
+    tol = 1e4 * n * EPS[np.dtype(dtype)] / gap_of(A, k)
+    assert jnp.max(jnp.abs(plain - plain.conj().T)) == 0
+    assert jnp.max(jnp.abs(plain - other)) < tol
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_single_precision_stays_single(dtype):
+    n, k = 12, 2
+    A = random_hermitian(n, dtype, 0)
+    loss = invariant_loss(k, n)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    solution = solve(A)
+    assert solution.values.dtype == jnp.float32
+    assert solution.vectors.dtype == dtype
+    f = lambda A: loss(*solve(A))
+    gradient = jax.grad(f)(A)
+    assert gradient.dtype == dtype
+    double = np.float64 if dtype == np.float32 else np.complex128
+    expected = jax.grad(lambda A: loss(*jax_eigh(A)))(A.astype(double))
+    tol = 500 * n * EPS[np.dtype(dtype)] / gap_of(A, k)
+    assert jnp.max(jnp.abs(gradient.astype(double) - expected)) < tol
+    product = jax.jvp(jax.grad(f), (A,), (A,))[1]
+    assert product.dtype == dtype
+    assert bool(jnp.all(jnp.isfinite(product)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("traceable", [False, True])
+def test_vmap_equals_a_loop_and_jit_equals_eager(dtype, traceable):
+    n, k = 12, 3
+    stack = jnp.stack([random_hermitian(n, dtype, seed) for seed in range(4)])
+    B = random_definite(n, dtype, 9)
+    solver = ie.traceable(jax_eigh) if traceable else eigh
+    loss = invariant_loss(k, n)
+    solve = ie.eigensolver(solver, ie.Hermitian(k))
+    f = jax.value_and_grad(lambda A: loss(*solve(A, B)))
+    loop = [f(A) for A in stack]
+    tol = 1e3 * n * EPS[np.dtype(dtype)]
+    for mapped in (jax.vmap(f)(stack), jax.jit(jax.vmap(f))(stack), jax.lax.map(f, stack)):
+        for i, (value, gradient) in enumerate(loop):
+            assert jnp.abs(mapped[0][i] - value) <= tol
+            assert jnp.max(jnp.abs(mapped[1][i] - gradient)) <= tol
+    jitted = jax.jit(f)(stack[0])
+    assert jnp.max(jnp.abs(jitted[1] - loop[0][1])) <= tol
+    hvp = lambda A: jax.jvp(jax.grad(lambda A: loss(*solve(A, B))), (A,), (A,))[1]
+    mapped = jax.vmap(hvp)(stack)
+    assert jnp.max(jnp.abs(mapped[1] - hvp(stack[1]))) <= 10 * tol
+
+
+def test_jacobians_of_both_modes_and_the_hessian_agree():
+    n, k = 6, 2
+    A, D = random_hermitian(n, seed=0), random_hermitian(n, seed=4)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    f = lambda t: jnp.abs(solve(A + t[0] * D + t[1] * D @ D).vectors) ** 2
+    t = jnp.zeros(2)
+    tol = 1e4 * EPS[np.dtype(np.float64)]
+    assert jnp.max(jnp.abs(jax.jacfwd(f)(t) - jax.jacrev(f)(t))) < tol
+    g = lambda t: invariant_loss(k, n)(*solve(A + t[0] * D + t[1] * D @ D))
+    o = lambda t: invariant_loss(k, n)(*jax_eigh(A + t[0] * D + t[1] * D @ D))
+    assert jnp.max(jnp.abs(jax.hessian(g)(t) - jax.hessian(o)(t))) < tol / gap_of(A, k) ** 2
+
+
+def test_third_order():
+    n, k = 6, 2
+    A, D = random_hermitian(n, seed=0), random_hermitian(n, seed=4)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    loss = invariant_loss(k, n)
+    third = lambda s: jax.grad(jax.grad(jax.grad(lambda t: loss(*s(A + t * D)))))(0.1)
+    found, expected = third(solve), third(jax_eigh)
+    assert abs(found - expected) <= 1e5 * EPS[np.dtype(np.float64)] * abs(expected)
+
+
+def test_interior_pairs_in_the_solvers_own_order():
+    n = 12
+    A = random_hermitian(n, seed=0)
+    pick = [7, 2, 9]
+
+    def solver(A):
+        values, vectors = np.linalg.eigh(A)
+        return values[pick], vectors[:, pick]
+
+    solve = ie.eigensolver(solver, ie.Hermitian(3))
+    loss = invariant_loss(3, n)
+    oracle = lambda A: loss(jnp.linalg.eigh(A)[0][jnp.array(pick)], jnp.linalg.eigh(A)[1][:, pick])
+    assert np.array_equal(np.asarray(solve(A).values), np.linalg.eigvalsh(A)[pick].round(15)) or (
+        np.allclose(solve(A).values, np.linalg.eigvalsh(A)[pick], rtol=0, atol=1e-14)
+    )
+    gradient, expected = jax.grad(lambda A: loss(*solve(A)))(A), jax.grad(oracle)(A)
+    gap = np.min(np.diff(np.linalg.eigvalsh(A)))
+    assert jnp.max(jnp.abs(gradient - expected)) < 500 * n * 2.3e-16 / gap
+
+
+@pytest.mark.parametrize("scale", [1e-19, 1e-10, 1e14])
+def test_units_do_not_matter(scale):
+    n, k = 12, 3
+    A = random_hermitian(n, seed=0)
+    solve = ie.eigensolver(eigh, ie.Hermitian(k))
+    loss = lambda A: jnp.sum(jnp.abs(solve(A).vectors[:3]) ** 2)
+    plain, scaled = jax.grad(loss)(A), jax.grad(loss)(A * scale) * scale
+    assert jnp.max(jnp.abs(plain - scaled)) < 1e4 * n * EPS[np.dtype(np.float64)] / gap_of(A, k)
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-6, 1e-9, 1e-12, 0.0])
+@pytest.mark.parametrize("system", [ie.Deflated(), ie.Bordered()])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_invariant_loss_of_a_near_doublet(gap, system, dtype):
+    """tr(S P₂) + 0.7 (λ₀ + λ₁) is smooth at every gap; its derivative is known in closed form."""
+    n = 40
+    spectrum = np.concatenate([[1.0, 1.0 + gap], np.linspace(2, 4, n - 2)])
+    rng = np.random.default_rng(0)
+    G = rng.standard_normal((n, n)) + (
+        1j * rng.standard_normal((n, n)) if np.issubdtype(dtype, np.complexfloating) else 0
+    )
+    Q, _ = np.linalg.qr(G)
+    A = jnp.asarray((Q * spectrum) @ Q.conj().T)
+    A = (A + A.conj().T) / 2
+    S, D = random_hermitian(n, dtype, 1), random_hermitian(n, dtype, 2)
+    solve = ie.eigensolver(eigh, ie.Hermitian(2), system=system)
+
+    def loss(A):
+        values, X = solve(A)
+        return jnp.sum(X.conj() * (S @ X)).real + 0.7 * jnp.sum(values)
+
+    # d tr(S P) = 2 Re Σ_{j outside, i inside} (S)_{ij} D_{ji} / (λᵢ − λⱼ)
+    S_, D_ = (Q.conj().T @ np.asarray(M) @ Q for M in (S, D))
+    F = 1 / (spectrum[None, :2] - spectrum[2:, None])
+    exact = 2 * np.sum(S_[:2, 2:].T * D_[2:, :2] * F).real + 0.7 * np.trace(D_[:2, :2]).real
+    _, forward = jax.jvp(loss, (A,), (D,))
+    reverse = jnp.sum(jax.grad(loss)(A) * D).real if dtype == np.float64 else None
+    # below 1e-8 max|λ| the couplings are dropped; above, they cancel to eps/gap
+    tol = 1e3 * n * EPS[np.dtype(dtype)] * (1 + (1e-3 / gap if gap > 1e-8 else 0))
+    assert abs(forward - exact) <= tol * abs(exact)
+    if reverse is not None:
+        assert abs(reverse - exact) <= tol * abs(exact)
