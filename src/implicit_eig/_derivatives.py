@@ -38,7 +38,11 @@ class ForwardMode(AbstractDerivative):
 
 
 class ReverseMode(AbstractDerivative):
-    """Differentiate by JAX, from its reverse mode: for code that holds a `jax.custom_vjp`."""
+    """Differentiate by JAX, from its reverse mode: for code that holds a `jax.custom_vjp`.
+
+    Second derivatives go as far as JAX differentiates that reverse pass: none in forward
+    mode through a `custom_vjp`.
+    """
 
     def wrap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Return `fn` whose JVP is the transpose of its VJP."""
@@ -82,7 +86,11 @@ class FiniteDifferences(AbstractDerivative):
             step = eps ** (1 / (self.order + 1)) if self.step is None else self.step
             reach = jnp.max(jnp.abs(v) / size)
             h = step / jnp.where(reach > 0, reach, 1)
-            return sum((c / h) * f(x + a * h * v) for a, c in _STENCILS[self.order])
+            terms = []
+            for offset, weight in _STENCILS[self.order]:
+                y = f(x + (offset * h).astype(v.dtype) * v)
+                terms.append((weight / h).astype(y.dtype) * y)
+            return sum(terms[1:], terms[0])
 
         return _with_differences(fn, difference, "FiniteDifferences()")
 
@@ -122,7 +130,7 @@ class ComplexStep(AbstractDerivative):
                     "`ComplexStep()`: real arguments; got complex ones. Use `FiniteDifferences()`."
                 )
             h = self.step / jnp.maximum(jnp.max(jnp.abs(v) / size), jnp.finfo(x.dtype).tiny)
-            return f(x + 1j * h * v).imag / h
+            return f(lax.complex(x, h * v)).imag / h
 
         return _with_differences(fn, difference, "ComplexStep()")
 
@@ -146,26 +154,31 @@ class UserProducts(AbstractDerivative):
 
         def product(primals: PyTree, tangents: PyTree, out: PyTree) -> PyTree:
             args, _ = primals
+            moves = _moves(tangents)
 
             def push(args: PyTree, args_dot: PyTree) -> PyTree:
                 if self.jvp is None:
-                    raise InputError(_MISSING.format("jvp", "forward"))
-                return self.jvp(args, args_dot)
+                    return _refuse(_MISSING.format("jvp", "forward"), out, args_dot)
+                zeros = jax.tree.map(
+                    lambda x: jnp.zeros_like(x) if eqx.is_inexact_array(x) else None, args
+                )
+                return self.jvp(args, eqx.combine(args_dot, zeros))
 
             def pull(args: PyTree, out_bar: PyTree) -> PyTree:
                 if self.vjp is None:
-                    raise InputError(_MISSING.format("vjp", "reverse"))
-                return self.vjp(args, out_bar)
+                    args_bar = _refuse(_MISSING.format("vjp", "reverse"), args, out_bar)
+                else:
+                    args_bar = tuple(self.vjp(args, out_bar))
+                return eqx.filter(args_bar, moves)
 
-            args_dot = jax.tree.map(_materialise, args, tangents, is_leaf=lambda t: t is None)
-            return linear_map(push, pull, args, args_dot, out, "UserProducts()")
+            return linear_map(push, pull, args, tangents, out, "UserProducts()")
 
         return _with_products(fn, product)
 
 
 _MISSING = (
     "`UserProducts(...)`, `host_function(...)`: a product `{}` for this derivative; got none. "
-    "{} mode cannot be had from the other product: give both, or neither for finite differences."
+    "The other product cannot give {} mode: give both, or neither for finite differences."
 )
 
 
@@ -254,9 +267,12 @@ def linear_map(
         u, w = b
         return jax.tree.map(jnp.add, u, transpose(at, w)), w
 
-    # zeros that depend linearly on v, or JAX could not transpose the solve
-    zero = 0 * sum(jnp.sum(leaf).real for leaf in jax.tree.leaves(v))
-    zero = jax.tree.map(lambda leaf: jnp.broadcast_to(zero, leaf.shape).astype(leaf.dtype), like)
+    # JAX transposes the solve only if all leaves of its right side are linear in what is
+    # transposed: tie them together
+    leaves = jax.tree.leaves(v)
+    tie = 0 * jnp.sum(jnp.stack([jnp.sum(leaf).real.astype(jnp.float32) for leaf in leaves]))
+    v = jax.tree.map(lambda leaf: leaf + tie.astype(leaf.dtype), v)
+    zero = jax.tree.map(lambda leaf: jnp.broadcast_to(tie, leaf.shape).astype(leaf.dtype), like)
     # the matrix itself is read only where its own parameters move, which `at` refuses
     return lax.custom_linear_solve(
         lambda x: x, (v, zero), solve, transpose_solve=solve_transposed, symmetric=True
@@ -301,7 +317,7 @@ def _with_differences(
 
         def flat_fn(still: PyTree, kwargs: PyTree) -> Callable[[Array], Array]:
             def flat(x: Array) -> Array:
-                args = eqx.combine(_unravel_as(x, moving, unravel), still)
+                args = eqx.combine(_unravel_as(x, moving, unravel), _promoted(still, x.dtype))
                 return ravel_pytree(fn(*args, **kwargs))[0]
 
             return flat
@@ -320,7 +336,7 @@ def _with_differences(
             if jnp.iscomplexobj(x):
                 # JAX pairs cotangent and tangent by Re(x̄ ẋ): ẋ = i picks out −Im x̄
                 imaginary = lax.map(lambda i: entry(1j * one, i), jnp.arange(x.size))
-                x_bar = x_bar - 1j * imaginary
+                x_bar = lax.complex(x_bar, -imaginary)
             return unravel(x_bar.astype(x.dtype))
 
         at = (moving, still, kwargs)
@@ -339,6 +355,17 @@ def _unravel_as(x: Array, like: PyTree, unravel: Callable[[Array], PyTree]) -> P
     return jax.tree.unflatten(treedef, shaped)
 
 
+def _promoted(tree: PyTree, dtype: Any) -> PyTree:
+    """Make the floating-point leaves complex where `dtype` is: all arguments alike."""
+
+    def promote(leaf: Any) -> Any:
+        if eqx.is_inexact_array(leaf) and jnp.issubdtype(dtype, jnp.complexfloating):
+            return leaf.astype(dtype)
+        return leaf
+
+    return jax.tree.map(promote, tree)
+
+
 def _sizes(tree: PyTree) -> Array:
     """Return for each entry of the ravelled tree the largest magnitude in its leaf, or 1."""
     leaves = jax.tree.leaves(tree)
@@ -350,14 +377,24 @@ def _sizes(tree: PyTree) -> Array:
 
 def _moving(args: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     """Split the arguments into those with a tangent and those without."""
-    moves = jax.tree.map(lambda t: t is not None, tangents, is_leaf=lambda t: t is None)
-    moving, still = eqx.partition(args, moves)
+    moving, still = eqx.partition(args, _moves(tangents))
     return moving, still, tangents
 
 
-def _materialise(primal: Any, tangent: Any) -> Any:
-    if tangent is None and eqx.is_inexact_array(primal):
-        return jnp.zeros_like(primal)
-    return tangent
+def _moves(tangents: PyTree) -> PyTree:
+    return jax.tree.map(lambda t: t is not None, tangents, is_leaf=lambda t: t is None)
+
+
+class _Refusal(eqx.Module):
+    message: str = eqx.field(static=True)
+
+    def __call__(self, _: PyTree) -> PyTree:
+        raise InputError(self.message)
+
+
+def _refuse(message: str, like: PyTree, argument: PyTree) -> PyTree:
+    """Raise when run: both products are traced, and only one of them is run."""
+    like = jax.eval_shape(lambda: eqx.filter(like, eqx.is_array))
+    return jax.pure_callback(_Refusal(message), like, argument, vmap_method="sequential")
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from . import host
@@ -249,7 +250,7 @@ def from_real(u: Array, like: PyTree) -> PyTree:
         part = u[start : start + leaf.size]
         start += leaf.size
         if jnp.iscomplexobj(leaf):
-            part = part + 1j * u[start : start + leaf.size]
+            part = lax.complex(part, u[start : start + leaf.size])
             start += leaf.size
         out.append(part.reshape(leaf.shape).astype(leaf.dtype))
     return jax.tree.unflatten(treedef, out)
@@ -285,12 +286,13 @@ class _InspectResidual(eqx.Module):
                 "`implicit_function(solver=...)`: a finite solution; got NaN or inf. Check the "
                 "solver's own report of convergence."
             )
-        allowed = max(self.residual_rtol, ROUNDING * float(np.finfo(residual.dtype).eps)) * size
+        rtol = max(self.residual_rtol, ROUNDING * float(np.finfo(residual.dtype).eps))
+        allowed = rtol * float(size)
         if residual <= allowed:
             return None
         return (
             "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a residual "
-            f"of norm {residual:.1e}, where {allowed:.1e} is allowed (the parts of the conditions "
-            f"have size {size:.1e}). Tighten the solver, check that the conditions are its own, or "
+            f"of norm {float(residual):.1e}, where {allowed:.1e} is allowed (the parts of the "
+            f"conditions have size {float(size):.1e}). Tighten the solver, check that the conditions are its own, or "
             "accept this with `Policy(residual_rtol=...)`."
         )

@@ -93,7 +93,7 @@ class Check(eqx.Module):
         batch = figures[0].shape[: figures[0].ndim - self.ndims[0]]
         passed = np.ones(batch, bool)
         for index in np.ndindex(batch):
-            message = self.inspect(*(figure[index] for figure in figures))
+            message = self.inspect(*(np.asarray(figure[index]) for figure in figures))
             if message is None:
                 continue
             if self.action is Action.RAISE:

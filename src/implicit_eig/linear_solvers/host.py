@@ -127,7 +127,7 @@ class _HostVector(eqx.Module):
         A = host_view(eqx.combine(arrays, self.operator))
         leaves, treedef = jax.tree.flatten(vector)
         x, verdict = _solve_one(self.solver, A, _join(leaves))
-        return jax.tree.unflatten(treedef, _split(x, leaves)), np.int32(verdict)
+        return jax.tree.unflatten(treedef, _split(x, leaves)), np.asarray(verdict, np.int32)
 
 
 class _HostSystems(eqx.Module):

@@ -90,7 +90,7 @@ class Hermitian(AbstractProblem):
             if dtype_of(A) != dtype_of(B):
                 raise InputError(
                     f"`solve(A, B)`: operators of one dtype; got {dtype_of(A)} and {dtype_of(B)}. "
-                    f"Cast one of them, for example `A.astype({jnp.result_type(dtype_of(A), dtype_of(B))})`."
+                    f"Cast one of them, for example `A.astype({np.result_type(dtype_of(A), dtype_of(B))})`."
                 )
         if self.k > A.in_size():
             raise InputError(

@@ -1,0 +1,176 @@
+"""Every mistake of a user gets a sentence that helps."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from problems import eigh, random_definite, random_hermitian
+
+import implicit_eig as ie
+
+A, B = random_hermitian(6, seed=0), random_definite(6, seed=1)
+PAIR = lx.FunctionLinearOperator(
+    lambda x: x, (jax.ShapeDtypeStruct((3,), jnp.float64), jax.ShapeDtypeStruct((3,), jnp.float64))
+)
+
+
+def solve(*operators, k=2):
+    return ie.eigensolver(eigh, ie.Hermitian(k))(*operators)
+
+
+CASES = {
+    "non-square": (lambda: solve(A[:, :5]), r"a square operator; got shape \(6, 5\)"),
+    "non-square B": (lambda: solve(A, B[:5]), r"`solve\(B=...\)`: a square operator"),
+    "sizes": (lambda: solve(A, B[:5, :5]), r"operators of one size; got n = 6 and 5"),
+    "k > n": (lambda: solve(A, k=7), r"at most n pairs; got n = 6"),
+    "complex B": (lambda: solve(A, B.astype(complex)), r"one dtype; got float64 and complex128"),
+    "single B": (lambda: solve(A, B.astype(np.float32)), r"one dtype; got float64 and float32"),
+    "integers": (lambda: solve(jnp.eye(6, dtype=int)), r"floating-point entries; got int64"),
+    "integers in NumPy": (lambda: solve(np.eye(6, dtype=int)), r"`A.astype\(float\)`"),
+    "integers in SciPy": (lambda: solve(sp.eye(6, dtype=int)), r"floating-point entries; got int"),
+    "empty": (lambda: solve(jnp.zeros((0, 0))), r"at least one row and column; got an empty"),
+    "empty sparse": (
+        lambda: solve(ie.SparseOperator(jnp.zeros(0), np.zeros(0, int), np.zeros(0, int), (0, 0))),
+        r"got an empty operator",
+    ),
+    "vector": (lambda: solve(jnp.ones(6)), r"a matrix; got an array of shape \(6,\)"),
+    "stack": (lambda: solve(jnp.ones((2, 6, 6))), r"Use `jax.vmap` for a stack"),
+    "list": (lambda: solve([[1.0]]), r"got list. Wrap a function"),
+    "function": (lambda: solve(lambda v: v), r"Wrap a function v -> A v"),
+    "pytree": (lambda: solve(PAIR), r"an operator between vectors of shape \(n,\)"),
+    "three": (lambda: solve(A, B, B), r"one operator A, or two, A and B; got 3"),
+    "none": (lambda: solve(), r"one operator A, or two, A and B; got 0"),
+    "k = 0": (lambda: ie.Hermitian(0), r"a positive number of pairs; got 0"),
+    "tolerance": (lambda: ie.Policy(residual_rtol=-1.0), r"a number at or above 0; got -1.0"),
+    "lengths": (
+        lambda: ie.SparseOperator(jnp.ones(3), [0, 1], [0, 1], (2, 2)),
+        r"three vectors of one length",
+    ),
+    "index": (
+        lambda: ie.SparseOperator(jnp.ones(2), [0, 2], [0, 1], (2, 2)),
+        r"indices in \[0, 2\); got \[0, 2\]",
+    ),
+    "negative index": (
+        lambda: ie.SparseOperator(jnp.ones(2), [0, 1], [-1, 1], (2, 2)),
+        r"`SparseOperator\(cols=...\)`: indices in \[0, 2\)",
+    ),
+    "float index": (
+        lambda: ie.SparseOperator(jnp.ones(2), [0.0, 1.0], [0, 1], (2, 2)),
+        r"`SparseOperator\(rows=...\)`: integers; got float64",
+    ),
+    "integer data": (
+        lambda: ie.SparseOperator(jnp.ones(2, int), [0, 1], [0, 1], (2, 2)),
+        r"`SparseOperator\(data=...\)`: real or complex",
+    ),
+    "batched BCOO": (
+        lambda: ie.SparseOperator.from_bcoo(
+            jax.experimental.sparse.BCOO.fromdense(jnp.ones((2, 3, 3)), n_batch=1)
+        ),
+        r"two sparse dimensions, no batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_message(name):
+    call, match = CASES[name]
+    with pytest.raises(ie.InputError, match=match):
+        call()
+
+
+NOT_HERMITIAN = {
+    "dense": lambda M: M,
+    "sparse": lambda M: ie.SparseOperator.from_scipy(sp.csr_matrix(np.asarray(M))),
+    "function": lambda M: lx.FunctionLinearOperator(
+        lambda x: M @ x, jax.ShapeDtypeStruct((6,), M.dtype)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", list(NOT_HERMITIAN))
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32])
+def test_not_hermitian(form, dtype):
+    M = random_hermitian(6, dtype, 0).at[0, 1].add(1e-2)
+    with pytest.raises(ie.EigensolverError, match=r"A equal to its conjugate transpose; got"):
+        solve(NOT_HERMITIAN[form](M))
+    with pytest.raises(ie.EigensolverError, match=r"B equal to its conjugate transpose"):
+        solve(random_hermitian(6, dtype), NOT_HERMITIAN[form](M + 3 * jnp.eye(6, dtype=dtype)))
+    f = jax.jit(lambda M: solve(NOT_HERMITIAN["dense"](M)).values)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"A equal to its conjugate transpose"):
+        jax.block_until_ready(f(M))
+
+
+def test_complex_symmetric_is_not_hermitian():
+    with pytest.raises(ie.EigensolverError, match=r"declare the problem that it is"):
+        solve((1 + 1j) * A.astype(complex))
+
+
+def test_hermitian_to_rounding_passes():
+    noise = 1e-16 * np.random.default_rng(0).standard_normal((6, 6))
+    assert bool(jnp.all(jnp.isfinite(solve(A + noise).values)))
+
+
+def test_indefinite_b():
+    with pytest.raises(ie.EigensolverError, match=r"B positive definite; got vᴴBv = -"):
+        solve(A, -B)
+
+
+def test_nan_in_the_operator():
+    with pytest.raises(ie.EigensolverError, match=r"finite entries; got NaN or inf"):
+        solve(A.at[2, 2].set(jnp.nan))
+
+
+WRONG_TYPES = {
+    "Hermitian(2.0)": r"a positive number of pairs; got 2.0",
+    "eigensolver(np.linalg.eigh(np.eye(2)), Hermitian(2))": r"Pass the function itself",
+    "eigensolver(np.linalg.eigh, Hermitian)": r"`eigensolver\(problem=...\)`: an instance of Abs",
+    "eigensolver(np.linalg.eigh, Hermitian(2), policy=ie.Action.RAISE)": r"Policy\(forward=",
+    "eigensolver(np.linalg.eigh, Hermitian(2), system='bordered')": r"AutoSystem; got 'bordered'",
+    "eigensolver(np.linalg.eigh, Hermitian(2), linear_solver='cg')": r"a function f\(matvec, b\)",
+    "eigensolver(np.linalg.eigh, Hermitian(2), linear_solver=lx.CG)": r"Pass an object",
+    "ie.implicit_function(np.sqrt, np.sqrt, conditions_derivative='fd')": r"`ReverseMode\(\)`; got",
+}
+
+
+@pytest.fixture(scope="module")
+def messages_without_type_checks():
+    """Run the mistakes where no run-time type checker gets to see them first."""
+    script = """
+import json, sys
+import lineax as lx, numpy as np, implicit_eig as ie
+from implicit_eig import Hermitian, eigensolver
+messages = {}
+for code in json.load(sys.stdin):
+    try:
+        eval(code)
+    except ie.InputError as error:
+        messages[code] = str(error)
+print(json.dumps(messages))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(list(WRONG_TYPES)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("code", list(WRONG_TYPES))
+def test_wrong_type(code, messages_without_type_checks):
+    assert re.search(WRONG_TYPES[code], messages_without_type_checks[code])
+
+
+def test_errors_are_of_the_package_and_of_python():
+    assert issubclass(ie.InputError, ie.ImplicitEigError)
+    assert issubclass(ie.InputError, ValueError)
+    assert issubclass(ie.EigensolverError, RuntimeError)
+    assert issubclass(ie.LinearSolveError, RuntimeError)
