@@ -9,7 +9,8 @@ import scipy.sparse as sp
 import implicit_eig as ie
 
 EPS = {
-    np.dtype(t): float(np.finfo(t).eps) for t in (np.float32, np.float64, np.complex64, np.complex128)
+    np.dtype(t): float(np.finfo(t).eps)
+    for t in (np.float32, np.float64, np.complex64, np.complex128)
 }
 
 

@@ -63,10 +63,16 @@ SHAPES = {
     "four": (lambda values, vectors: (values,) * 4, r"got a tuple of 4"),
     "array": (lambda values, vectors: vectors, r"got ndarray"),
     "swapped": (lambda values, vectors: (vectors, values), r"got shapes \(10, 10\) and \(10,\)"),
-    "transposed": (lambda values, vectors: (values[:3], vectors[:, :3].T), r"Transpose the vectors"),
+    "transposed": (
+        lambda values, vectors: (values[:3], vectors[:, :3].T),
+        r"Transpose the vectors",
+    ),
     "few": (lambda values, vectors: (values[:2], vectors[:, :2]), r"at least k = 3 pairs; got 2"),
     "complex": (lambda values, vectors: (values + 1j, vectors), r"must return real values here"),
-    "complex vectors": (lambda values, vectors: (values, vectors * 1j), r"must return real vectors"),
+    "complex vectors": (
+        lambda values, vectors: (values, vectors * 1j),
+        r"must return real vectors",
+    ),
 }
 
 

@@ -130,7 +130,8 @@ def test_gradient_is_hermitian_and_blind_to_phase(dtype):
         return values, 3 * vectors * turns
 
     plain, other = (
-        jax.grad(lambda A, s=s: loss(*ie.eigensolver(s, ie.Hermitian(k))(A)))(A) for s in (eigh, turned)
+        jax.grad(lambda A, s=s: loss(*ie.eigensolver(s, ie.Hermitian(k))(A)))(A)
+        for s in (eigh, turned)
     )
     tol = 1e4 * n * EPS[np.dtype(dtype)] / gap_of(A, k)
     assert jnp.max(jnp.abs(plain - plain.conj().T)) == 0

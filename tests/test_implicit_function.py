@@ -45,7 +45,11 @@ def test_both_modes_and_second_order(solver):
     f = ie.implicit_function(solver, ridge_conditions, like=ridge_like)
     theta = jnp.array(2.0)
     agree(f, ridge, theta)
-    for hessian in (jax.hessian, lambda g: jax.jacrev(jax.jacrev(g)), lambda g: jax.jit(jax.jacfwd(jax.jacrev(g)))):
+    for hessian in (
+        jax.hessian,
+        lambda g: jax.jacrev(jax.jacrev(g)),
+        lambda g: jax.jit(jax.jacfwd(jax.jacrev(g))),
+    ):
         assert jnp.max(jnp.abs(hessian(f)(theta) - hessian(ridge)(theta))) < 1e-10
     thetas = jnp.array([1.0, 2.0, 3.0])
     mapped = jax.vmap(jax.jacrev(f))(thetas)
@@ -75,7 +79,9 @@ def test_arguments_that_are_not_differentiated():
     gradient = jax.grad(lambda a: f(a, "square root", 3, {"deep": [None]}))(jnp.array(4.0))
     assert abs(gradient - 0.75) < 1e-12
     assert seen[0] == ("square root", 3, None)
-    integer = jax.grad(lambda a: f(a, "square root", jnp.array(3), {"deep": [None]}))(jnp.array(4.0))
+    integer = jax.grad(lambda a: f(a, "square root", jnp.array(3), {"deep": [None]}))(
+        jnp.array(4.0)
+    )
     assert abs(integer - 0.75) < 1e-12
 
 
@@ -87,9 +93,11 @@ def test_pytrees_and_aux():
     conditions = lambda z, p: {"one": z["x"] ** 2 - p["a"], "two": z["y"][0] - z["x"] - p["b"]}
     f = ie.implicit_function(solver, conditions, has_aux=True)
     p = {"a": jnp.array([1.0, 4.0]), "b": jnp.array([2.0, 3.0])}
-    z, aux = f(p)
+    _, aux = f(p)
     assert aux["steps"] == 7
-    (gradient, aux) = jax.grad(lambda p: (jnp.sum(f(p)[0]["y"][0]), f(p)[1]["norm"]), has_aux=True)(p)
+    (gradient, aux) = jax.grad(lambda p: (jnp.sum(f(p)[0]["y"][0]), f(p)[1]["norm"]), has_aux=True)(
+        p
+    )
     assert jnp.max(jnp.abs(gradient["a"] - jnp.array([0.5, 0.25]))) < 1e-12
     assert jnp.max(jnp.abs(gradient["b"] - 1)) < 1e-12
     assert abs(aux - jnp.sqrt(5.0)) < 1e-12
@@ -132,7 +140,9 @@ def test_eigenproblem_by_hand_equals_hermitian(dtype):
         inner = jnp.vdot(x, B @ x).real - 1, jnp.vdot(reference, B @ x).imag
         # the phase is a second normalisation where there is one
         pair = A @ x - lam.astype(x.dtype) * (B @ x)
-        return (inner[0], pair) if dtype == np.float64 else (inner[0] + 0 * inner[1], pair, inner[1])
+        return (
+            (inner[0], pair) if dtype == np.float64 else (inner[0] + 0 * inner[1], pair, inner[1])
+        )
 
     if dtype == np.complex128:
         # n complex + 1 real unknowns, and a phase condition too many: the tool says so
@@ -164,7 +174,9 @@ def jax_host(A, B):
     ],
 )
 def test_linear_solvers(linear_solver):
-    f = ie.implicit_function(ridge_host, ridge_conditions, linear_solver=linear_solver, like=ridge_like)
+    f = ie.implicit_function(
+        ridge_host, ridge_conditions, linear_solver=linear_solver, like=ridge_like
+    )
     tol = 1e-4 if callable(linear_solver) else 1e-9
     agree(f, ridge, jnp.array(2.0), tol)
 
@@ -176,9 +188,17 @@ def test_large_systems_are_not_made_dense():
     a = jnp.linspace(1.0, 2.0, n)
     gradient = jax.grad(lambda a: jnp.sum(f(a)))(a)
     assert jnp.max(jnp.abs(gradient - a ** (-2 / 3) / 3)) < 1e-8
-    largest = max(v.aval.size for e in jax.make_jaxpr(jax.grad(lambda a: jnp.sum(
-        ie.implicit_function(solver, lambda z, a: z**3 - a, like=lambda a: a)(a))))(a).jaxpr.eqns
-        for v in e.outvars)
+    largest = max(
+        v.aval.size
+        for e in jax.make_jaxpr(
+            jax.grad(
+                lambda a: jnp.sum(
+                    ie.implicit_function(solver, lambda z, a: z**3 - a, like=lambda a: a)(a)
+                )
+            )
+        )(a).jaxpr.eqns
+        for v in e.outvars
+    )
     assert largest < 300 * n
 
 
@@ -203,9 +223,11 @@ DERIVATIVES = {
     "complex step": (ie.ComplexStep(), lambda z, a: z**3 - jnp.sum(a) * a, 1e-12),
     "products": (
         ie.UserProducts(
-            jvp=lambda primals, tangents: 3 * primals[0] ** 2 * tangents[0]
-            - jnp.sum(tangents[1]) * primals[1]
-            - jnp.sum(primals[1]) * tangents[1],
+            jvp=lambda primals, tangents: (
+                3 * primals[0] ** 2 * tangents[0]
+                - jnp.sum(tangents[1]) * primals[1]
+                - jnp.sum(primals[1]) * tangents[1]
+            ),
             vjp=lambda primals, bar: (
                 3 * primals[0] ** 2 * bar,
                 -jnp.vdot(primals[1], bar) - jnp.sum(primals[1]) * bar,
@@ -232,9 +254,7 @@ def test_conditions_derivative(name):
     derivative, conditions, tol = DERIVATIVES[name]
     exact = lambda a: jnp.cbrt(jnp.sum(a) * a)
     solver = lambda a: np.cbrt(np.sum(a) * a)
-    f = ie.implicit_function(
-        solver, conditions, conditions_derivative=derivative, like=lambda a: a
-    )
+    f = ie.implicit_function(solver, conditions, conditions_derivative=derivative, like=lambda a: a)
     a = jnp.array([1.0, 2.0, 0.5])
     agree(f, exact, a, 10 * tol)
     mapped = jax.vmap(jax.jacrev(f))(jnp.stack([a, 2 * a]))
@@ -242,9 +262,16 @@ def test_conditions_derivative(name):
     if name in ("forward", "reverse"):
         plain = lambda z, a: z**3 - jnp.sum(a) * a
         f = ie.implicit_function(solver, plain, conditions_derivative=derivative)
-        assert jnp.max(jnp.abs(jax.hessian(lambda a: f(a)[0])(a) - jax.hessian(lambda a: exact(a)[0])(a))) < 1e-10
+        assert (
+            jnp.max(
+                jnp.abs(jax.hessian(lambda a: f(a)[0])(a) - jax.hessian(lambda a: exact(a)[0])(a))
+            )
+            < 1e-10
+        )
     else:
-        with pytest.raises(Exception, match=r"a first derivative; got a second one|not support JVP"):
+        with pytest.raises(
+            Exception, match=r"a first derivative; got a second one|not support JVP"
+        ):
             jax.hessian(lambda a: f(a)[0])(a)
 
 
@@ -270,11 +297,11 @@ class TestRefusals:
 
     def test_missing_product(self):
         jvp_only = ie.UserProducts(jvp=lambda primals, tangents: tangents[0] - tangents[1])
-        f = ie.implicit_function(
-            lambda a: a, lambda z, a: z - a, conditions_derivative=jvp_only
-        )
+        f = ie.implicit_function(lambda a: a, lambda z, a: z - a, conditions_derivative=jvp_only)
         assert jax.jvp(f, (jnp.array(1.0),), (jnp.array(2.0),))[1] == 2
-        with pytest.raises(jax.errors.JaxRuntimeError, match=r"a product `vjp` for this derivative"):
+        with pytest.raises(
+            jax.errors.JaxRuntimeError, match=r"a product `vjp` for this derivative"
+        ):
             jax.block_until_ready(jax.grad(f)(jnp.array(1.0)))
 
     def test_derivative_of_a_keyword_with_products(self):
@@ -388,11 +415,15 @@ class TestHostFunction:
         p = jnp.array([1.0, 2.0])
         forward = ie.host_function(self.assembly, self.LIKE, jvp=self.jvp)
         assert jax.jvp(lambda p: forward(p)["trace"], (p,), (p,))[1] == 10
-        with pytest.raises(jax.errors.JaxRuntimeError, match=r"a product `vjp` for this derivative"):
+        with pytest.raises(
+            jax.errors.JaxRuntimeError, match=r"a product `vjp` for this derivative"
+        ):
             jax.block_until_ready(jax.grad(lambda p: forward(p)["trace"])(p))
         reverse = ie.host_function(self.assembly, self.LIKE, vjp=self.vjp)
         assert jnp.array_equal(jax.grad(lambda p: reverse(p)["trace"])(p), 2 * p)
-        with pytest.raises(jax.errors.JaxRuntimeError, match=r"a product `jvp` for this derivative"):
+        with pytest.raises(
+            jax.errors.JaxRuntimeError, match=r"a product `jvp` for this derivative"
+        ):
             jax.block_until_ready(jax.jvp(lambda p: reverse(p)["trace"], (p,), (p,)))
 
     def test_second_derivative_is_refused(self):

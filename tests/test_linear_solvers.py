@@ -80,7 +80,9 @@ def expected():
 def check(solver, make, expected, tol=1e-8, **options):
     pencil, p = grid_pencil(5)
     loss = invariant_loss(K, 25)
-    lowest = lambda A, B: eigh(*(M if isinstance(M, np.ndarray) else M @ np.eye(25) for M in (A, B)))
+    lowest = lambda A, B: eigh(
+        *(M if isinstance(M, np.ndarray) else M @ np.eye(25) for M in (A, B))
+    )
     solve = ie.eigensolver(lowest, ie.Hermitian(K), linear_solver=solver, **options)
     f = lambda p: loss(*solve(*map(make, pencil(p))))
     size = float(jnp.max(jnp.abs(expected)))
@@ -101,7 +103,8 @@ def test_gradient_in_both_modes(name, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["solve_cg", "solve_gmres", "solve_bicgstab", "solve_normal_cg", "solve_lu", "solve_inv"]
+    "name",
+    ["solve_cg", "solve_gmres", "solve_bicgstab", "solve_normal_cg", "solve_lu", "solve_inv"],
 )
 def test_jaxopt(name, expected):
     jaxopt = pytest.importorskip("jaxopt")
@@ -139,7 +142,9 @@ def test_vmap(name, transform, expected):
     solver, make = SOLVERS[name]
     pencil, p = grid_pencil(5)
     loss = invariant_loss(K, 25)
-    lowest = lambda A, B: eigh(*(M if isinstance(M, np.ndarray) else M @ np.eye(25) for M in (A, B)))
+    lowest = lambda A, B: eigh(
+        *(M if isinstance(M, np.ndarray) else M @ np.eye(25) for M in (A, B))
+    )
     solve = ie.eigensolver(lowest, ie.Hermitian(K), linear_solver=solver)
     gradient = jax.vmap(jax.grad(lambda p: loss(*solve(*map(make, pencil(p))))))
     gradient = jax.jit(gradient) if transform == "jit vmap" else gradient
@@ -209,30 +214,35 @@ class TestCounts:
         assert len(calls) == 1
 
 
+STALLED = [
+    ie.linear_solver(JSP.gmres, tol=1e-10, restart=2, maxiter=2),
+    lx.GMRES(rtol=1e-10, atol=0.0, restart=2, max_steps=6),
+    ie.linear_solver(JSP.cg, tol=1e-10, maxiter=3),
+    ie.MINRES(max_steps=3),
+    ie.host_linear_solver(lambda A, b: spla.gmres(A, b, restart=2, maxiter=2)),
+    ie.host_linear_solver(lambda A, b: spla.gmres(A, b, restart=2, maxiter=2)[0]),
+]
+
+
 class TestFailures:
     """A failed solve is never a number."""
 
     def gradient(self, solver, policy=ie.Policy(), jit=False, make=sparse):  # noqa: B008
         pencil, p = grid_pencil(8)
-        lowest = lambda A, B: eigh(*(M if isinstance(M, np.ndarray) else M @ np.eye(64) for M in (A, B)))
+        lowest = lambda A, B: eigh(
+            *(M if isinstance(M, np.ndarray) else M @ np.eye(64) for M in (A, B))
+        )
         solve = ie.eigensolver(lowest, ie.Hermitian(K), linear_solver=solver, policy=policy)
         loss = invariant_loss(K, 64)
         gradient = jax.grad(lambda p: loss(*solve(*map(make, pencil(p)))))
         return jax.block_until_ready((jax.jit(gradient) if jit else gradient)(p))
 
-    STALLED = [
-        ie.linear_solver(JSP.gmres, tol=1e-10, restart=2, maxiter=2),
-        lx.GMRES(rtol=1e-10, atol=0.0, restart=2, max_steps=6),
-        ie.linear_solver(JSP.cg, tol=1e-10, maxiter=3),
-        ie.MINRES(max_steps=3),
-        ie.host_linear_solver(lambda A, b: spla.gmres(A, b, restart=2, maxiter=2)),
-        ie.host_linear_solver(lambda A, b: spla.gmres(A, b, restart=2, maxiter=2)[0]),
-    ]
-
     @pytest.mark.parametrize("solver", STALLED)
     @pytest.mark.parametrize("jit", [False, True])
     def test_raises(self, solver, jit):
-        with pytest.raises(jax.errors.JaxRuntimeError, match="must be solved to a relative residual"):
+        with pytest.raises(
+            jax.errors.JaxRuntimeError, match="must be solved to a relative residual"
+        ):
             self.gradient(solver, jit=jit)
 
     @pytest.mark.parametrize("solver", STALLED[:3])
@@ -243,12 +253,12 @@ class TestFailures:
     def test_warns(self):
         policy = ie.Policy(linear_solver=ie.Action.WARN)
         with pytest.warns(ie.LinearSolveWarning, match="3 of 3 systems failed"):
-            found = self.gradient(self.STALLED[0], policy)
+            found = self.gradient(STALLED[0], policy)
         assert bool(jnp.all(jnp.isfinite(found)))
 
     def test_ignores_when_told(self):
         policy = ie.Policy(linear_solver=ie.Action.IGNORE)
-        assert bool(jnp.all(jnp.isfinite(self.gradient(self.STALLED[0], policy))))
+        assert bool(jnp.all(jnp.isfinite(self.gradient(STALLED[0], policy))))
 
     def test_tolerance_is_the_users(self):
         policy = ie.Policy(linear_solver_rtol=0.9)
@@ -269,7 +279,9 @@ class TestFailures:
             self.gradient(ie.host_linear_solver(broken))
 
     def test_wrong_shape_of_a_host_solution(self):
-        with pytest.raises(jax.errors.JaxRuntimeError, match=r"a solution of shape \(64,\); got \(63,\)"):
+        with pytest.raises(
+            jax.errors.JaxRuntimeError, match=r"a solution of shape \(64,\); got \(63,\)"
+        ):
             self.gradient(ie.host_linear_solver(lambda A, b: b[1:]))
 
     def test_wrong_shape_of_a_traced_solution(self):
@@ -292,7 +304,9 @@ class TestRefusals:
 
     def gradient(self, make=sparse, **options):
         pencil, p = grid_pencil(3)
-        lowest = lambda A, B: eigh(*(M if isinstance(M, np.ndarray) else M @ np.eye(9) for M in (A, B)))
+        lowest = lambda A, B: eigh(
+            *(M if isinstance(M, np.ndarray) else M @ np.eye(9) for M in (A, B))
+        )
         solve = ie.eigensolver(lowest, ie.Hermitian(1), **options)
         return jax.grad(lambda p: solve(*map(make, pencil(p))).vectors[0, 0] ** 2)(p)
 

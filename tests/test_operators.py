@@ -29,12 +29,9 @@ def as_function(operator):
 FORMS = {
     "dense": lambda S: S.as_matrix(),
     "sparse": lambda S: S,
-    "bcoo": lambda S: jsparse.BCOO(
-        (S.data, jnp.stack([S.rows, S.cols], axis=1)), shape=S.shape
-    ),
+    "bcoo": lambda S: jsparse.BCOO((S.data, jnp.stack([S.rows, S.cols], axis=1)), shape=S.shape),
     "bcsr": lambda S: jsparse.BCSR.from_bcoo(
-        jsparse.BCOO((S.data, jnp.stack([S.rows, S.cols], axis=1)), shape=S.shape)
-        .sort_indices()
+        jsparse.BCOO((S.data, jnp.stack([S.rows, S.cols], axis=1)), shape=S.shape).sort_indices()
     ),
     "lineax matrix": lambda S: lx.MatrixLinearOperator(S.as_matrix()),
     "lineax tagged": lambda S: lx.TaggedLinearOperator(
@@ -67,7 +64,9 @@ def test_scipy_and_numpy_operators_are_constants(kind):
     convert = sp.csr_matrix if kind == "matrix" else sp.csr_array
     host_K = convert(np.asarray(K.as_matrix()))
     solve = ie.eigensolver(lowest, ie.Hermitian(3))
-    f = lambda c, K: jnp.sum(solve(K, ie.SparseOperator(c * M.data, M.rows, M.cols, M.shape)).values)
+    f = lambda c, K: jnp.sum(
+        solve(K, ie.SparseOperator(c * M.data, M.rows, M.cols, M.shape)).values
+    )
     expected = jax.grad(f)(1.0, K)
     for constant in (host_K, np.asarray(K.as_matrix())):
         assert abs(jax.grad(f)(1.0, constant) - expected) < 1e-12 * abs(expected)

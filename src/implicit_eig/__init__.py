@@ -38,6 +38,7 @@ from .systems.deflated import Deflated
 __version__ = "0.1.0"
 
 __all__ = [
+    "MINRES",
     "AbstractProblem",
     "AbstractSystem",
     "Action",
@@ -56,7 +57,6 @@ __all__ = [
     "InputError",
     "LinearSolveError",
     "LinearSolveWarning",
-    "MINRES",
     "Policy",
     "ReverseMode",
     "Solution",

@@ -1,6 +1,7 @@
 """How a function is differentiated when JAX shall not, or cannot, do it by itself."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -227,13 +228,16 @@ def host_function(
     if jvp is None and vjp is None:
         return FiniteDifferences().wrap(call)
 
-    def push(args: PyTree, args_dot: PyTree) -> PyTree:
-        return host.call(jvp, shapes(*args), args, args_dot)
+    def push(fn: Callable, args: PyTree, args_dot: PyTree) -> PyTree:
+        return host.call(fn, shapes(*args), args, args_dot)
 
-    def pull(args: PyTree, out_bar: PyTree) -> PyTree:
-        return host.call(vjp, jax.eval_shape(lambda: args), args, out_bar)
+    def pull(fn: Callable, args: PyTree, out_bar: PyTree) -> PyTree:
+        return host.call(fn, jax.eval_shape(lambda: args), args, out_bar)
 
-    products = UserProducts(None if jvp is None else push, None if vjp is None else pull)
+    products = UserProducts(
+        None if jvp is None else functools.partial(push, jvp),
+        None if vjp is None else functools.partial(pull, vjp),
+    )
     return products.wrap(call)
 
 
@@ -396,5 +400,3 @@ def _refuse(message: str, like: PyTree, argument: PyTree) -> PyTree:
     """Raise when run: both products are traced, and only one of them is run."""
     like = jax.eval_shape(lambda: eqx.filter(like, eqx.is_array))
     return jax.pure_callback(_Refusal(message), like, argument, vmap_method="sequential")
-
-

@@ -143,7 +143,10 @@ def eigensolver(
     elif not isinstance(linear_solver, lx.AbstractLinearSolver):
         if isinstance(linear_solver, type) or not callable(linear_solver):
             _check_type(
-                "linear_solver", linear_solver, lx.AbstractLinearSolver, "or a function f(matvec, b)"
+                "linear_solver",
+                linear_solver,
+                lx.AbstractLinearSolver,
+                "or a function f(matvec, b)",
             )
         linear_solver = wrap_function(linear_solver)
     return Eigensolver(solver, problem, linear_solver, system, policy)
@@ -179,9 +182,7 @@ class _Pairs(AbstractRoot):
         )
 
 
-def _run_solver(
-    solver: Callable[..., Any], operators: Operators, like: Solution
-) -> Solution:
+def _run_solver(solver: Callable[..., Any], operators: Operators, like: Solution) -> Solution:
     if isinstance(solver, Traceable):
         arguments = [op.as_matrix() if is_dense(op) else op for op in operators]
         return _parse(solver.fn(*arguments), like, jnp)
@@ -209,8 +210,7 @@ def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
         if isinstance(answer, (tuple, list)):
             found = f"a {found} of {len(answer)}"
         raise EigensolverError(
-            f"{requirement}(values, vectors); got {found}. "
-            "Wrap it: `lambda A: (values, vectors)`."
+            f"{requirement}(values, vectors); got {found}. Wrap it: `lambda A: (values, vectors)`."
         )
     values, vectors = xp.asarray(answer[0]), xp.asarray(answer[1])
     if values.ndim != 1 or vectors.ndim != 2 or vectors.shape != (n, values.shape[0]):

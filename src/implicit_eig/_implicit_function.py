@@ -172,7 +172,8 @@ class _Conditions(AbstractRoot):
             )
         answer = run(jax.tree.map(np.asarray, arrays))
         return jax.tree.map(
-            lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic, float)) else x, answer
+            lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic, float)) else x,
+            answer,
         )
 
 
@@ -291,8 +292,8 @@ class _InspectResidual(eqx.Module):
         if residual <= allowed:
             return None
         return (
-            "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a residual "
-            f"of norm {float(residual):.1e}, where {allowed:.1e} is allowed (the parts of the "
-            f"conditions have size {float(size):.1e}). Tighten the solver, check that the conditions are its own, or "
-            "accept this with `Policy(residual_rtol=...)`."
+            "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a "
+            f"residual of norm {float(residual):.1e}, where {allowed:.1e} is allowed (the "
+            f"parts of the conditions have size {float(size):.1e}). Tighten the solver, check that "
+            "the conditions are its own, or accept this with `Policy(residual_rtol=...)`."
         )

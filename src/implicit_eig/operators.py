@@ -35,7 +35,8 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> A = SparseOperator(jnp.array([2.0, -1.0, -1.0, 2.0]), [0, 0, 1, 1], [0, 1, 0, 1], (2, 2))
+        >>> data = jnp.array([2.0, -1.0, -1.0, 2.0])
+        >>> A = SparseOperator(data, [0, 0, 1, 1], [0, 1, 0, 1], (2, 2))
         >>> A.mv(jnp.array([1.0, 0.0])).tolist()
         [2.0, -1.0]
     """
@@ -45,7 +46,7 @@ class SparseOperator(lx.AbstractLinearOperator):
     cols: Integer[Array, " e"]
     shape: tuple[int, int] = eqx.field(static=True)
 
-    def __init__(self, data: Any, rows: Any, cols: Any, shape: tuple[int, int]):
+    def __init__(self, data: Any, rows: Any, cols: Any, shape: tuple[int, ...]):
         _check_indices("rows", rows, shape[0])
         _check_indices("cols", cols, shape[1])
         self.data = jnp.asarray(data)
@@ -67,8 +68,8 @@ class SparseOperator(lx.AbstractLinearOperator):
     @classmethod
     def from_scipy(cls, matrix: Any) -> "SparseOperator":
         """Convert a `scipy.sparse` matrix or array of any format, shape (m, n)."""
-        coo = matrix.tocoo()
-        rows, cols = coo.coords if isinstance(coo, sp.sparray) else (coo.row, coo.col)
+        coo: Any = matrix.tocoo()
+        rows, cols = coo.row, coo.col
         return cls(coo.data, rows.astype(np.int32), cols.astype(np.int32), coo.shape)
 
     @classmethod
@@ -116,7 +117,7 @@ def _check_indices(name: str, indices: Any, size: int) -> None:
             f"`SparseOperator({name}=...)`: integers; got {indices.dtype}. "
             "Give the row and column numbers of the entries."
         )
-    if indices.size and not (0 <= indices.min() and indices.max() < size):
+    if indices.size and not (indices.min() >= 0 and indices.max() < size):
         raise InputError(
             f"`SparseOperator({name}=...)`: indices in [0, {size}); got "
             f"[{indices.min()}, {indices.max()}]. Check `shape`, or drop the entries outside it."
@@ -286,23 +287,33 @@ def host_view(operator: lx.AbstractLinearOperator) -> Any:
     dtype = dtype_of(operator)
     operator = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, operator)
 
-    def product(fn: Callable) -> Callable:
-        return lambda x: np.asarray(fn(operator, np.asarray(x, dtype)))
+    shape = (operator.out_size(), operator.in_size())
+    product = lambda X: np.asarray(apply(operator, jnp.asarray(X, dtype)))  # noqa: E731
+    adjoint = lambda X: np.asarray(_apply_adjoint(operator, jnp.asarray(X, dtype)))  # noqa: E731
+    return product_view(shape, dtype, product, adjoint)
 
-    return spla.LinearOperator(
-        (operator.out_size(), operator.in_size()),
-        matvec=product(lambda op, x: _matvec(op, x.reshape(-1))),
-        rmatvec=product(lambda op, x: _rmatvec(op, x.reshape(-1))),
-        matmat=product(apply),
-        dtype=dtype,
+
+def product_view(
+    shape: tuple[int, int],
+    dtype: Any,
+    product: Callable[[np.ndarray], np.ndarray],
+    adjoint: Callable[[np.ndarray], np.ndarray],
+) -> spla.LinearOperator:
+    """Return a SciPy operator from A X and Aᴴ X on arrays X of two dimensions."""
+
+    def on_vectors(fn: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: fn(x.reshape(-1, 1)).reshape(-1)
+
+    return spla.LinearOperator(  # pyright: ignore[reportCallIssue]
+        shape,
+        matvec=on_vectors(product),  # pyright: ignore[reportCallIssue]
+        rmatvec=on_vectors(adjoint),  # pyright: ignore[reportCallIssue]
+        matmat=product,  # pyright: ignore[reportCallIssue]
+        rmatmat=adjoint,  # pyright: ignore[reportCallIssue]
+        dtype=dtype,  # pyright: ignore[reportCallIssue]
     )
 
 
 @eqx.filter_jit
-def _matvec(operator: lx.AbstractLinearOperator, x: Array) -> Array:
-    return operator.mv(x)
-
-
-@eqx.filter_jit
-def _rmatvec(operator: lx.AbstractLinearOperator, x: Array) -> Array:
-    return operator.transpose().mv(x.conj()).conj()
+def _apply_adjoint(operator: lx.AbstractLinearOperator, X: Array) -> Array:
+    return apply(operator.transpose(), X.conj()).conj()

@@ -90,6 +90,7 @@ class Check(eqx.Module):
     ndims: tuple[int, ...] = eqx.field(static=True)
 
     def __call__(self, *figures: np.ndarray) -> np.ndarray:
+        """Judge each member of a batch; return whether it passed."""
         batch = figures[0].shape[: figures[0].ndim - self.ndims[0]]
         passed = np.ones(batch, bool)
         for index in np.ndindex(batch):
@@ -120,9 +121,11 @@ def enforce(check: Check, figures: tuple, value: PyTree) -> PyTree:
     if not host.is_traced(passed) and passed:
         return value
     return jax.tree.map(
-        lambda leaf: jnp.where(passed, leaf, jnp.nan).astype(leaf.dtype)
-        if eqx.is_inexact_array(leaf)
-        else leaf,
+        lambda leaf: (
+            jnp.where(passed, leaf, jnp.nan).astype(leaf.dtype)
+            if eqx.is_inexact_array(leaf)
+            else leaf
+        ),
         value,
     )
 

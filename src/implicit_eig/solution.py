@@ -1,15 +1,17 @@
 """The answer."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Inexact, PyTree, Shaped
 
-# On the host the arrays are NumPy's, and before the run they are shapes.
-AnyArray = Array | np.ndarray | jax.ShapeDtypeStruct
+if TYPE_CHECKING:
+    AnyArray = Array
+else:  # on the host the arrays are NumPy's, and before the run they are shapes
+    AnyArray = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
 class Solution(eqx.Module):

@@ -24,7 +24,8 @@ def align_vectors(
     """Return `vectors` with each column turned to the sign or phase of `reference`.
 
     Args:
-        vectors, reference: shape (n, k); columns that belong together.
+        vectors: shape (n, k).
+        reference: shape (n, k); column i belongs to column i of `vectors`.
         B: the metric, in any form that `eigensolver` takes; default the identity.
 
     Returns:
@@ -54,7 +55,8 @@ def assert_vectors_close(
     """Raise unless the columns agree to `atol`, each up to its sign or phase.
 
     Args:
-        vectors, reference: shape (n, k).
+        vectors: shape (n, k).
+        reference: shape (n, k).
         atol: largest allowed 2-norm of the difference of two columns.
         B: the metric in which they are aligned.
 

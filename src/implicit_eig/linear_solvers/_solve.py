@@ -22,10 +22,11 @@ from jaxtyping import Array, Integer, PyTree
 
 from .._errors import InputError
 from ..operators import scale_columns
-from ..policy import Policy, enforce, linear_solver_check
+from ..policy import Policy, enforce, linear_solver_check, tolerance
 from ._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,
+    AbstractOwnSolver,
     Structure,
     column_norms,
     columns_first,
@@ -53,10 +54,8 @@ MAX_ROUNDING = 1e-3
 DENSE_SOLVERS = (lx.AutoLinearSolver, lx.LU, lx.QR, lx.SVD, lx.Cholesky)
 
 
-class AbstractSystemsSolver(lx.AbstractLinearSolver):
+class AbstractSystemsSolver(AbstractOwnSolver):
     """A linear solver that takes all systems at once."""
-
-    rtol: eqx.AbstractVar[float | None]
 
     @abc.abstractmethod
     def solve_systems(
@@ -108,7 +107,10 @@ def _assemble_and_solve(
 
 
 def _solve_and_check(
-    systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver, policy: Policy
+    systems: AbstractLinearSystems,
+    b: PyTree[Array],
+    solver: lx.AbstractLinearSolver,
+    policy: Policy,
 ) -> PyTree[Array]:
     # Right sides of norm 1: an absolute tolerance of the solver then means a relative one.
     size = column_norms(b)
@@ -125,7 +127,7 @@ def _solve_and_check(
     noise = jax.tree.map(lambda leaf: jnp.broadcast_to(probe(leaf[:, :1]), leaf.shape), unit)
     rounding = ROUNDING * eps * column_norms(systems.mv(noise)) / column_norms(noise)
     allowed = jnp.maximum(
-        _accepted_rtol(solver, policy, eps),
+        _accepted_rtol(solver, policy, dtype),
         jnp.minimum(rounding * column_norms(U), MAX_ROUNDING),
     )
     figures = (residual, allowed, verdicts)
@@ -147,7 +149,7 @@ def _solve_by_column(
     definite = isinstance(solver, (lx.CG, lx.Cholesky))
 
     def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Array]:
-        state = solver.init(systems.column(i, definite), {})
+        state: Any = solver.init(systems.column(i, definite), {})
         u, result, _ = solver.compute(state, rhs, {})
         verdict = sum(
             (i * (result == VERDICTS[i]).astype(jnp.int32) for i in range(1, len(VERDICTS))),
@@ -168,19 +170,19 @@ def _solve_by_column(
     return columns_last(U), verdicts
 
 
-def _accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, eps: float) -> float:
+def _accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -> float:
     if policy.linear_solver_rtol is not None:
         return policy.linear_solver_rtol
-    rtol: Any = 0.0
-    if isinstance(solver, AbstractSystemsSolver):
-        rtol = UNKNOWN_RTOL if solver.rtol is None else solver.rtol
+    rtol: float | None = None
+    if isinstance(solver, AbstractOwnSolver):
+        rtol = solver.working_rtol(dtype)
     elif isinstance(solver, lx.Normal):
-        return _accepted_rtol(solver.inner_solver, policy, eps)
+        return _accepted_rtol(solver.inner_solver, policy, dtype)
     elif isinstance(solver, (lx.CG, lx.GMRES, lx.BiCGStab)):
         rtol = solver.rtol
-    elif not isinstance(solver, DENSE_SOLVERS):
-        rtol = UNKNOWN_RTOL
-    return max(10 * rtol, float(np.sqrt(eps)))
+    elif isinstance(solver, DENSE_SOLVERS):
+        rtol = 0.0
+    return max(10 * (UNKNOWN_RTOL if rtol is None else rtol), tolerance(None, dtype))
 
 
 class _Inspect(eqx.Module):

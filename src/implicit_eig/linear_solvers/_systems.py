@@ -47,6 +47,14 @@ class AbstractLinearSystems(eqx.Module):
         """Solve M_iᵀ u_i = b_i by `run(systems, b)`."""
 
 
+class AbstractOwnSolver(lx.AbstractLinearSolver):
+    """A linear solver that knows the relative residual to which it works."""
+
+    @abc.abstractmethod
+    def working_rtol(self, dtype: Any) -> float | None:
+        """Return that residual: 0 for a direct solver, `None` where it is not known."""
+
+
 class AbstractLinearisation(eqx.Module):
     """Conditions at a solution, from which the linear systems are assembled on demand.
 

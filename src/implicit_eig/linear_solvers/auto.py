@@ -31,7 +31,7 @@ class AutoLinearSolver(lx.AbstractLinearSolver):
             return MINRES()
         rtol = 1e-10 if dtype in ("float64", "complex128") else 1e-5
         # right sides have norm 1 here; with atol = 0 lineax divides by the zeros in them
-        return lx.GMRES(rtol=rtol, atol=rtol, restart=RESTART, stagnation_iters=RESTART)
+        return lx.GMRES(rtol, rtol, restart=RESTART, stagnation_iters=RESTART)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         """Choose for a single operator and initialise the choice."""

@@ -11,9 +11,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .._errors import InputError
+from ._systems import AbstractOwnSolver
 
 
-class FunctionLinearSolver(lx.AbstractLinearSolver):
+class FunctionLinearSolver(AbstractOwnSolver):
     """Solve by a function of a product; made by `linear_solver`."""
 
     fn: Callable[..., Any] = eqx.field(static=True)
@@ -61,9 +62,8 @@ class FunctionLinearSolver(lx.AbstractLinearSolver):
         """Return True: the systems are nonsingular."""
         return True
 
-    @property
-    def rtol(self) -> float | None:
-        """The tolerance the function was given or has by default, where it has one."""
+    def working_rtol(self, dtype: Any) -> float | None:
+        """Return the tolerance the function was given or has by default, where it has one."""
         for name in ("tol", "rtol"):
             if name in self.options:
                 return float(self.options[name])

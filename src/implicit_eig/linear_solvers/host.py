@@ -1,5 +1,6 @@
 """Linear solvers that are host code: SciPy, PETSc, anything that takes a matrix and a vector."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -66,16 +67,20 @@ class AbstractHostSolver(AbstractSystemsSolver):
         like = (jax.eval_shape(lambda: b), jax.ShapeDtypeStruct((k,), jnp.int32))
         return host.call(_HostSystems(self, static), like, arrays, b)
 
+    @abc.abstractmethod
     def solve_host(self, A: Any, b: np.ndarray) -> Any:
         """Return x, or (x, info) with info 0 for success."""
-        raise NotImplementedError
 
 
 class HostLinearSolver(AbstractHostSolver):
     """Solve by a host function; made by `host_linear_solver`."""
 
     fn: Callable[[Any, np.ndarray], Any] = eqx.field(static=True)
-    rtol: float | None = None
+    rtol: float | None
+
+    def working_rtol(self, dtype: Any) -> float | None:
+        """Return what the user said of the function."""
+        return self.rtol
 
     def solve_host(self, A: Any, b: np.ndarray) -> Any:
         """Call the user's function."""
@@ -115,7 +120,7 @@ def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.nd
             f"{x.shape}. Return x, or (x, info)."
         )
     if np.iscomplexobj(x) and not np.iscomplexobj(b):
-        x = x.real
+        x = np.real(x)
     return x, 0 if info == 0 else BREAKDOWN
 
 

@@ -10,6 +10,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ._systems import AbstractOwnSolver
+
 
 class _State(NamedTuple):
     """The recurrences of Paige & Saunders (1975), in their letters."""
@@ -29,7 +31,7 @@ class _State(NamedTuple):
     sn: Array
 
 
-class MINRES(lx.AbstractLinearSolver):
+class MINRES(AbstractOwnSolver):
     """Solve A x = b for Hermitian A, definite or not, by minimal residuals.
 
     Args:
@@ -53,6 +55,10 @@ class MINRES(lx.AbstractLinearSolver):
     rtol: float | None = None
     max_steps: int | None = eqx.field(static=True, default=None)
 
+    def working_rtol(self, dtype: Any) -> float:
+        """Return `rtol`, or what `None` stands for."""
+        return max(1e-10, 50 * float(jnp.finfo(dtype).eps)) if self.rtol is None else self.rtol
+
     def init(
         self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
     ) -> lx.AbstractLinearOperator:
@@ -68,8 +74,7 @@ class MINRES(lx.AbstractLinearSolver):
         def matvec(x: Array) -> Array:
             return ravel_pytree(state.mv(unravel(x)))[0]
 
-        eps = float(jnp.finfo(b.dtype).eps)
-        rtol = max(1e-10, 50 * eps) if self.rtol is None else self.rtol
+        rtol = self.working_rtol(b.dtype)
         max_steps = 10 * b.size if self.max_steps is None else self.max_steps
         target = rtol * jnp.linalg.norm(b)
 
@@ -117,9 +122,7 @@ def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Arra
     zero = jnp.zeros_like(b)
     beta1 = jnp.linalg.norm(b)
     z, one = jnp.zeros_like(beta1), jnp.ones_like(beta1)
-    start = _State(
-        jnp.int32(0), zero, zero, b, zero, zero, beta1, one, z, z, beta1, -one, z
-    )
+    start = _State(jnp.int32(0), zero, zero, b, zero, zero, beta1, one, z, z, beta1, -one, z)
 
     def unfinished(s: _State) -> Array:
         return (s.phi_bar > target) & (s.beta > 0) & (s.step < max_steps)

@@ -11,7 +11,6 @@ import scipy.sparse.linalg as spla
 from .._errors import InputError
 from .host import AbstractHostSolver
 
-
 # A pivot on the diagonal is kept while it is above this part of its column: the order that fills
 # least stands, and the small last pivot of a bordered matrix is still passed over.
 PIVOT_THRESHOLD = 0.01
@@ -48,9 +47,8 @@ class SparseDirect(AbstractHostSolver):
 
     factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=superlu)
 
-    @property
-    def rtol(self) -> float | None:
-        """0: a direct solver works to rounding."""
+    def working_rtol(self, dtype: Any) -> float | None:
+        """Return 0: a direct solver works to rounding."""
         return 0.0
 
     def solve_host(self, A: Any, b: np.ndarray) -> np.ndarray:

@@ -88,9 +88,10 @@ class Hermitian(AbstractProblem):
                     "both."
                 )
             if dtype_of(A) != dtype_of(B):
+                common = np.result_type(dtype_of(A), dtype_of(B))
                 raise InputError(
                     f"`solve(A, B)`: operators of one dtype; got {dtype_of(A)} and {dtype_of(B)}. "
-                    f"Cast one of them, for example `A.astype({np.result_type(dtype_of(A), dtype_of(B))})`."
+                    f"Cast one of them, for example to {common}."
                 )
         if self.k > A.in_size():
             raise InputError(
@@ -102,12 +103,11 @@ class Hermitian(AbstractProblem):
 
     def structure(self, operators: Operators) -> Solution:
         """Return the shapes: values (k,) real, vectors (n, k)."""
-        like = operators[0].in_structure()
+        like: Any = operators[0].in_structure()
         real = jnp.finfo(like.dtype).dtype
-        return Solution(
-            jax.ShapeDtypeStruct((self.k,), real),
-            jax.ShapeDtypeStruct((*like.shape, self.k), like.dtype),
-        )
+        values: Any = jax.ShapeDtypeStruct((self.k,), real)
+        vectors: Any = jax.ShapeDtypeStruct((*like.shape, self.k), like.dtype)
+        return Solution(values, vectors)
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the pairs with XᴴBX = I, checked as `Policy(forward=...)` says.
@@ -306,5 +306,3 @@ class _InspectPairs(eqx.Module):
                 "solves this problem, or accept this with `Policy(residual_rtol=...)`."
             )
         return None
-
-

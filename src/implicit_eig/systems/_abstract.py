@@ -59,11 +59,11 @@ class AbstractSystem(eqx.Module):
         """Return the systems, one for each pair."""
 
     @abc.abstractmethod
-    def right_side(self, R: Inexact[Array, "n k"]) -> object:
+    def right_side(self, R: Inexact[Array, "n k"]) -> Any:
         """Return the right side of the systems for (A − λᵢB) zᵢ = rᵢ, Xᴴ B zᵢ = 0."""
 
     @abc.abstractmethod
-    def solution(self, U: object) -> Inexact[Array, "n k"]:
+    def solution(self, U: Any) -> Inexact[Array, "n k"]:
         """Return Z from the systems' solution."""
 
 

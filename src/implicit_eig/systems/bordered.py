@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Structure
-from ..operators import apply, host_view, scale_columns
+from ..operators import apply, host_view, product_view, scale_columns
 from ._abstract import AbstractSystem, Pencil, hermitian_tags
 
 # Relative to max |λ|. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
@@ -120,19 +119,18 @@ class BorderedSystems(AbstractLinearSystems):
             if self.structure is Structure.MATRIX_FREE:
 
                 def product(u: np.ndarray) -> np.ndarray:
-                    u = u.reshape(n + k, -1)
                     z, mu = u[:n], u[n:]
                     Bz = z if B is None else B @ z
                     top = A @ z - lam[i] * Bz + border @ mu
                     return np.concatenate([top, border.conj().T @ z + corner @ mu])
 
-                return spla.LinearOperator(
-                    (n + k, n + k), matvec=product, rmatvec=product, matmat=product, dtype=BX.dtype
-                )
+                return product_view((n + k, n + k), BX.dtype, product, product)
             if self.structure is Structure.DENSE:
                 shifted = np.asarray(A - lam[i] * (np.eye(n, dtype=BX.dtype) if B is None else B))
                 return np.block([[shifted, border], [border.conj().T, corner]])
-            shifted = A - lam[i] * (sp.identity(n, BX.dtype, "csr") if B is None else B)
+            shifted = A - lam[i] * (
+                sp.eye_array(n, dtype=BX.dtype.type, format="csr") if B is None else B
+            )
             dense = sp.csr_matrix(border)
             return sp.bmat(
                 [[shifted, dense], [dense.conj().T, sp.csr_matrix(corner)]], format="csc"

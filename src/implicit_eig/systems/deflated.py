@@ -13,12 +13,11 @@ from typing import Any
 
 import lineax as lx
 import numpy as np
-import scipy.sparse.linalg as spla
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Structure
-from ..operators import apply, host_view, scale_columns
+from ..operators import apply, host_view, product_view, scale_columns
 from ._abstract import AbstractSystem, Pencil, hermitian_tags
 
 
@@ -90,13 +89,10 @@ class DeflatedSystems(AbstractLinearSystems):
                 return np.asarray(matrix)
 
             def product(u: np.ndarray) -> np.ndarray:
-                u = u.reshape(len(BX), -1)
                 Bu = u if B is None else B @ u
                 return A @ u - lam[i] * Bu + BX @ (shift * (BX.conj().T @ u))
 
-            return spla.LinearOperator(
-                (len(BX), len(BX)), matvec=product, rmatvec=product, matmat=product, dtype=BX.dtype
-            )
+            return product_view((len(BX), len(BX)), BX.dtype, product, product)
 
         return column
 

@@ -1,0 +1,45 @@
+"""The examples and the README's snippet run, and what they assert holds."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_quickstart(tmp_path):
+    result = run(ROOT / "examples" / "quickstart.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "autodiff of eigh       nan" in result.stdout
+
+
+def test_membrane_on_a_coarse_mesh(tmp_path):
+    pytest.importorskip("skfem")
+    script = ROOT / "examples" / "membrane.py"
+    result = run(script, "--cells", "24", "--steps", "4", "--output", "picture.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "% after" in result.stdout
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readmes_snippet():
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    path = ROOT / "README.md"
+    exec(compile(snippet, str(path), "exec"), {})
+
+
+def test_the_readmes_first_two_blocks_are_one_line_each():
+    blocks = re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)[:2]
+    assert all(len(block.strip().splitlines()) == 1 for block in blocks)
+    assert "examples/membrane.py" in blocks[0]
+    assert blocks[1].strip().endswith("python -m pytest")
