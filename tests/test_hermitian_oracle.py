@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg as sla
 from problems import EPS, eigh, invariant_loss, jax_eigh, random_definite, random_hermitian
 
 import implicit_eig as ie
@@ -267,3 +268,50 @@ def test_invariant_loss_of_a_near_doublet(gap, system, dtype):
     assert abs(forward - exact) <= tol * abs(exact)
     if reverse is not None:
         assert abs(reverse - exact) <= tol * abs(exact)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_cluster_is_one_wherever_it_lies(shift):
+    """A double value 0 has no size of its own; only rounding tells that it is double."""
+    neumann = lambda m: np.diag([1.0] + [2.0] * (m - 2) + [1.0]) - np.eye(m, k=1) - np.eye(m, k=-1)
+    A = jnp.asarray(sla.block_diag(neumann(5), neumann(6))) + shift * jnp.eye(11)
+    S, D = random_hermitian(11, seed=1), random_hermitian(11, seed=2)
+    for system in (ie.Deflated(), ie.Bordered()):
+        solve = ie.eigensolver(eigh, ie.Hermitian(2), system=system)
+        loss = lambda A, s=solve: jnp.sum(s(A).vectors * (S @ s(A).vectors))
+        spectrum, Q = np.linalg.eigh(np.asarray(A))
+        S_, D_ = (Q.T @ np.asarray(M) @ Q for M in (S, D))
+        exact = 2 * np.sum(S_[:2, 2:].T * D_[2:, :2] / (spectrum[None, :2] - spectrum[2:, None]))
+        found = jnp.sum(jax.grad(loss)(A) * D)
+        assert abs(found - exact) < 1e-11 * abs(exact)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_large_value_far_away_merges_nothing(dtype):
+    far = 10.0 if dtype == np.float32 else 1e6
+    A = jnp.diag(jnp.array([1e-3, 2e-3, far], dtype))
+    D = jnp.zeros((3, 3), dtype).at[0, 1].set(5e-4).at[1, 0].set(5e-4)
+    solve = ie.eigensolver(np.linalg.eigh, ie.Hermitian(3))
+    found = jax.grad(lambda t: solve(A + t * D).vectors[0, 0] ** 2)(jnp.ones((), dtype))
+    # x₀² = (1 + 1/√(1 + t²))/2 for the 2×2 block
+    assert abs(found + 0.5 / 2**1.5) < 1e4 * EPS[np.dtype(dtype)] * far / 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e12, 1e20])
+def test_single_precision_in_any_unit(scale):
+    """Squares of such numbers leave float32; nothing here squares them unscaled."""
+    n = 6
+    A, D = random_hermitian(n, np.float32, 0), random_hermitian(n, np.float32, 4)
+    solve = ie.eigensolver(lambda A: np.linalg.eigh(A.astype(float)), ie.Hermitian(2))
+    push = lambda A, D: jax.jvp(lambda A: solve(A).vectors, (A,), (D,))[1]
+    plain, tiny = push(A, D), push(A, D * np.float32(scale)) / np.float32(scale)
+    tol = 1e3 * n * EPS[np.dtype(np.float32)] / gap_of(A, 2)
+    assert jnp.max(jnp.abs(plain - tiny)) < tol
+    scaled = push(A * np.float32(scale), D * np.float32(scale))
+    assert jnp.max(jnp.abs(plain - scaled)) < tol
+    lie = ie.eigensolver(
+        lambda A: (np.linalg.eigvalsh(A), np.linalg.qr(np.vander(np.arange(n) + 1.0))[0]),
+        ie.Hermitian(2),
+    )
+    with pytest.raises(ie.EigensolverError, match="A x = λ B x"):
+        lie(A * np.float32(scale))

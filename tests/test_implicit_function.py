@@ -450,3 +450,80 @@ class TestHostFunction:
 def top(A):
     values, vectors = np.linalg.eigh(A)
     return values[-1:], vectors[:, -1:]
+
+
+class TestHostBorder:
+    """What crosses the border to host code is checked and copied."""
+
+    def test_a_reused_buffer_of_the_solver(self):
+        raw = np.zeros(64 + 8)
+        start = (-raw.ctypes.data % 64) // 8
+        buffer = raw[start : start + 64]  # aligned, as JAX wants it to share memory
+
+        def solver(a):
+            buffer[:] = np.sqrt(a)
+            return buffer
+
+        for like in (None, lambda a: a):
+            f = ie.implicit_function(solver, lambda z, a: z**2 - a, like=like)
+            first = f(jnp.full(64, 4.0))
+            f(jnp.full(64, 9.0))
+            assert first[0] == 2
+
+    @pytest.mark.parametrize(
+        ("result", "match"),
+        [
+            (np.zeros(3), r"with shapes \[\(3,\)\] from the code"),
+            ((np.zeros(2), np.zeros(2)), r"structure and shapes of what the host code returns"),
+            (np.zeros(2) + 1j, r"Declare it complex"),
+        ],
+    )
+    def test_what_differs_from_the_declaration(self, result, match):
+        f = ie.host_function(lambda p: result, like=lambda p: p)
+        with pytest.raises(ie.InputError, match=match):
+            f(jnp.zeros(2))
+        with pytest.raises(jax.errors.JaxRuntimeError, match=match):
+            jax.block_until_ready(jax.jit(f)(jnp.zeros(2)))
+
+    def test_python_floats(self):
+        assert abs(jax.grad(ie.host_function(np.sin, lambda p: p))(1.0) - np.cos(1.0)) < 1e-9
+        f = ie.implicit_function(np.sqrt, lambda z, a: z**2 - a)
+        assert abs(jax.grad(f)(4.0) - 0.25) < 1e-12
+
+    def test_arguments_without_a_cotangent(self):
+        f = ie.host_function(
+            lambda p, count, name: count * p,
+            like=lambda p, count, name: p,
+            vjp=lambda primals, bar: (primals[1] * bar, None, None),
+            jvp=lambda primals, tangents: primals[1] * tangents[0],
+        )
+        g = lambda p: f(p, jnp.array(3), "name")
+        assert jax.grad(g)(jnp.array(2.0)) == 3
+        assert jax.jvp(g, (2.0,), (1.0,))[1] == 3
+
+    def test_cotangents_of_any_size(self):
+        f = ie.host_function(
+            np.copy,
+            like=lambda p: p,
+            jvp=lambda primals, tangents: tangents[0],
+            vjp=lambda primals, bar: (bar,),
+        )
+        assert jax.vjp(f, jnp.array([1.0]))[1](jnp.array([1e39]))[0][0] == 1e39
+
+    @pytest.mark.parametrize("unit", [1e-22, 1e22])
+    def test_a_wrong_solution_in_any_unit(self, unit):
+        a = jnp.array([4.0, 4.0], np.float32)
+        f = ie.implicit_function(
+            lambda a: a * 0 + np.float32(1.5), lambda z, a: (z**2 - a) * np.float32(unit)
+        )
+        with pytest.raises(ie.EigensolverError, match="a solution of conditions"):
+            f(a)
+
+    def test_aux_of_text(self):
+        f = ie.implicit_function(lambda a: (a, {"report": "ok"}), lambda z, a: z - a, has_aux=True)
+        with pytest.raises(ie.InputError, match="auxiliary output of numbers and arrays"):
+            f(jnp.array(1.0))
+
+    def test_sparse_direct_is_refused(self):
+        with pytest.raises(ie.InputError, match="one that factorises a sparse matrix"):
+            ie.implicit_function(np.sqrt, np.sqrt, linear_solver=ie.SparseDirect())

@@ -124,6 +124,7 @@ def eigensolver(
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian
         >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1))
         >>> A = jnp.diag(jnp.array([1.0, 2.0, 4.0]))
         >>> jax.grad(lambda A: solve(A).values[0])(A).tolist()

@@ -14,6 +14,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
@@ -44,6 +46,7 @@ def _find_jvp(
     primals: tuple[PyTree], tangents: tuple[PyTree], *, root: AbstractRoot
 ) -> tuple[tuple[PyTree, PyTree], tuple[PyTree, PyTree]]:
     (theta,), (theta_dot,) = primals, tangents
+    theta = arrays_where_moving(theta, theta_dot)
     z, aux = _find(theta, root=root)
     z_dot = _tangent(root, z, theta, theta_dot)
     return (z, aux), (z_dot, jax.tree.map(lambda _: None, aux))
@@ -66,6 +69,21 @@ def find_root(root: AbstractRoot, theta: PyTree) -> tuple[PyTree, PyTree]:
     root = eqx.combine(lax.stop_gradient(arrays), static)
     z, aux = _find(theta, root=root)
     return z, jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, aux)
+
+
+def arrays_where_moving(x: PyTree, x_dot: PyTree) -> PyTree:
+    """Return x with its leaves that have a tangent as arrays, which a Python float is not."""
+    return jax.tree.map(
+        lambda t, leaf: leaf if t is None or eqx.is_array(leaf) else _number(leaf),
+        x_dot,
+        x,
+        is_leaf=lambda t: t is None,
+    )
+
+
+def _number(leaf: Any) -> jax.Array:
+    # by NumPy: `jnp.asarray` alone may leave a Python float a Python float
+    return jnp.asarray(np.asarray(leaf, jnp.result_type(leaf)))
 
 
 def jvp_at(fn: Any, x: PyTree, x_dot: PyTree) -> PyTree:

@@ -20,11 +20,13 @@ from .linear_solvers._solve import solve_linearised
 from .linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, Structure
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
-from .operators import host_view
+from .linear_solvers.sparse_direct import SparseDirect
+from .operators import column_norms, host_view
 from .policy import DEFAULT_POLICY, Policy, enforce, forward_check, tolerance
 
 # Up to this many unknowns the default forms the Jacobian and factorises it: 32 MB in float64.
 DENSE_LIMIT = 2000
+HOST_NUMBERS = (np.ndarray, np.generic, float, int, complex)
 # Rounding of the conditions, in eps of their scale.
 ROUNDING = 1e3
 
@@ -80,6 +82,12 @@ def implicit_function(
         linear_solver = AutoLinearSolver()
     elif not isinstance(linear_solver, lx.AbstractLinearSolver):
         linear_solver = wrap_function(linear_solver)
+    if isinstance(linear_solver, SparseDirect):
+        raise InputError(
+            "`implicit_function(linear_solver=SparseDirect())`: a solver that works on "
+            "products, or a dense one; got one that factorises a sparse matrix, which ∂F/∂z is "
+            "not. Use `host_linear_solver`, or an iterative solver."
+        )
     derivative = ForwardMode() if conditions_derivative is None else conditions_derivative
     if not isinstance(derivative, AbstractDerivative):
         raise InputError(
@@ -118,6 +126,12 @@ class _Conditions(AbstractRoot):
                 f"{type(answer).__name__}. Return both, or leave `has_aux` out."
             )
         z, aux = answer if self.has_aux else (answer, ())
+        strange = [leaf for leaf in jax.tree.leaves(aux) if not eqx.is_array(leaf)]
+        if strange:
+            raise InputError(
+                "`implicit_function(has_aux=True)`: auxiliary output of numbers and arrays; got "
+                f"{strange[0]!r}. Leave it out."
+            )
         wrong = [leaf for leaf in jax.tree.leaves(z) if not eqx.is_inexact_array(leaf)]
         if wrong or not jax.tree.leaves(z):
             raise InputError(
@@ -157,7 +171,7 @@ class _Conditions(AbstractRoot):
         if isinstance(self.solver, Traceable):
             return self.solver.fn(*args, **kwargs)
         arrays, static = eqx.partition((args, kwargs), eqx.is_array)
-        run = _HostSolver(self.solver, static)
+        run = host.WithStatic(self.solver, static)
         if self.like is not None:
             like = self.like(*args, **kwargs) if callable(self.like) else self.like
             like = jax.tree.map(
@@ -172,18 +186,9 @@ class _Conditions(AbstractRoot):
             )
         answer = run(jax.tree.map(np.asarray, arrays))
         return jax.tree.map(
-            lambda x: jnp.asarray(x) if isinstance(x, (np.ndarray, np.generic, float)) else x,
+            lambda x: jnp.asarray(np.array(x)) if isinstance(x, HOST_NUMBERS) else x,
             answer,
         )
-
-
-class _HostSolver(eqx.Module):
-    solver: Callable[..., PyTree] = eqx.field(static=True)
-    static: Any
-
-    def __call__(self, arrays: PyTree) -> PyTree:
-        args, kwargs = eqx.combine(arrays, self.static)
-        return self.solver(*args, **kwargs)
 
 
 class _Linearisation(AbstractLinearisation):
@@ -203,6 +208,14 @@ class _JacobianSystems(AbstractLinearSystems):
     z: PyTree
     theta: PyTree
     transposed: bool
+
+    @staticmethod
+    def name(i: int) -> str:
+        return "∂F/∂z · ż = −∂F/∂args · args_dot, or its transpose,"
+
+    @staticmethod
+    def if_singular() -> str:
+        return "If ∂F/∂z is singular there, the solution is not isolated and has no derivative."
 
     def mv(self, U: Array) -> Array:
         return self.column(0, False).mv(U[:, 0])[:, None]
@@ -269,11 +282,15 @@ def _residual_figures(
         return to_real(conditions(z, *eqx.combine(moving, still), **kwargs))
 
     F, along_z = jax.jvp(lambda z: flat(z, moving), (z,), (z,))
-    size = jnp.linalg.norm(along_z)
+    size = _norm(along_z)
     if jax.tree.leaves(moving):
         _, along_args = jax.jvp(lambda m: flat(z, m), (moving,), (moving,))
-        size = size + jnp.linalg.norm(along_args)
-    return jnp.linalg.norm(F), size, jnp.all(jnp.isfinite(to_real(z)))
+        size = size + _norm(along_args)
+    return _norm(F), size, jnp.all(jnp.isfinite(to_real(z)))
+
+
+def _norm(x: Array) -> Array:
+    return column_norms(x[:, None])[0]
 
 
 class _InspectResidual(eqx.Module):
@@ -289,7 +306,7 @@ class _InspectResidual(eqx.Module):
             )
         rtol = max(self.residual_rtol, ROUNDING * float(np.finfo(residual.dtype).eps))
         allowed = rtol * float(size)
-        if residual <= allowed:
+        if residual <= allowed < np.inf:
             return None
         return (
             "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a "

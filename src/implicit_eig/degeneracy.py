@@ -6,16 +6,26 @@ from jaxtyping import Array, Bool, Shaped
 from .policy import Policy, tolerance
 
 
-def cluster_mask(lam: Shaped[Array, " k"], policy: Policy) -> Bool[Array, "k k"]:
-    """Return whether λⱼ and λᵢ count as equal: |λᵢ − λⱼ| ≤ degeneracy_rtol · max |λ|.
+def cluster_mask(
+    lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], policy: Policy
+) -> Bool[Array, "k k"]:
+    """Return which values count as one cluster under `policy`; see `near_mask`."""
+    return near_mask(lam, rounding, tolerance(policy.degeneracy_rtol, lam.dtype))
+
+
+def near_mask(
+    lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], rtol: float
+) -> Bool[Array, "k k"]:
+    """Return whether |λᵢ − λⱼ| ≤ rtol · max(|λᵢ|, |λⱼ|), or is no more than rounding.
 
     Args:
         lam: values; shape (k,).
-        policy: supplies `degeneracy_rtol`.
+        rounding: what rounding can do to each value; shape (k,).
+        rtol: relative to the two values, not to the largest of all: a large one far away
+            must not merge small ones.
 
     Returns:
         A symmetric mask, true on the diagonal; shape (k, k).
     """
-    distance = jnp.abs(lam[:, None] - lam[None, :])
-    rtol = tolerance(policy.degeneracy_rtol, lam.dtype)
-    return distance <= rtol * jnp.max(jnp.abs(lam))
+    size = rtol * jnp.abs(lam) + rounding
+    return jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])

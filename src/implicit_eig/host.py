@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
+
+from ._errors import InputError
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -37,9 +41,14 @@ def call(
     """
     if is_traced(args):
         return jax.pure_callback(
-            _HostCall(fn, _Structure(like)), like, *args, vmap_method=vmap_method
+            _HostCall(fn, _Structure(like), vmap_method != "sequential"),
+            like,
+            *args,
+            vmap_method=vmap_method,
         )
-    return _conform(fn(*jax.tree.map(np.asarray, args)), like, jax.numpy.asarray)
+    result = _conform(fn(*jax.tree.map(np.asarray, args)), _Structure(like))
+    # copied: the host code may reuse its arrays in the next call
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), result)
 
 
 class _Structure:
@@ -47,7 +56,7 @@ class _Structure:
 
     def __init__(self, like: PyTree):
         leaves, self.treedef = jax.tree.flatten(like)
-        self.leaves = tuple((leaf.shape, np.dtype(leaf.dtype)) for leaf in leaves)
+        self.leaves = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -59,9 +68,6 @@ class _Structure:
     def __hash__(self) -> int:
         return hash((self.treedef, self.leaves))
 
-    def unflatten(self) -> PyTree:
-        return jax.tree.unflatten(self.treedef, [np.empty(0, dtype) for _, dtype in self.leaves])
-
 
 class _HostCall:
     """A host function as JAX's runtime calls it; equal functions are equal callbacks.
@@ -69,11 +75,12 @@ class _HostCall:
     `fn` may be a pytree (an Equinox module): it equals another by its parts, if they hash.
     """
 
-    def __init__(self, fn: Callable[..., PyTree], structure: _Structure):
+    def __init__(self, fn: Callable[..., PyTree], structure: _Structure, batched: bool):
         self.fn = fn
         self.structure = structure
+        self.batched = batched
         leaves, treedef = jax.tree.flatten(fn)
-        self.key: Any = (treedef, tuple(leaves), structure)
+        self.key: Any = (treedef, tuple(leaves), structure, batched)
         try:
             hash(self.key)
         except TypeError:
@@ -81,7 +88,7 @@ class _HostCall:
 
     def __call__(self, *args: PyTree) -> PyTree:
         result = self.fn(*jax.tree.map(np.asarray, args))
-        return _conform(result, self.structure.unflatten(), np.asarray)
+        return _conform(result, self.structure, self.batched)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _HostCall) and self.key == other.key
@@ -90,8 +97,41 @@ class _HostCall:
         return hash(self.key)
 
 
-def _conform(result: PyTree, like: PyTree, as_array: Callable[..., Any]) -> PyTree:
-    return jax.tree.map(lambda leaf, value: as_array(value, dtype=leaf.dtype), like, result)
+def _conform(result: PyTree, structure: _Structure, batched: bool = False) -> PyTree:
+    """Return the result in the declared dtypes, or say how it differs from what was declared."""
+    leaves, treedef = jax.tree.flatten(result)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    expected = [shape for shape, _ in structure.leaves]
+    found = [array.shape for array in arrays]
+    if batched:
+        found = [shape[len(shape) - len(e) :] for shape, e in zip(found, expected, strict=False)]
+    if treedef != structure.treedef or found != expected:
+        raise InputError(
+            "`like=...`: the structure and shapes of what the host code returns; got "
+            f"{structure.treedef} with shapes {expected}, and "
+            f"{treedef} with shapes {found} from the code. Correct one of the two."
+        )
+    for array, (_, dtype) in zip(arrays, structure.leaves, strict=True):
+        if np.iscomplexobj(array) and not np.issubdtype(dtype, np.complexfloating):
+            raise InputError(
+                f"`like=...`: a dtype that holds what the host code returns; got {dtype}, and "
+                f"{array.dtype} from the code. Declare it complex, or return the real part."
+            )
+    dtypes = [dtype for _, dtype in structure.leaves]
+    cast = [array.astype(dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
+    return jax.tree.unflatten(treedef, cast)
+
+
+class WithStatic(eqx.Module):
+    """Call a host function on arguments whose other parts, no arrays, are kept aside."""
+
+    fn: Callable[..., Any] = eqx.field(static=True)
+    static: Any
+
+    def __call__(self, arrays: PyTree) -> PyTree:
+        """Return fn(*args, **kwargs) of the arguments put together again."""
+        args, kwargs = eqx.combine(arrays, self.static)
+        return self.fn(*args, **kwargs)
 
 
 class Traceable:

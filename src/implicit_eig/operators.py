@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, Inexact, Integer
+from jaxtyping import Array, Float, Inexact, Integer
 
 from ._errors import InputError
 
@@ -255,6 +255,13 @@ def dtype_of(operator: lx.AbstractLinearOperator) -> Any:
 def scale_columns(X: Inexact[Array, "n k"], factors: Inexact[Array, " k"]) -> Inexact[Array, "n k"]:
     """Return X diag(factors), shape (n, k)."""
     return X * factors[None, :].astype(X.dtype)
+
+
+def column_norms(X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+    """Return the 2-norm of each column, shape (k,), without overflow or underflow of squares."""
+    largest = jnp.max(jnp.abs(X), axis=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.linalg.norm(scale_columns(X, 1 / scale), axis=0)
 
 
 @eqx.filter_jit

@@ -41,7 +41,8 @@ class Policy(eqx.Module):
         linear_solver: the tangent or adjoint system was not solved.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
-        degeneracy_rtol: values closer than this times max |λ| count as one cluster.
+        degeneracy_rtol: two values closer than this times the larger of them, or closer than
+            rounding, count as one cluster.
         linear_solver_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
             takes ten times the linear solver's own tolerance where it has one, and √eps
             for a direct solver.

@@ -28,10 +28,10 @@ from ._systems import (
     AbstractLinearSystems,
     AbstractOwnSolver,
     Structure,
-    column_norms,
     columns_first,
     columns_last,
     probe,
+    system_norms,
 )
 
 # The verdicts of lineax in a fixed order; the first is success.
@@ -113,7 +113,7 @@ def _solve_and_check(
     policy: Policy,
 ) -> PyTree[Array]:
     # Right sides of norm 1: an absolute tolerance of the solver then means a relative one.
-    size = column_norms(b)
+    size = system_norms(b)
     inverse = 1 / jnp.where(size > 0, size, 1)
     unit = jax.tree.map(lambda leaf: scale_columns(leaf, inverse), b)
     if isinstance(solver, AbstractSystemsSolver):
@@ -121,17 +121,18 @@ def _solve_and_check(
     else:
         U, verdicts = _solve_by_column(systems, unit, solver)
 
-    residual = column_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
+    residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     dtype = residual.dtype
     eps = float(jnp.finfo(dtype).eps)
     noise = jax.tree.map(lambda leaf: jnp.broadcast_to(probe(leaf[:, :1]), leaf.shape), unit)
-    rounding = ROUNDING * eps * column_norms(systems.mv(noise)) / column_norms(noise)
+    rounding = ROUNDING * eps * system_norms(systems.mv(noise)) / system_norms(noise)
+    rounding = rounding * system_norms(U)
     allowed = jnp.maximum(
         _accepted_rtol(solver, policy, dtype),
-        jnp.minimum(rounding * column_norms(U), MAX_ROUNDING),
+        jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
     )
     figures = (residual, allowed, verdicts)
-    check = linear_solver_check(policy, _Inspect(type(solver).__name__), figures)
+    check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)), figures)
     U = jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
     return enforce(check, figures, U)
 
@@ -189,6 +190,7 @@ class _Inspect(eqx.Module):
     """Judge the residuals of the solves."""
 
     solver: str = eqx.field(static=True)
+    systems: type[AbstractLinearSystems] = eqx.field(static=True)
 
     def __call__(
         self, residual: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray
@@ -198,13 +200,13 @@ class _Inspect(eqx.Module):
         failed = np.flatnonzero(~(residual <= allowed))
         if not failed.size:
             return None
-        i = failed[0]
+        i = int(failed[0])
         report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
         return (
-            f"`linear_solver={self.solver}`: the linearised system of pair {i} must be solved to a "
+            f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "
             f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({failed.size} of "
             f"{residual.size} systems failed; the solver reported: {report.strip()}). Allow it "
             "more steps or a larger restart, tighten its tolerance, precondition it, choose "
             "another linear solver, or accept this with `Policy(linear_solver_rtol=...)`. "
-            "A singular system also means that the last value belongs to a cluster that k cuts."
+            f"{self.systems.if_singular()}"
         )

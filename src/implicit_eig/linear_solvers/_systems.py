@@ -12,6 +12,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..operators import column_norms
+
 
 class Structure(enum.Enum):
     """How much of the matrices is known, which decides what solvers can be used."""
@@ -25,6 +27,16 @@ class AbstractLinearSystems(eqx.Module):
     """k square systems M_i u_i = b_i; each leaf of u and b carries the systems on its last axis."""
 
     structure: eqx.AbstractVar[Structure]
+
+    @staticmethod
+    @abc.abstractmethod
+    def name(i: int) -> str:
+        """Return what system i is, for a message."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def if_singular() -> str:
+        """Return what it means when a system is singular, for a message."""
 
     @abc.abstractmethod
     def mv(self, U: PyTree[Array]) -> PyTree[Array]:
@@ -76,10 +88,10 @@ def columns_last(U: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), U)
 
 
-def column_norms(U: PyTree[Array]) -> Array:
+def system_norms(U: PyTree[Array]) -> Array:
     """Return ‖u_i‖ for each system, shape (k,)."""
-    squares = [jnp.sum(jnp.abs(u.reshape(-1, u.shape[-1])) ** 2, 0) for u in jax.tree.leaves(U)]
-    return jnp.sqrt(sum(squares[1:], squares[0]))
+    norms = [column_norms(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)]
+    return column_norms(jnp.stack(norms))
 
 
 def probe(like: jax.ShapeDtypeStruct | Array) -> Array:

@@ -10,6 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ..operators import column_norms
 from ._systems import AbstractOwnSolver
 
 
@@ -76,7 +77,7 @@ class MINRES(AbstractOwnSolver):
 
         rtol = self.working_rtol(b.dtype)
         max_steps = 10 * b.size if self.max_steps is None else self.max_steps
-        target = rtol * jnp.linalg.norm(b)
+        target = rtol * _norm(b)
 
         def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
             _, norm, previous, steps = carry
@@ -89,9 +90,9 @@ class MINRES(AbstractOwnSolver):
             x, norm, _, steps = carry
             dx, taken = _sweep(matvec, b - matvec(x), target, max_steps - steps)
             x = x + dx
-            return x, jnp.linalg.norm(b - matvec(x)), norm, steps + taken
+            return x, _norm(b - matvec(x)), norm, steps + taken
 
-        norm = jnp.linalg.norm(b)
+        norm = _norm(b)
         start = (jnp.zeros_like(b), norm, jnp.full_like(norm, jnp.inf), jnp.int32(0))
         x, norm, _, steps = lax.while_loop(unfinished, restart, start)
         failure = lx.RESULTS.where(
@@ -117,10 +118,14 @@ class MINRES(AbstractOwnSolver):
         return True
 
 
+def _norm(x: Array) -> Array:
+    return column_norms(x[:, None])[0]
+
+
 def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Array, Array]:
     """Run MINRES from zero until its recurrence meets `target`; return x and the steps."""
     zero = jnp.zeros_like(b)
-    beta1 = jnp.linalg.norm(b)
+    beta1 = _norm(b)
     z, one = jnp.zeros_like(beta1), jnp.ones_like(beta1)
     start = _State(jnp.int32(0), zero, zero, b, zero, zero, beta1, one, z, z, beta1, -one, z)
 
@@ -135,7 +140,7 @@ def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Arra
         y = matvec(v) - times(s.beta / s.beta_old, s.r1)
         alpha = jnp.vdot(v, y).real
         y = y - times(alpha / s.beta, s.r2)
-        beta = jnp.linalg.norm(y)
+        beta = _norm(y)
         # the next plane rotation of the tridiagonal least-squares problem
         delta = s.cs * s.delta_bar + s.sn * alpha
         gamma_bar = s.sn * s.delta_bar - s.cs * alpha

@@ -28,7 +28,7 @@ from .._errors import InputError
 from ..degeneracy import cluster_mask
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, probe
-from ..operators import apply, dtype_of, is_dense, scale_columns
+from ..operators import apply, column_norms, dtype_of, is_dense, scale_columns
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
@@ -57,10 +57,10 @@ class Hermitian(AbstractProblem):
     Cost: gradients of values need no linear solve; those of vectors one for each pair.
     """
 
-    k: int = eqx.field(static=True)
+    k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)
 
     def __check_init__(self):
-        if not isinstance(self.k, int) or self.k < 1:
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
             raise InputError(
                 f"`Hermitian(k=...)`: a positive number of pairs; got {self.k!r}. "
                 "Give k as an integer from 1 to n."
@@ -156,7 +156,7 @@ class Hermitian(AbstractProblem):
         pencil = Pencil(A, B, lam, X)
         system, linear_solver = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
-        equal = cluster_mask(lam, policy)
+        equal = cluster_mask(lam, pencil.rounding(), policy)
         gap = jnp.where(equal, jnp.ones_like(lam), lam[None, :] - lam[:, None])
         C = jnp.where(equal, -0.5 * N, G / gap.astype(G.dtype))
         R = apply(B, X @ G) - W
@@ -200,7 +200,7 @@ def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Arra
     V = probe(jax.ShapeDtypeStruct((operator.in_size(), 2), dtype_of(operator)))
     AV = apply(operator, V)
     M = V.conj().T @ AV
-    sizes = jnp.linalg.norm(V, axis=0) * jnp.linalg.norm(AV, axis=0)
+    sizes = column_norms(V) * column_norms(AV)
     return jnp.abs(M[0, 1] - M[1, 0].conj()), jnp.max(sizes), M[1, 1].real
 
 
@@ -237,6 +237,8 @@ def _normalize(
     """Return the B-orthonormal pairs, the figures of `_InspectPairs`, the relative residuals."""
     lam, X = solution.values, solution.vectors
     finite = jnp.isfinite(lam) & jnp.all(jnp.isfinite(X), axis=0)
+    largest = jnp.max(jnp.abs(X), axis=0)
+    X = scale_columns(X, 1 / jnp.where(largest > 0, largest, 1))
     BX = apply(B, X)
     gram = X.conj().T @ BX
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
@@ -249,13 +251,14 @@ def _normalize(
     X, BX = X @ mix, BX @ mix
     AX = apply(A, X)
 
-    residual = jnp.linalg.norm(AX - scale_columns(BX, lam), axis=0)
-    scale = jnp.linalg.norm(AX, axis=0) + jnp.abs(lam) * jnp.linalg.norm(BX, axis=0)
+    residual = column_norms(AX - scale_columns(BX, lam))
+    scale = column_norms(AX) + jnp.abs(lam) * column_norms(BX)
     v = probe(jax.ShapeDtypeStruct((len(X), 1), X.dtype))
-    size_A, size_B = jnp.linalg.norm(apply(A, v)), jnp.linalg.norm(apply(B, v))
+    size_A, size_B = column_norms(apply(A, v)), column_norms(apply(B, v))
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = eps * (size_A + jnp.abs(lam) * size_B) * jnp.linalg.norm(X, axis=0)
-    relative = residual / jnp.where(scale > 0, scale, 1)
+    rounding = ROUNDING * eps * (size_A + jnp.abs(lam) * size_B) * column_norms(X)
+    # a value near 0 has no scale of its own: there the residual counts against rounding
+    relative = residual / jnp.maximum(scale, rounding / jnp.sqrt(eps))
     return Solution(lam, X), (residual, scale, rounding, gram, norms, finite), relative
 
 
@@ -294,10 +297,10 @@ class _InspectPairs(eqx.Module):
                 f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
                 "pairs, a larger subspace, or use a block method."
             )
-        allowed = self.residual_rtol * scale + ROUNDING * rounding
+        allowed = self.residual_rtol * scale + rounding
         bad = np.flatnonzero(~(residual <= allowed))
         if bad.size:
-            i = bad[np.argmax((residual / allowed)[bad])]
+            i = bad[np.argmax(residual[bad])]
             return (
                 f"{requirement}pairs with A x = λ B x; got a residual ‖A x − λ B x‖ of "
                 f"{residual[i]:.1e} for pair {i}, which is {residual[i] / scale[i]:.1e} of "

@@ -6,10 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
+from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
-from ..operators import apply, has_entries, is_dense
+from ..operators import apply, column_norms, has_entries, is_dense
+
+# of a value, in eps of the size of its operator
+ROUNDING = 10.0
 
 
 class Pencil(eqx.Module):
@@ -32,6 +36,13 @@ class Pencil(eqx.Module):
         A = self.A.as_matrix()
         return A, jnp.eye(len(A), dtype=A.dtype) if self.B is None else self.B.as_matrix()
 
+    def rounding(self) -> Float[Array, " k"]:
+        """Return what rounding can do to each value: some eps ‖A − λᵢB‖ ‖xᵢ‖²; shape (k,)."""
+        v = probe(self.X[:, :1])
+        size = column_norms(apply(self.A, v)) + jnp.abs(self.lam) * column_norms(apply(self.B, v))
+        eps = float(jnp.finfo(self.X.dtype).eps)
+        return lax.stop_gradient(ROUNDING * eps * size * column_norms(self.X) ** 2)
+
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return a typical value of A − λᵢB outside the span of X, signed; shape (k,).
 
@@ -43,12 +54,26 @@ class Pencil(eqx.Module):
         Av, Bv = apply(self.A, v), apply(self.B, v)
         vAv, vBv = jnp.vdot(v, Av).real, jnp.vdot(v, Bv).real
         quotient = vAv - self.lam * vBv
-        size = jnp.linalg.norm(Av) + jnp.abs(self.lam) * jnp.linalg.norm(Bv)
-        size = size * jnp.linalg.norm(v)
+        norm = lambda x: column_norms(x)[0]  # noqa: E731
+        size = (norm(Av) + jnp.abs(self.lam) * norm(Bv)) * norm(v)
         # an indefinite spectrum can balance out: keep at least a tenth of its size
         sign = jnp.where(quotient < 0, -1, 1).astype(size.dtype)
         size = sign * jnp.maximum(jnp.abs(quotient), 0.1 * size)
         return jnp.where(vBv > 0, size / jnp.where(vBv > 0, vBv, 1), 1)
+
+
+class AbstractPairSystems(AbstractLinearSystems):
+    """The systems of the pairs of a pencil."""
+
+    @staticmethod
+    def name(i: int) -> str:
+        """Return the pair."""
+        return f"the linearised system of pair {i}"
+
+    @staticmethod
+    def if_singular() -> str:
+        """Return what it means."""
+        return "If it is singular, the last value belongs to a cluster that k cuts."
 
 
 class AbstractSystem(eqx.Module):

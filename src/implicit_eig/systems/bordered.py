@@ -20,13 +20,17 @@ import scipy.sparse as sp
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import AbstractLinearSystems, Structure
+from ..degeneracy import near_mask
+from ..linear_solvers._systems import Structure
 from ..operators import apply, host_view, product_view, scale_columns
-from ._abstract import AbstractSystem, Pencil, hermitian_tags
+from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
-# Relative to max |λ|. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
+# Relative to λᵢ. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
 # vector, from which the solution is cleared afterwards; each pair kept costs a dense row.
 NEAR = 1e-3
+# The size of the border against that of A − λᵢB. One as large as the entries of A wins the
+# pivoting of a sparse factorisation and fills it: 20 s instead of 1.2 s for n = 90,000.
+BORDER = 1e-3
 
 Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
 
@@ -42,9 +46,8 @@ class Bordered(AbstractSystem):
         """Return Mᵢ for each pair."""
         BX = apply(pencil.B, pencil.X)
         lam = pencil.lam
-        distance = jnp.abs(lam[:, None] - lam[None, :])
-        near = distance <= NEAR * jnp.max(jnp.abs(lam))
-        alpha = lax.stop_gradient(_border_scale(pencil, BX))
+        near = near_mask(lam, pencil.rounding(), NEAR)
+        alpha = BORDER * jnp.abs(lax.stop_gradient(pencil.size_outside(BX)))
         return BorderedSystems(pencil.structure, pencil, BX, near.astype(lam.dtype), alpha)
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
@@ -57,18 +60,7 @@ class Bordered(AbstractSystem):
         return U[0]
 
 
-def _border_scale(pencil: Pencil, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-    """Return α: within the spectrum of A − λᵢB, so that it costs no accuracy, at its low end.
-
-    A border as large as the entries of A wins the pivoting of a sparse factorisation and
-    fills it: 20 s instead of 1.2 s for n = 90,000.
-    """
-    size = jnp.abs(pencil.size_outside(BX))
-    known = jnp.max(jnp.abs(pencil.lam))
-    return jnp.where(known > 0, jnp.minimum(size, known), size)
-
-
-class BorderedSystems(AbstractLinearSystems):
+class BorderedSystems(AbstractPairSystems):
     """The matrices Mᵢ, by their parts."""
 
     structure: Structure

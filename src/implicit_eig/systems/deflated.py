@@ -16,9 +16,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import AbstractLinearSystems, Structure
+from ..linear_solvers._systems import Structure
 from ..operators import apply, host_view, product_view, scale_columns
-from ._abstract import AbstractSystem, Pencil, hermitian_tags
+from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
 
 class Deflated(AbstractSystem):
@@ -44,7 +44,7 @@ class Deflated(AbstractSystem):
         return U
 
 
-class DeflatedSystems(AbstractLinearSystems):
+class DeflatedSystems(AbstractPairSystems):
     """The matrices Mᵢ, by their parts."""
 
     structure: Structure
