@@ -48,8 +48,8 @@ class Eigensolver(eqx.Module):
             EigensolverError: the solver's pairs fail their check (when run).
         """
         canonical = self._operators(operators)
-        solution, stats = find_root(_Pairs(self), canonical)
-        return eqx.tree_at(lambda s: s.stats, solution, stats)
+        state, stats = find_root(_Pairs(self), canonical)
+        return eqx.tree_at(lambda s: s.stats, self.problem.solution(state), stats)
 
     def values(self, *operators: Any) -> jax.Array:
         """Return the values alone, shape (k,).
@@ -67,7 +67,7 @@ class Eigensolver(eqx.Module):
 
 @eqx.filter_custom_jvp
 def _values(theta: Operators, *, root: "_Pairs") -> jax.Array:
-    return root.find(theta)[0].values
+    return root.solve.problem.solution(root.find(theta)[0]).values
 
 
 @_values.def_jvp
@@ -76,13 +76,11 @@ def _values_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (theta,), (theta_dot,) = primals, tangents
     z, _ = find_root(root, theta)
-    return z.values, _values_tangent(root, z, theta, theta_dot)
+    return root.solve.problem.solution(z).values, _values_tangent(root, z, theta, theta_dot)
 
 
 @eqx.filter_jit
-def _values_tangent(
-    root: "_Pairs", z: Solution, theta: Operators, theta_dot: Operators
-) -> jax.Array:
+def _values_tangent(root: "_Pairs", z: PyTree, theta: Operators, theta_dot: Operators) -> jax.Array:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
     return root.solve.problem.values_dot(z, residual_dot)
 
@@ -167,16 +165,16 @@ class _Pairs(AbstractRoot):
 
     solve: Eigensolver
 
-    def find(self, theta: Operators) -> tuple[Solution, PyTree]:
+    def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
         problem = self.solve.problem
         raw = _run_solver(self.solve.solver, theta, problem.structure(theta))
         solution = problem.normalize(raw, theta, self.solve.policy)
-        return eqx.tree_at(lambda s: s.stats, solution, {}), solution.stats
+        return problem.state(solution), solution.stats
 
-    def residual(self, z: Solution, theta: Operators) -> PyTree:
+    def residual(self, z: PyTree, theta: Operators) -> PyTree:
         return self.solve.problem.residual(z, *theta)
 
-    def solve_linearised(self, z: Solution, theta: Operators, residual_dot: PyTree) -> Solution:
+    def solve_linearised(self, z: PyTree, theta: Operators, residual_dot: PyTree) -> PyTree:
         solve = self.solve
         return solve.problem.solve_linearised(
             z, theta, residual_dot, solve.system, solve.linear_solver, solve.policy

@@ -35,24 +35,32 @@ class AbstractProblem(eqx.Module):
         """Return the solver's pairs, checked and in the problem's normalisation."""
 
     @abc.abstractmethod
-    def residual(self, solution: Solution, *operators: lx.AbstractLinearOperator) -> PyTree:
-        """Return the conditions F(solution, operators), zero at a solution."""
+    def state(self, solution: Solution) -> PyTree:
+        """Return what the conditions are stated in, and differentiated."""
 
     @abc.abstractmethod
-    def values_dot(self, solution: Solution, residual_dot: PyTree) -> Array:
+    def solution(self, state: PyTree) -> Solution:
+        """Return the solution that a state stands for."""
+
+    @abc.abstractmethod
+    def residual(self, state: PyTree, *operators: lx.AbstractLinearOperator) -> PyTree:
+        """Return the conditions F(state, operators), zero at a solution."""
+
+    @abc.abstractmethod
+    def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array:
         """Return the tangent of the values, where it needs no solve; shape (k,)."""
 
     @abc.abstractmethod
     def solve_linearised(
         self,
-        solution: Solution,
+        state: PyTree,
         operators: Operators,
         residual_dot: PyTree,
         system: AbstractSystem | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
-    ) -> Solution:
-        """Return the tangent of the solution: ∂F/∂solution · tangent = −residual_dot.
+    ) -> PyTree:
+        """Return the tangent of the state: ∂F/∂state · tangent = −residual_dot.
 
         Must be linear in `residual_dot` and differentiable by JAX in all else.
         """

@@ -1,16 +1,25 @@
 """The Hermitian eigenproblem, standard and generalised: A X = B X Λ, Xᴴ B X = I.
 
-Tangents. Differentiate the first condition for pair i, with W = ȦX − ḂXΛ and G = XᴴW:
+Tangents. A basis of a cluster moves smoothly where its single vectors do not, so the condition is
+written with a block for each cluster, A X = B X S: S is Λ in value, and its tangent is full
+inside a cluster. With W = ȦX − ḂXS and G = XᴴW,
 
-    (A − λᵢB) ẋᵢ = −wᵢ + λ̇ᵢ B xᵢ.
+    A Ẋ − B Ẋ S = −W + BXṠ.
 
-Multiplied by xᵢᴴ from the left it gives λ̇ᵢ = Gᵢᵢ; by xⱼᴴ, (λⱼ − λᵢ) xⱼᴴBẋᵢ = −Gⱼᵢ. So with
+Multiplied by Xᴴ from the left, with Ẋ = XC + Z and XᴴBZ = 0, it gives
 
-    Ẋ = XC + Z,   Cⱼᵢ = Gⱼᵢ / (λᵢ − λⱼ) for j ≠ i,   Cᵢᵢ = −½ xᵢᴴ Ḃ xᵢ   (from xᵢᴴBxᵢ = 1)
+    Ṡ = G            inside a cluster,      so λ̇ᵢ = Gᵢᵢ,
+    CS − SC = G      between clusters,      so Cⱼᵢ = Gⱼᵢ / (λᵢ − λⱼ),
 
-what remains is (A − λᵢB) zᵢ = −(W − BXG)ᵢ with XᴴBZ = 0: the only linear solves. The phase of xᵢ
-moves so that xᵢᴴBẋᵢ has no imaginary part. Within a cluster Cⱼᵢ = −½ xⱼᴴ Ḃ xᵢ, which is exact
-for every function that does not depend on the basis of the cluster.
+inside a cluster XᴴBX = I asks for C + Cᴴ = −XᴴḂX, of which C = −½ XᴴḂX is the choice that does
+not turn the basis (and keeps the phase: xᵢᴴBẋᵢ is real). What remains,
+
+    A Z − B Z S = −(W − BXG),    XᴴBZ = 0,
+
+are the only linear solves, (A − λᵢB) zᵢ = −(W − BXG)ᵢ, for S is diagonal in value. First
+derivatives are exact for all functions that do not depend on the basis of a cluster, and so are
+second ones of the vectors and of sums of its values. But λᵢ is the diagonal of S and no more:
+second derivatives of, say, a sum of squared values lack the part of the off-diagonal of Ṡ.
 
 Source: Nelson (1976) AIAA J. 14, 1201; Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78.
 """
@@ -22,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
 from ..degeneracy import cluster_mask
@@ -39,6 +48,13 @@ from ._abstract import AbstractProblem, Operators
 ROUNDING = 1e3
 # Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
 INDEPENDENCE = 1e-3
+
+
+class Invariant(eqx.Module):
+    """The state of the conditions A X = B X S, Xᴴ B X = I: the block S and the basis X."""
+
+    S: Inexact[Array, "k k"]
+    X: Inexact[Array, "n k"]
 
 
 class Hermitian(AbstractProblem):
@@ -121,50 +137,79 @@ class Hermitian(AbstractProblem):
         solution = enforce(forward_check(policy, inspect, figures), figures, solution)
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
-    def residual(
-        self, solution: Solution, *operators: lx.AbstractLinearOperator
-    ) -> tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]:
-        """Return (A X − B X Λ, Xᴴ B X − I); shapes (n, k) and (k, k)."""
-        A, B = _both(operators)
+    def state(self, solution: Solution) -> "Invariant":
+        """Return (S, X) with S = Λ."""
         X = solution.vectors
+        return Invariant(jnp.diag(solution.values).astype(X.dtype), X)
+
+    def solution(self, state: "Invariant") -> Solution:
+        """Return the pairs, λ being the diagonal of S."""
+        return Solution(jnp.diagonal(state.S).real, state.X)
+
+    def residual(
+        self, state: "Invariant", *operators: lx.AbstractLinearOperator
+    ) -> tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]:
+        """Return (A X − B X S, Xᴴ B X − I) of the state; shapes (n, k) and (k, k)."""
+        A, B = _both(operators)
+        S, X = state.S, state.X
         BX = apply(B, X)
         identity = jnp.eye(self.k, dtype=X.dtype)
-        return apply(A, X) - scale_columns(BX, solution.values), X.conj().T @ BX - identity
+        return apply(A, X) - BX @ S, X.conj().T @ BX - identity
 
     def values_dot(
         self,
-        solution: Solution,
+        state: "Invariant",
         residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
     ) -> Inexact[Array, " k"]:
         """Return λ̇ᵢ = xᵢᴴ wᵢ, shape (k,)."""
         W, _ = residual_dot
-        return jnp.sum(solution.vectors.conj() * W, axis=0).real
+        return jnp.sum(state.X.conj() * W, axis=0).real
 
     def solve_linearised(
         self,
-        solution: Solution,
+        state: "Invariant",
         operators: Operators,
         residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
         system: AbstractSystem | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
-    ) -> Solution:
-        """Return λ̇ and Ẋ; `residual_dot` is (W, XᴴḂX) of the derivation above."""
+    ) -> "Invariant":
+        """Return Ṡ and Ẋ; `residual_dot` is (W, XᴴḂX) of the derivation above."""
         A, B = _both(operators)
-        lam, X = solution.values, solution.vectors
+        S, X = state.S, state.X
         W, N = residual_dot
-        pencil = Pencil(A, B, lam, X)
+        pencil = Pencil(A, B, S, X)
         system, linear_solver = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
-        equal = cluster_mask(lam, pencil.rounding(), policy)
-        gap = jnp.where(equal, jnp.ones_like(lam), lam[None, :] - lam[:, None])
-        C = jnp.where(equal, -0.5 * N, G / gap.astype(G.dtype))
+        equal = cluster_mask(pencil.lam, pencil.rounding(), policy)
+        C = _couplings(S, jnp.where(equal, -0.5 * N, G), equal)
         R = apply(B, X @ G) - W
         b = system.right_side(R)
         U = solve_linearised(_Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (X.conj().T @ apply(B, Z))
-        return Solution(self.values_dot(solution, residual_dot), X @ C + Z)
+        return Invariant(jnp.where(equal, G, jnp.zeros_like(G)), X @ C + Z)
+
+
+def _couplings(
+    S: Inexact[Array, "k k"], b: Inexact[Array, "k k"], equal: Bool[Array, "k k"]
+) -> Inexact[Array, "k k"]:
+    """Return C with C = b inside clusters and CS − SC = b between them.
+
+    S is diagonal in value, so the solve is a division; as a solve it also has the derivative
+    with respect to the blocks of S.
+    """
+
+    def commutator(C: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
+        between = jnp.where(equal, jnp.zeros_like(C), C)
+        return jnp.where(equal, C, between @ S - S @ between)
+
+    def divide(_: Any, b: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
+        lam = jnp.diagonal(S)
+        return b / jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None])
+
+    # the transpose of a diagonal map is itself
+    return jax.lax.custom_linear_solve(commutator, b, divide, divide)
 
 
 class _Linearisation(AbstractLinearisation):

@@ -17,12 +17,20 @@ ROUNDING = 10.0
 
 
 class Pencil(eqx.Module):
-    """The pencil A − λB with its known pairs, A X = B X Λ, Xᴴ B X = I; B = `None` for I."""
+    """The pencil A − λB with its known pairs, A X = B X S, Xᴴ B X = I; B = `None` for I.
+
+    S is diagonal in value, S = Λ. In its tangent the block of each cluster is full.
+    """
 
     A: lx.AbstractLinearOperator
     B: lx.AbstractLinearOperator | None
-    lam: Float[Array, " k"]
+    S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
+
+    @property
+    def lam(self) -> Float[Array, " k"]:
+        """The values, shape (k,)."""
+        return jnp.diagonal(self.S).real
 
     @property
     def structure(self) -> Structure:

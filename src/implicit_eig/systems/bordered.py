@@ -72,9 +72,9 @@ class BorderedSystems(AbstractPairSystems):
     def mv(self, U: Unknowns) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
         Z, mu = U
-        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam
+        A, B, S = self.pencil.A, self.pencil.B, self.pencil.S
         near = self.near.astype(mu.dtype)
-        top = apply(A, Z) - scale_columns(apply(B, Z), lam)
+        top = apply(A, Z) - apply(B, Z) @ S
         top = top + self.BX @ scale_columns(near * mu, self.alpha)
         return top, scale_columns(near * (self.BX.conj().T @ Z) + (1 - near) * mu, self.alpha)
 

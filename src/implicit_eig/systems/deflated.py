@@ -56,7 +56,7 @@ class DeflatedSystems(AbstractPairSystems):
         """Return Mᵢ uᵢ for all i."""
         A, B = self.pencil.A, self.pencil.B
         coupling = self.shift.astype(U.dtype) * (self.BX.conj().T @ U)
-        return apply(A, U) - scale_columns(apply(B, U), self.pencil.lam) + self.BX @ coupling
+        return apply(A, U) - apply(B, U) @ self.pencil.S + self.BX @ coupling
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ: a dense operator if A or B is dense, else its product."""

@@ -1,0 +1,73 @@
+"""Second derivatives at an exact cluster, where single vectors have none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import eigh, random_hermitian
+
+import implicit_eig as ie
+
+N = 7
+SPECTRUM = np.array([1.0, 1.0, 3.0, 3.0, 3.0, 5.0, 7.0])
+
+
+def case(dtype):
+    """A pencil with a doublet and a triplet at t = 0, from a solver of random bases."""
+    Q, _ = np.linalg.qr(np.asarray(random_hermitian(N, dtype, 11)))
+    A = jnp.asarray((Q * SPECTRUM) @ Q.conj().T)
+    A1, M = random_hermitian(N, dtype, 1), random_hermitian(N, dtype, 2)
+    B1 = random_hermitian(N, dtype, 3)
+    one = jnp.eye(N, dtype=dtype)
+
+    def pencil(t):
+        t = t.astype(dtype)
+        return (A + A.conj().T) / 2 + t * A1, one + 0.2 * t * B1
+
+    return pencil, M
+
+
+def projector(M, values, X):
+    return jnp.sum(X.conj() * (M @ X)).real
+
+
+def spectral(M, values, X):
+    """tr(M f(S)) for a cluster-blind weight: the doublet and the triplet weighted apart."""
+    weights = jnp.asarray([2.0, 2.0, -1.0, -1.0, -1.0], X.dtype)
+    return jnp.sum(X.conj() * (M @ (X * weights[None, :]))).real
+
+
+def trace(M, values, X):
+    return jnp.sum(values[:2]) - 3 * jnp.sum(values[2:5])
+
+
+@pytest.mark.parametrize("f", [projector, spectral, trace])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("system", [ie.Deflated(), ie.Bordered()])
+def test_hessian_of_an_invariant_function(f, dtype, system):
+    pencil, M = case(dtype)
+    solve = ie.eigensolver(eigh, ie.Hermitian(5), system=system)
+    g = lambda t: f(M, *solve(*pencil(t)))
+    zero = jnp.zeros(())
+    # the gradient is exact on both sides of the crossing: differences of it are the reference
+    expected = ie.testing.finite_difference(jax.grad(g), (zero,), (1.0,), step=2e-3, order=4)
+    for hessian in (jax.jacfwd(jax.jacrev(g)), jax.jacrev(jax.jacfwd(g)), jax.grad(jax.grad(g))):
+        assert abs(hessian(zero) - expected) < 1e-7 * abs(expected)
+
+
+def test_the_basis_of_the_solver_does_not_matter():
+    pencil, M = case(np.float64)
+
+    def hessian(seed):
+        def solver(A, B):
+            values, X = eigh(A, B)
+            for block in (slice(0, 2), slice(2, 5)):
+                size = block.stop - block.start
+                turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
+                X[:, block] = X[:, block] @ turn
+            return values, X
+
+        solve = ie.eigensolver(solver, ie.Hermitian(5))
+        return jax.hessian(lambda t: projector(M, *solve(*pencil(t))))(jnp.zeros(()))
+
+    assert abs(hessian(1) - hessian(2)) < 1e-11 * abs(hessian(1))
