@@ -104,7 +104,7 @@ def test_gradient_in_both_modes(name, expected):
 
 @pytest.mark.parametrize(
     "name",
-    ["solve_cg", "solve_gmres", "solve_bicgstab", "solve_normal_cg", "solve_lu", "solve_inv"],
+    ["solve_" + name for name in "cg gmres bicgstab normal_cg lu qr cholesky inv".split()],
 )
 def test_jaxopt(name, expected):
     jaxopt = pytest.importorskip("jaxopt")

@@ -22,7 +22,7 @@ class Solution(eqx.Module):
         vectors: shape (n, k); column i belongs to value i; unit of the normalisation.
         left_vectors: shape (n, k), or `None` where the problem has none of its own.
         stats: figures of the run that carry no derivative: `"residuals"` (k,), each
-            ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖); empty when the forward check is ignored.
+            ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖), and against rounding where that is larger.
 
     The order of the pairs is the solver's.
     """
