@@ -104,7 +104,10 @@ def test_gradient_in_both_modes(name, expected):
 
 @pytest.mark.parametrize(
     "name",
-    ["solve_" + name for name in "cg gmres bicgstab normal_cg lu qr cholesky inv".split()],
+    [
+        "solve_" + name
+        for name in ["cg", "gmres", "bicgstab", "normal_cg", "lu", "qr", "cholesky", "inv"]
+    ],
 )
 def test_jaxopt(name, expected):
     jaxopt = pytest.importorskip("jaxopt")
