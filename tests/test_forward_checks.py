@@ -178,3 +178,25 @@ def test_solution_unpacks():
     assert values is solution.values
     assert vectors is solution.vectors
     assert solution.left_vectors is None
+
+
+def test_the_residual_is_public():
+    """Users print it, and stack it: here as the conditions of an `implicit_function`."""
+    problem = ie.Hermitian(K)
+    solution = ie.eigensolver(eigh, problem)(A, B)
+    pairs, normalisation = problem.residual(solution, A, B)
+    assert pairs.shape == (N, K)
+    assert normalisation.shape == (K, K)
+    assert jnp.max(jnp.abs(pairs)) < 1e-13
+    assert jnp.max(jnp.abs(normalisation)) < 1e-13
+    wrong = ie.Solution(solution.values + 0.1, solution.vectors)
+    assert jnp.max(jnp.abs(problem.residual(wrong, A, B)[0])) > 1e-3
+
+    one = ie.Hermitian(1)
+    solver = lambda A: (VALUES[:1], VECTORS[:, :1])
+    f = ie.implicit_function(solver, lambda z, A: one.residual(ie.Solution(*z), A, B))
+    D = random_hermitian(N, seed=7)
+    found = jax.jvp(lambda A: f(A)[1] ** 2, (A,), (D,))[1]
+    declared = ie.eigensolver(eigh, one)
+    expected = jax.jvp(lambda A: declared(A, B).vectors ** 2, (A,), (D,))[1]
+    assert jnp.max(jnp.abs(found - expected)) < 1e-11

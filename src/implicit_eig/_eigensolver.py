@@ -172,7 +172,7 @@ class _Pairs(AbstractRoot):
         return problem.state(solution), solution.stats
 
     def residual(self, z: PyTree, theta: Operators) -> PyTree:
-        return self.solve.problem.residual(z, *theta)
+        return self.solve.problem.conditions(z, *theta)
 
     def solve_linearised(self, z: PyTree, theta: Operators, residual_dot: PyTree) -> PyTree:
         solve = self.solve

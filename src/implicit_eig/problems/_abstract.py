@@ -1,11 +1,13 @@
 """What a kind of eigenproblem has to say about itself."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, PyTree
 
+from ..operators import as_operator
 from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
@@ -42,8 +44,18 @@ class AbstractProblem(eqx.Module):
     def solution(self, state: PyTree) -> Solution:
         """Return the solution that a state stands for."""
 
+    def residual(self, solution: Solution, *operators: Any) -> PyTree:
+        """Return the conditions at a solution, zero where it is one: to print, test or stack.
+
+        Args:
+            solution: pairs, for example those that a solver returned.
+            *operators: as for the solver made by `eigensolver`.
+        """
+        given = [as_operator(f"operators[{i}]", op) for i, op in enumerate(operators)]
+        return self.conditions(self.state(solution), *given)
+
     @abc.abstractmethod
-    def residual(self, state: PyTree, *operators: lx.AbstractLinearOperator) -> PyTree:
+    def conditions(self, state: PyTree, *operators: lx.AbstractLinearOperator) -> PyTree:
         """Return the conditions F(state, operators), zero at a solution."""
 
     @abc.abstractmethod

@@ -146,7 +146,7 @@ class Hermitian(AbstractProblem):
         """Return the pairs, λ being the diagonal of S."""
         return Solution(jnp.diagonal(state.S).real, state.X)
 
-    def residual(
+    def conditions(
         self, state: "Invariant", *operators: lx.AbstractLinearOperator
     ) -> tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]:
         """Return (A X − B X S, Xᴴ B X − I) of the state; shapes (n, k) and (k, k)."""
