@@ -277,7 +277,10 @@ def apply(
         return X
     if isinstance(operator, lx.MatrixLinearOperator):
         return operator.matrix @ X
-    return jax.lax.map(operator.mv, X.T).T
+    # recomputed rather than kept for the reverse pass: what it would keep is a gathered vector of
+    # the length of `data` for each column
+    product = jax.checkpoint(lambda x: operator.mv(x), prevent_cse=False)
+    return jax.lax.map(product, X.T).T
 
 
 def host_view(operator: lx.AbstractLinearOperator) -> Any:
