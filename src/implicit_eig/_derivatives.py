@@ -13,9 +13,9 @@ from jaxtyping import Array, PyTree
 
 from . import host
 from ._errors import InputError
+from ._implicit import moves_of
 from ._products import (
     linear_map,
-    moves_of,
     refuse,
     split_moving,
     with_differences,

@@ -86,9 +86,13 @@ def _number(leaf: Any) -> jax.Array:
     return jnp.asarray(np.asarray(leaf, jnp.result_type(leaf)))
 
 
+def moves_of(tangents: PyTree) -> PyTree:
+    """Return which leaves have a tangent, where `None` stands for none."""
+    return jax.tree.map(lambda t: t is not None, tangents, is_leaf=lambda t: t is None)
+
+
 def jvp_at(fn: Any, x: PyTree, x_dot: PyTree) -> PyTree:
     """Return ∂fn/∂x · ẋ, where `None` in `x_dot` stands for a leaf that does not move."""
-    moves = jax.tree.map(lambda t: t is not None, x_dot, is_leaf=lambda t: t is None)
-    moving, still = eqx.partition(x, moves)
+    moving, still = eqx.partition(x, moves_of(x_dot))
     _, y_dot = jax.jvp(lambda m: fn(eqx.combine(m, still)), (moving,), (x_dot,))
     return y_dot

@@ -21,7 +21,7 @@ from .linear_solvers._systems import AbstractLinearisation, AbstractLinearSystem
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
 from .linear_solvers.sparse_direct import SparseDirect
-from .operators import column_norms, host_view
+from .operators import host_view, norm
 from .policy import DEFAULT_POLICY, Policy, enforce, forward_check, tolerance
 
 # Up to this many unknowns the default forms the Jacobian and factorises it: 32 MB in float64.
@@ -98,10 +98,7 @@ def implicit_function(
     root = _Conditions(solver, derivative.wrap(conditions), linear_solver, like, has_aux, policy)
 
     def solve(*args: Any, **kwargs: Any) -> PyTree:
-        theta = jax.tree.map(
-            lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, (args, kwargs)
-        )
-        z, aux = find_root(root, theta)
+        z, aux = find_root(root, host.as_jax((args, kwargs)))
         return (z, aux) if has_aux else z
 
     return solve
@@ -235,7 +232,7 @@ class _JacobianSystems(AbstractLinearSystems):
         return lx.FunctionLinearOperator(product, like, tags)
 
     def host_columns(self) -> Callable[[int], Any]:
-        systems = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, self)
+        systems = host.as_jax(self)
         operator = systems.column(0, False)
         if operator.in_size() <= DENSE_LIMIT:
             matrix = np.asarray(operator.as_matrix())
@@ -282,15 +279,11 @@ def _residual_figures(
         return to_real(conditions(z, *eqx.combine(moving, still), **kwargs))
 
     F, along_z = jax.jvp(lambda z: flat(z, moving), (z,), (z,))
-    size = _norm(along_z)
+    size = norm(along_z)
     if jax.tree.leaves(moving):
         _, along_args = jax.jvp(lambda m: flat(z, m), (moving,), (moving,))
-        size = size + _norm(along_args)
-    return _norm(F), size, jnp.all(jnp.isfinite(to_real(z)))
-
-
-def _norm(x: Array) -> Array:
-    return column_norms(x[:, None])[0]
+        size = size + norm(along_args)
+    return norm(F), size, jnp.all(jnp.isfinite(to_real(z)))
 
 
 class _InspectResidual(eqx.Module):

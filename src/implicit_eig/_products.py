@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ._errors import InputError
-from ._implicit import arrays_where_moving
+from ._implicit import arrays_where_moving, moves_of
 
 NESTED = (
     "`{}`: a first derivative; got a second one, for which these products say nothing. Use "
@@ -169,10 +169,6 @@ def split_moving(args: PyTree, tangents: PyTree) -> tuple[PyTree, PyTree, PyTree
     """Split the arguments into those with a tangent and those without."""
     moving, still = eqx.partition(args, moves_of(tangents))
     return moving, still, tangents
-
-
-def moves_of(tangents: PyTree) -> PyTree:
-    return jax.tree.map(lambda t: t is not None, tangents, is_leaf=lambda t: t is None)
 
 
 class _Refusal(eqx.Module):

@@ -18,6 +18,11 @@ def is_traced(tree: PyTree) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def as_jax(tree: PyTree) -> PyTree:
+    """Return `tree` with its NumPy arrays as JAX arrays."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
+
+
 def call(
     fn: Callable[..., PyTree],
     like: PyTree,

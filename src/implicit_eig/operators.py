@@ -14,6 +14,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact, Integer
 
 from ._errors import InputError
+from .host import as_jax
 
 
 class SparseOperator(lx.AbstractLinearOperator):
@@ -264,6 +265,11 @@ def column_norms(X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
     return scale * jnp.linalg.norm(scale_columns(X, 1 / scale), axis=0)
 
 
+def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
+    """Return the 2-norm of a vector, as `column_norms` does."""
+    return column_norms(x[:, None])[0]
+
+
 @eqx.filter_jit
 def apply(
     operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"]
@@ -295,7 +301,7 @@ def host_view(operator: lx.AbstractLinearOperator) -> Any:
         places = (np.asarray(operator.rows), np.asarray(operator.cols))
         return sp.csr_matrix((np.asarray(operator.data), places), shape=operator.shape)
     dtype = dtype_of(operator)
-    operator = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, operator)
+    operator = as_jax(operator)
 
     shape = (operator.out_size(), operator.in_size())
     product = lambda X: np.asarray(apply(operator, jnp.asarray(X, dtype)))  # noqa: E731

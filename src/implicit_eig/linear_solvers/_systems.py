@@ -60,11 +60,33 @@ class AbstractLinearSystems(eqx.Module):
 
 
 class AbstractOwnSolver(lx.AbstractLinearSolver):
-    """A linear solver that knows the relative residual to which it works."""
+    """A linear solver whose state is the operator, and that knows its relative residual."""
 
     @abc.abstractmethod
     def working_rtol(self, dtype: Any) -> float | None:
         """Return that residual: 0 for a direct solver, `None` where it is not known."""
+
+    def init(
+        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> lx.AbstractLinearOperator:
+        """Keep the operator: no work is done before the right side is known."""
+        return operator
+
+    def transpose(
+        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+        """Return the transposed operator."""
+        return state.transpose(), {}
+
+    def conj(
+        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
+    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+        """Return the conjugate operator."""
+        return lx.conj(state), {}
+
+    def assume_full_rank(self) -> bool:
+        """Return True: the systems are nonsingular."""
+        return True
 
 
 class AbstractLinearisation(eqx.Module):

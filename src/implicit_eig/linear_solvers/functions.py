@@ -20,12 +20,6 @@ class FunctionLinearSolver(AbstractOwnSolver):
     fn: Callable[..., Any] = eqx.field(static=True)
     options: dict[str, Any]
 
-    def init(
-        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> lx.AbstractLinearOperator:
-        """Keep the operator: the function needs nothing but its product."""
-        return operator
-
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
@@ -45,22 +39,6 @@ class FunctionLinearSolver(AbstractOwnSolver):
         failed = False if info is None else jnp.any(jnp.asarray(info) != 0)
         result = lx.RESULTS.where(failed, lx.RESULTS.breakdown, lx.RESULTS.successful)
         return unravel(x), result, {}
-
-    def transpose(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the transposed operator."""
-        return state.transpose(), {}
-
-    def conj(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the conjugate operator."""
-        return lx.conj(state), {}
-
-    def assume_full_rank(self) -> bool:
-        """Return True: the systems are nonsingular."""
-        return True
 
     def working_rtol(self, dtype: Any) -> float | None:
         """Return the tolerance the function was given or has by default, where it has one."""

@@ -26,12 +26,6 @@ class AbstractHostSolver(AbstractSystemsSolver):
     Implement `solve_host(A, b)`; see `host_linear_solver` for its arguments.
     """
 
-    def init(
-        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> lx.AbstractLinearOperator:
-        """Keep the operator: the host sees it when the right side is known."""
-        return operator
-
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
@@ -41,22 +35,6 @@ class AbstractHostSolver(AbstractSystemsSolver):
         solution, verdict = host.call(_HostVector(self, static), like, arrays, vector)
         result = lx.RESULTS.where(verdict == 0, lx.RESULTS.successful, lx.RESULTS.breakdown)
         return solution, result, {}
-
-    def transpose(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the transposed operator."""
-        return state.transpose(), {}
-
-    def conj(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the conjugate operator."""
-        return lx.conj(state), {}
-
-    def assume_full_rank(self) -> bool:
-        """Return True: the systems are nonsingular."""
-        return True
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]

@@ -10,7 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..operators import column_norms
+from ..operators import norm
 from ._systems import AbstractOwnSolver
 
 
@@ -60,12 +60,6 @@ class MINRES(AbstractOwnSolver):
         """Return `rtol`, or what `None` stands for."""
         return max(1e-10, 50 * float(jnp.finfo(dtype).eps)) if self.rtol is None else self.rtol
 
-    def init(
-        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> lx.AbstractLinearOperator:
-        """Keep the operator: only its product is needed."""
-        return operator
-
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
@@ -77,55 +71,35 @@ class MINRES(AbstractOwnSolver):
 
         rtol = self.working_rtol(b.dtype)
         max_steps = 10 * b.size if self.max_steps is None else self.max_steps
-        target = rtol * _norm(b)
+        target = rtol * norm(b)
 
         def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
-            _, norm, previous, steps = carry
+            _, size, previous, steps = carry
             # a restart that no longer halves the residual has met rounding
-            return (norm > target) & (norm < 0.5 * previous) & (steps < max_steps)
+            return (size > target) & (size < 0.5 * previous) & (steps < max_steps)
 
         def restart(
             carry: tuple[Array, Array, Array, Array],
         ) -> tuple[Array, Array, Array, Array]:
-            x, norm, _, steps = carry
+            x, size, _, steps = carry
             dx, taken = _sweep(matvec, b - matvec(x), target, max_steps - steps)
             x = x + dx
-            return x, _norm(b - matvec(x)), norm, steps + taken
+            return x, norm(b - matvec(x)), size, steps + taken
 
-        norm = _norm(b)
-        start = (jnp.zeros_like(b), norm, jnp.full_like(norm, jnp.inf), jnp.int32(0))
-        x, norm, _, steps = lax.while_loop(unfinished, restart, start)
+        size = norm(b)
+        start = (jnp.zeros_like(b), size, jnp.full_like(size, jnp.inf), jnp.int32(0))
+        x, size, _, steps = lax.while_loop(unfinished, restart, start)
         failure = lx.RESULTS.where(
             steps < max_steps, lx.RESULTS.stagnation, lx.RESULTS.max_steps_reached
         )
-        result = lx.RESULTS.where(norm <= target, lx.RESULTS.successful, failure)
-        return unravel(x), result, {"num_steps": steps, "residual": norm}
-
-    def transpose(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the transposed operator."""
-        return state.transpose(), {}
-
-    def conj(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
-        """Return the conjugate operator."""
-        return lx.conj(state), {}
-
-    def assume_full_rank(self) -> bool:
-        """Return True: the systems are nonsingular."""
-        return True
-
-
-def _norm(x: Array) -> Array:
-    return column_norms(x[:, None])[0]
+        result = lx.RESULTS.where(size <= target, lx.RESULTS.successful, failure)
+        return unravel(x), result, {"num_steps": steps, "residual": size}
 
 
 def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Array, Array]:
     """Run MINRES from zero until its recurrence meets `target`; return x and the steps."""
     zero = jnp.zeros_like(b)
-    beta1 = _norm(b)
+    beta1 = norm(b)
     z, one = jnp.zeros_like(beta1), jnp.ones_like(beta1)
     start = _State(jnp.int32(0), zero, zero, b, zero, zero, beta1, one, z, z, beta1, -one, z)
 
@@ -140,7 +114,7 @@ def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Arra
         y = matvec(v) - times(s.beta / s.beta_old, s.r1)
         alpha = jnp.vdot(v, y).real
         y = y - times(alpha / s.beta, s.r2)
-        beta = _norm(y)
+        beta = norm(y)
         # the next plane rotation of the tridiagonal least-squares problem
         delta = s.cs * s.delta_bar + s.sn * alpha
         gamma_bar = s.sn * s.delta_bar - s.cs * alpha

@@ -62,8 +62,8 @@ class Pencil(eqx.Module):
         Av, Bv = apply(self.A, v), apply(self.B, v)
         vAv, vBv = jnp.vdot(v, Av).real, jnp.vdot(v, Bv).real
         quotient = vAv - self.lam * vBv
-        norm = lambda x: column_norms(x)[0]  # noqa: E731
-        size = (norm(Av) + jnp.abs(self.lam) * norm(Bv)) * norm(v)
+        size = column_norms(Av) + jnp.abs(self.lam) * column_norms(Bv)
+        size = size * column_norms(v)
         # an indefinite spectrum can balance out: keep at least a tenth of its size
         sign = jnp.where(quotient < 0, -1, 1).astype(size.dtype)
         size = sign * jnp.maximum(jnp.abs(quotient), 0.1 * size)
