@@ -19,6 +19,7 @@ FLOORS = [
     "_products",
     "_implicit",
     "problems",
+    "solvers",
     "systems",
     "linear_solvers",
     "degeneracy",

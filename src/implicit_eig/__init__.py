@@ -1,6 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
-from . import testing
+from . import solvers, testing
 from ._derivatives import (
     ComplexStep,
     FiniteDifferences,
@@ -21,9 +21,19 @@ from ._errors import (
 from ._implicit_function import implicit_function
 from .host import traceable
 from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.factorizations import (
+    Cholmod,
+    Factorization,
+    FactorizationCache,
+    Pardiso,
+    SuperLU,
+    factorization_cache,
+    factorize,
+)
 from .linear_solvers.functions import linear_solver
 from .linear_solvers.host import host_linear_solver
 from .linear_solvers.minres import MINRES
+from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
 from .operators import SparseOperator
 from .policy import Action, Policy
@@ -45,10 +55,13 @@ __all__ = [
     "AutoLinearSolver",
     "AutoSystem",
     "Bordered",
+    "Cholmod",
     "ComplexStep",
     "Deflated",
     "Eigensolver",
     "EigensolverError",
+    "Factorization",
+    "FactorizationCache",
     "FiniteDifferences",
     "ForwardMode",
     "ForwardWarning",
@@ -57,17 +70,23 @@ __all__ = [
     "InputError",
     "LinearSolveError",
     "LinearSolveWarning",
+    "Pardiso",
     "Policy",
     "ReverseMode",
+    "ShiftInvert",
     "Solution",
     "SparseDirect",
     "SparseOperator",
+    "SuperLU",
     "UserProducts",
     "eigensolver",
+    "factorization_cache",
+    "factorize",
     "host_function",
     "host_linear_solver",
     "implicit_function",
     "linear_solver",
+    "solvers",
     "testing",
     "traceable",
 ]

@@ -20,6 +20,7 @@ from .operators import as_operator, host_view, is_dense
 from .policy import DEFAULT_POLICY, Policy
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
+from .solvers._abstract import AbstractForwardSolver
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
 
@@ -102,8 +103,8 @@ def eigensolver(
             than k pairs may come back; the first k count. It must be deterministic.
         problem: the declared kind, for example `Hermitian(k)`.
         linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
-            `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or a bare function
-            f(matvec, b). Default `AutoLinearSolver()`.
+            `ShiftInvert()`, `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or
+            a bare function f(matvec, b). Default `AutoLinearSolver()`.
         system: the form of these systems: `Deflated()`, `Bordered()`; default `AutoSystem()`.
         policy: what is checked, and what happens then.
 
@@ -138,7 +139,8 @@ def eigensolver(
     system = AutoSystem() if system is None else system
     _check_type("system", system, (AbstractSystem, AutoSystem), "such as `Deflated()`")
     if linear_solver is None:
-        linear_solver = AutoLinearSolver()
+        ready_made = isinstance(solver, AbstractForwardSolver)
+        linear_solver = solver.linear_solver() if ready_made else AutoLinearSolver()
     elif not isinstance(linear_solver, lx.AbstractLinearSolver):
         if isinstance(linear_solver, type) or not callable(linear_solver):
             _check_type(

@@ -3,7 +3,7 @@
 import abc
 import enum
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -57,6 +57,36 @@ class AbstractLinearSystems(eqx.Module):
     @abc.abstractmethod
     def solve_transposed(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
         """Solve M_iᵀ u_i = b_i by `run(systems, b)`."""
+
+
+class ShiftedPencil(NamedTuple):
+    """On the host, (A − λᵢB) + BX Dᵢ YᴴB, which maps xⱼ to τᵢ B xⱼ for every known pair.
+
+    X and Y are right and left vectors of the known pairs, YᴴBX = I; Y is X if `hermitian`.
+    """
+
+    A: Any
+    B: Any
+    lam: np.ndarray
+    X: np.ndarray
+    Y: np.ndarray
+    tau: np.ndarray
+    hermitian: bool
+
+    def adjoint(self) -> "ShiftedPencil":
+        """Return the pencil of the adjoint systems."""
+        A = self.A.conj().T.tocsr()
+        B = None if self.B is None else self.B.conj().T.tocsr()
+        tau = np.conj(self.tau)
+        return ShiftedPencil(A, B, self.lam.conj(), self.Y, self.X, tau, self.hermitian)
+
+
+class AbstractShiftedSystems(AbstractLinearSystems):
+    """The systems of a pencil, A − λᵢB with the known pairs moved away."""
+
+    @abc.abstractmethod
+    def host_pencil(self) -> ShiftedPencil:
+        """Return the parts; called on the host, where the leaves of `self` are NumPy arrays."""
 
 
 class AbstractOwnSolver(lx.AbstractLinearSolver):

@@ -1,14 +1,17 @@
 """The default choice of a linear solver."""
 
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, PyTree
 
 from ..operators import SparseOperator
 from ._systems import Structure
+from .factorizations import SuperLU
 from .minres import MINRES
-from .sparse_direct import SparseDirect
+from .shift_invert import ShiftInvert
 
 # The longest steps of GMRES before it restarts; its memory is this many vectors.
 RESTART = 100
@@ -17,16 +20,23 @@ RESTART = 100
 class AutoLinearSolver(lx.AbstractLinearSolver):
     """Choose the linear solver from what the operators are.
 
-    Dense arrays: LU (`lineax.LU`). Sparse operators: `SparseDirect()`. Matrix-free: `MINRES()`
+    Dense arrays: LU (`lineax.LU`). Sparse operators: `ShiftInvert()`. Matrix-free: `MINRES()`
     for Hermitian systems, else `lineax.GMRES`.
+
+    Args:
+        sigma: for `ShiftInvert`.
+        factorize: for `ShiftInvert`.
     """
+
+    sigma: complex | None = None
+    factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
 
     def choose(self, structure: Structure, hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
         """Return the solver for systems of this kind."""
         if structure is Structure.DENSE:
             return lx.LU()
         if structure is Structure.SPARSE:
-            return SparseDirect()
+            return ShiftInvert(self.sigma, self.factorize)
         if hermitian:
             return MINRES()
         rtol = 1e-10 if dtype in ("float64", "complex128") else 1e-5

@@ -6,36 +6,18 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 
 from .._errors import InputError
+from .factorizations import SuperLU, run
 from .host import AbstractHostSolver
-
-# A pivot on the diagonal is kept while it is above this part of its column: the order that fills
-# least stands, and the small last pivot of a bordered matrix is still passed over.
-PIVOT_THRESHOLD = 0.01
-
-
-def superlu(matrix: sp.csc_matrix) -> Callable[[np.ndarray], np.ndarray]:
-    """Factorise by SciPy's SuperLU, in its symmetric mode where it fits; return b -> x.
-
-    The symmetric mode fills far less: minimum degree on A + Aᵀ, diagonal pivots preferred.
-    """
-    if (abs(matrix - matrix.conj().T) > 0).nnz:
-        return spla.splu(matrix).solve
-    return spla.splu(
-        matrix,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=PIVOT_THRESHOLD,
-        options={"SymmetricMode": True},
-    ).solve
 
 
 class SparseDirect(AbstractHostSolver):
     """Solve the bordered systems by assembling and factorising each on the host.
 
     Args:
-        factorize: SciPy CSC matrix (m, m) -> function b -> x, both of shape (m,).
+        factorize: `SuperLU()`, `Pardiso()`, or a function M -> solve of a CSC matrix M, where
+            solve(b) returns M⁻¹ b for b of shape (m,). The bordered matrix is indefinite.
 
     Raises:
         InputError: the operators are not sparse; or `system=Deflated()`, whose dense
@@ -45,7 +27,7 @@ class SparseDirect(AbstractHostSolver):
         refinement) for each pair with a nonzero right side.
     """
 
-    factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=superlu)
+    factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=SuperLU())
 
     def working_rtol(self, dtype: Any) -> float | None:
         """Return 0: a direct solver works to rounding."""
@@ -58,6 +40,6 @@ class SparseDirect(AbstractHostSolver):
                 "`SparseDirect()`: a sparse matrix to factorise; got "
                 f"{type(A).__name__}. Use a dense or an iterative linear solver."
             )
-        solve = self.factorize(A.tocsc())
+        solve = run(self.factorize, A.tocsc())
         x = solve(b)
         return x + solve(b - A @ x)

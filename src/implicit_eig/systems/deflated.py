@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import Structure
+from ..linear_solvers._systems import AbstractShiftedSystems, ShiftedPencil, Structure
 from ..operators import apply, host_view, product_view, scale_columns
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
@@ -33,7 +33,7 @@ class Deflated(AbstractSystem):
         BX = apply(pencil.B, pencil.X)
         tau = lax.stop_gradient(pencil.size_outside(BX))
         shift = tau[None, :] - (pencil.lam[:, None] - pencil.lam[None, :])
-        return DeflatedSystems(pencil.structure, pencil, BX, shift)
+        return DeflatedSystems(pencil.structure, pencil, BX, tau, shift)
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Return R itself."""
@@ -44,12 +44,13 @@ class Deflated(AbstractSystem):
         return U
 
 
-class DeflatedSystems(AbstractPairSystems):
+class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
     """The matrices Mᵢ, by their parts."""
 
     structure: Structure
     pencil: Pencil
     BX: Inexact[Array, "n k"]
+    tau: Float[Array, " k"]
     shift: Float[Array, "k k"]  # column i is the diagonal of Dᵢ
 
     def mv(self, U: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
@@ -95,6 +96,13 @@ class DeflatedSystems(AbstractPairSystems):
             return product_view((len(BX), len(BX)), BX.dtype, product, product)
 
         return column
+
+    def host_pencil(self) -> ShiftedPencil:
+        """Return the parts of the systems, A and B as CSR matrices."""
+        A = host_view(self.pencil.A)
+        B = None if self.pencil.B is None else host_view(self.pencil.B)
+        X, lam = np.asarray(self.pencil.X), np.asarray(self.pencil.lam)
+        return ShiftedPencil(A, B, lam, X, X, np.asarray(self.tau), True)
 
     def solve_transposed(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""

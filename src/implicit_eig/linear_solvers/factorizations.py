@@ -1,0 +1,358 @@
+"""Sparse factorisations on the host, and the cache that lets two solvers share one.
+
+A factorisation is made by `factorize(matrix)`: one of the classes below, or the user's function.
+"""
+
+import abc
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+from .._errors import InputError, LinearSolveError
+
+# A pivot on the diagonal is kept while it is above this part of its column: the order that fills
+# least stands, and the small last pivot of a bordered matrix is still passed over.
+PIVOT_THRESHOLD = 0.01
+# |M − Mᴴ| below this part of |M| is rounding: the fill-reducing order of a symmetric matrix fits.
+SYMMETRIC = 1e-10
+# What a user's factors are taken to weigh, against their matrix.
+FILL = 15
+
+Solve = Callable[[np.ndarray], Any]
+
+
+class Factorization:
+    """Hold the factors of a matrix M; call it to solve M x = b.
+
+    `solve(b)` and `solve_adjoint(b)` return M⁻¹ b and M⁻ᴴ b for b of shape (n,) or (n, m).
+    """
+
+    def __init__(self, solve: Solve, solve_adjoint: Solve, nbytes: int):
+        self._solve = solve
+        self._solve_adjoint = solve_adjoint
+        self.nbytes = nbytes
+
+    def __call__(self, b: np.ndarray) -> np.ndarray:
+        """Return M⁻¹ b."""
+        return self.solve(b)
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        """Return M⁻¹ b, of the shape of b."""
+        return _checked(self._solve(b), b)
+
+    def solve_adjoint(self, b: np.ndarray) -> np.ndarray:
+        """Return M⁻ᴴ b, of the shape of b."""
+        return _checked(self._solve_adjoint(b), b)
+
+
+def _checked(x: Any, b: np.ndarray) -> np.ndarray:
+    x = np.asarray(x)
+    if x.shape != b.shape:
+        raise LinearSolveError(
+            f"`factorize=...`: a solve that returns the shape of its right sides, {b.shape}; got "
+            f"{x.shape}. Solve for each column of b and stack the solutions as columns."
+        )
+    return x
+
+
+class AbstractFactorize(eqx.Module):
+    """A way to factorise sparse matrices, with its options."""
+
+    @abc.abstractmethod
+    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+        """Factorise a square matrix."""
+
+
+class SuperLU(AbstractFactorize):
+    """Factorise by SciPy's SuperLU, in its symmetric mode where the matrix is Hermitian.
+
+    That mode fills far less: minimum degree on M + Mᵀ, diagonal pivots preferred.
+
+    Args:
+        pivot_threshold: a diagonal pivot stands while it is above this part of its column.
+
+    Raises:
+        LinearSolveError: the matrix is singular.
+    """
+
+    pivot_threshold: float = PIVOT_THRESHOLD
+
+    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+        """Factorise a real or complex matrix, in its own precision."""
+        options: dict[str, Any] = {}
+        if is_hermitian(matrix):
+            options = {
+                "permc_spec": "MMD_AT_PLUS_A",
+                "diag_pivot_thresh": self.pivot_threshold,
+                "options": {"SymmetricMode": True},
+            }
+        try:
+            lu = spla.splu(matrix, **options)
+        except RuntimeError as error:
+            raise LinearSolveError(
+                f"`SuperLU()`: a nonsingular matrix; got one that is not ({error}). Choose a "
+                "`sigma` that is not an eigenvalue."
+            ) from error
+        dtype = matrix.dtype
+        # an entry of the factors is a number and an index
+        nbytes = lu.nnz * (dtype.itemsize + 4)
+        return Factorization(
+            lambda b: lu.solve(b.astype(dtype, copy=False)),
+            lambda b: lu.solve(b.astype(dtype, copy=False), "H"),
+            nbytes,
+        )
+
+
+class Cholmod(AbstractFactorize):
+    """Factorise Hermitian positive definite matrices by CHOLMOD, through scikit-sparse.
+
+    Args:
+        **options: those of `sksparse.cholmod.cholesky`, for example `mode="simplicial"`, whose
+            solves take half the time of `"supernodal"` on two-dimensional meshes.
+
+    Raises:
+        InputError: scikit-sparse is not installed.
+        LinearSolveError: the matrix is not positive definite: `sigma` is not below all values.
+    """
+
+    options: tuple[tuple[str, Any], ...]
+
+    def __init__(self, **options: Any):
+        self.options = tuple(sorted(options.items()))
+
+    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+        """Factorise, in double precision."""
+        try:
+            from sksparse import cholmod  # pyright: ignore  # noqa: PLC0415
+        except ImportError as error:
+            raise InputError(
+                "`Cholmod()`: the package scikit-sparse; got an environment without it. Run "
+                "`apt install libsuitesparse-dev && pip install scikit-sparse==0.4.16`."
+            ) from error
+        double = np.result_type(matrix.dtype, np.float64)
+        try:
+            factor = cholmod.cholesky(matrix.astype(double), **dict(self.options))
+        except cholmod.CholmodNotPositiveDefiniteError as error:
+            raise LinearSolveError(
+                "`Cholmod()`: a positive definite matrix A − sigma B; got one that is not. Choose "
+                "a `sigma` below all values, or `SuperLU()`."
+            ) from error
+
+        def solve(b: np.ndarray) -> np.ndarray:
+            return factor(b.astype(double, copy=False)).astype(b.dtype, copy=False)
+
+        # an L of fill about that of a symmetric minimum degree order
+        return Factorization(solve, solve, FILL * matrix.nnz * (double.itemsize + 4))
+
+
+class Pardiso(AbstractFactorize):
+    """Factorise by Intel's PARDISO, through pypardiso.
+
+    Raises:
+        InputError: pypardiso is not installed, or the matrix is complex, which it refuses.
+    """
+
+    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+        """Factorise a real matrix, in double precision."""
+        try:
+            import pypardiso  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
+        except ImportError as error:
+            raise InputError(
+                "`Pardiso()`: the package pypardiso; got an environment without it. Run "
+                "`pip install pypardiso`."
+            ) from error
+        if np.iscomplexobj(matrix):
+            raise InputError(
+                f"`Pardiso()`: a real matrix; got {matrix.dtype}. Use `SuperLU()`, or `Cholmod()`."
+            )
+        hermitian = is_hermitian(matrix)
+        # real symmetric indefinite (the upper triangle is given), or real unsymmetric
+        solver = pypardiso.PyPardisoSolver(mtype=-2 if hermitian else 11)
+        kept: Any = (sp.triu(matrix) if hermitian else matrix).tocsr().astype(np.float64)
+        factors = _PardisoFactors(solver, kept)
+        solve = factors.solve
+        adjoint = solve if hermitian else _Lazy(lambda: self(matrix.T.tocsc()).solve)
+        return Factorization(solve, adjoint, FILL * matrix.nnz * 12)
+
+
+class _PardisoFactors:
+    """Factors in PARDISO's own memory, which is freed with this object."""
+
+    def __init__(self, solver: Any, matrix: sp.csr_matrix):
+        self.solver, self.matrix = solver, matrix
+        solver.factorize(matrix)
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        x = self.solver.solve(self.matrix, np.asfortranarray(b, dtype=np.float64))
+        return x.reshape(b.shape).astype(b.dtype, copy=False)
+
+    def __del__(self):
+        self.solver.free_memory(everything=True)
+
+
+class _Lazy:
+    """A solve that is made when it is first called."""
+
+    def __init__(self, make: Callable[[], Solve]):
+        self.make = make
+        self.made: Solve | None = None
+
+    def __call__(self, b: np.ndarray) -> np.ndarray:
+        if self.made is None:
+            self.made = self.make()
+        return self.made(b)
+
+
+def is_hermitian(matrix: Any) -> bool:
+    """Return whether M = Mᴴ, to rounding."""
+    difference = abs(matrix - matrix.conj().T)
+    return not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max()
+
+
+def run(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factorization:
+    """Factorise by one of the classes above or by the user's function `matrix -> solve`."""
+    made: Any = factorize(matrix)
+    if isinstance(made, Factorization):
+        return made
+    if not isinstance(made, Callable):
+        raise LinearSolveError(
+            "`factorize=...`: a function matrix -> solve, where solve(b) returns x; got a "
+            f"{type(made).__name__} from it. Return the solve itself, for example `splu(M).solve`."
+        )
+    adjoint: Solve = made
+    if not is_hermitian(matrix):
+        adjoint = _Lazy(lambda: factorize(matrix.conj().T.tocsc()))
+    return Factorization(made, adjoint, FILL * matrix.nnz * (matrix.dtype.itemsize + 4))
+
+
+class FactorizationCache:
+    """Keep the latest factorisations, by the content of their matrices; safe between threads.
+
+    Args:
+        max_bytes: the oldest go when all together are larger; the latest stays always. Sizes
+            of factors that are not known are estimated from their matrix.
+
+    Attributes:
+        hits, misses: how often a factorisation was found here, and how often it was made.
+    """
+
+    def __init__(self, max_bytes: int):
+        self.max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Any, Future[Factorization]] = OrderedDict()
+
+    def clear(self) -> None:
+        """Forget all factorisations, which frees their memory, and reset the counters."""
+        with self._lock:
+            self._entries.clear()
+            self.hits = self.misses = 0
+
+    def get(self, key: Any, make: Callable[[], Factorization]) -> Factorization:
+        """Return the factorisation of `key`; made by `make`, once, if it is not here."""
+        with self._lock:
+            entry = self._entries.get(key)
+            mine = entry is None
+            if entry is None:
+                self.misses += 1
+                entry = self._entries[key] = Future()
+            else:
+                self.hits += 1
+            self._entries.move_to_end(key)
+        if mine:
+            try:
+                entry.set_result(make())
+            except BaseException as error:
+                entry.set_exception(error)
+                with self._lock:
+                    self._entries.pop(key, None)
+            self._turn_over()
+        return entry.result()
+
+    def _turn_over(self) -> None:
+        with self._lock:
+            while len(self._entries) > 1 and self._size() > self.max_bytes:
+                self._entries.popitem(last=False)
+
+    def _size(self) -> int:
+        done = [entry for entry in self._entries.values() if entry.done() and not entry.exception()]
+        return sum(entry.result().nbytes for entry in done)
+
+
+factorization_cache = FactorizationCache(2**30)
+
+
+def factorize(
+    A: Any, B: Any = None, sigma: complex = 0.0, method: Callable[[Any], Any] | None = None
+) -> Factorization:
+    """Factorise A − σB, or find its factorisation in `ie.factorization_cache`.
+
+    A forward solver that inverts by it shares the factorisation with `ShiftInvert(sigma)`, which
+    solves its tangent and adjoint systems: one factorisation serves both.
+
+    Args:
+        A: `scipy.sparse` matrix as the forward solver receives it, shape (n, n).
+        B: the same; `None` for the identity.
+        sigma: the shift, no eigenvalue. Unit: that of the values.
+        method: `SuperLU()` (the default), `Cholmod()`, `Pardiso()`, or a function M -> solve of a
+            CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
+
+    Returns:
+        Factorization: call it as `solve(b)`; `solve_adjoint(b)` is (A − σB)⁻ᴴ b.
+
+    Raises:
+        LinearSolveError: the matrix is singular, or not what the method needs.
+
+    Cost: one factorisation; if it is in the cache, a hash of the entries of A and B.
+
+    Examples:
+        >>> import numpy as np, scipy.sparse as sp
+        >>> inverse = factorize(sp.diags_array([1.0, 2.0]), sigma=0.5)
+        >>> inverse(np.array([1.0, 3.0])).tolist()
+        [2.0, 2.0]
+    """
+    method = SuperLU() if method is None else method
+    A, B = _canonical(A), None if B is None else _canonical(B)
+    return factorization_cache.get(
+        (_digest(A), None if B is None else _digest(B), complex(sigma), method),
+        lambda: run(method, shifted(A, B, sigma)),
+    )
+
+
+def shifted(A: Any, B: Any, sigma: complex) -> sp.csc_matrix:
+    """Return A − σB as CSC, real where all are real."""
+    # zero where it is zero: A keeps its dtype and its pattern
+    if sigma == 0:
+        return A.tocsc()
+    factor = A.dtype.type(sigma) if not np.iscomplex(sigma) else sigma
+    B = sp.eye_array(A.shape[0], dtype=A.dtype, format="csr") if B is None else B
+    return (A - factor * B).tocsc()
+
+
+def _canonical(matrix: Any) -> sp.csr_matrix:
+    if not sp.issparse(matrix):
+        raise InputError(
+            f"`factorize(A, B)`: `scipy.sparse` matrices; got {type(matrix).__name__}. Convert "
+            "it, `scipy.sparse.csr_matrix(A)`, or use a dense or an iterative linear solver."
+        )
+    csr: Any = matrix.tocsr()
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    return csr
+
+
+def _digest(matrix: sp.csr_matrix) -> bytes:
+    digest = hashlib.sha1(repr((matrix.shape, matrix.dtype)).encode(), usedforsecurity=False)
+    for part in (matrix.data, matrix.indices, matrix.indptr):
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.digest()

@@ -1,0 +1,18 @@
+"""What is common to the ready-made solvers."""
+
+import abc
+from typing import Any
+
+import lineax as lx
+
+
+class AbstractForwardSolver(abc.ABC):
+    """A solver that runs on the host, and knows which linear solver goes with it."""
+
+    @abc.abstractmethod
+    def __call__(self, A: Any, B: Any = None) -> tuple[Any, Any]:
+        """Return (values, vectors) of host operators, as `eigensolver` says."""
+
+    @abc.abstractmethod
+    def linear_solver(self) -> lx.AbstractLinearSolver:
+        """Return the linear solver that `eigensolver` takes unless told otherwise."""

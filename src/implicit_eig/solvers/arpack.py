@@ -1,0 +1,102 @@
+"""ARPACK, through SciPy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+from .._errors import EigensolverError, InputError
+from ..linear_solvers.auto import AutoLinearSolver
+from ..linear_solvers.factorizations import SuperLU, factorize
+from ._abstract import AbstractForwardSolver
+
+
+class Arpack(AbstractForwardSolver):
+    """The lowest pairs, or those nearest to a shift; made by `arpack`."""
+
+    def __init__(
+        self, k: int, sigma: float | None, factorize: Callable[[Any], Any], options: dict[str, Any]
+    ):
+        self.k = k
+        self.sigma = sigma
+        self.factorize = factorize
+        self.options = options
+
+    def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return values (k,), ascending, and vectors (n, k)."""
+        n, dtype = A.shape[0], A.dtype
+        # ARPACK's own start is random: the same operators would not give the same answer
+        options = {"v0": np.random.default_rng(0).standard_normal(n).astype(dtype)}
+        if self.sigma is None:
+            options["which"] = "SA"
+        else:
+            options |= {"sigma": self.sigma, "OPinv": self._inverse(A, B, self.sigma)}
+        try:
+            values, vectors = spla.eigsh(A, self.k, M=B, **(options | self.options))
+        except spla.ArpackNoConvergence as error:
+            raise EigensolverError(
+                f"`solvers.arpack(k={self.k})`: convergence; got {error}. Give a `sigma` near the "
+                "wanted values, or a larger `ncv` or `maxiter`."
+            ) from error
+        order = np.argsort(values)
+        return values[order], vectors[:, order]
+
+    def linear_solver(self) -> AutoLinearSolver:
+        """Return the default, with the shift that is factorised here already."""
+        return AutoLinearSolver(self.sigma, self.factorize)
+
+    def _inverse(self, A: Any, B: Any, sigma: float) -> Any:
+        if sp.issparse(A) and (B is None or sp.issparse(B)):
+            inverse = factorize(A, B, sigma, self.factorize)
+            return spla.LinearOperator(A.shape, inverse.solve, dtype=A.dtype)  # pyright: ignore
+        if not isinstance(A, np.ndarray):
+            raise InputError(
+                "`solvers.arpack(sigma=...)`: operators of known entries, to factorise A − σB; "
+                f"got {type(A).__name__}. Leave `sigma` out for a matrix-free operator."
+            )
+        return None  # dense: SciPy factorises it
+
+
+def arpack(
+    k: int,
+    sigma: float | None = None,
+    *,
+    factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
+    **options: Any,
+) -> Arpack:
+    """Make a solver for k pairs of a Hermitian problem by SciPy's ARPACK.
+
+    Args:
+        k: number of pairs, less than n.
+        sigma: the pairs nearest to it are found, by shift and invert; unit: that of the
+            values. `None`: the lowest, by products with A (a B is inverted by SciPy).
+        factorize: for sparse operators, as for `ShiftInvert`; the same factorisation serves the
+            derivatives.
+        **options: those of `scipy.sparse.linalg.eigsh`: `which`, `ncv`, `maxiter`, `tol`, `v0`.
+
+    Returns:
+        A solver for `eigensolver`: values ascending; the same start at every call.
+
+    Raises:
+        InputError: an option is unknown, or `sigma` is given for a matrix-free operator.
+        EigensolverError: ARPACK does not converge (when run).
+
+    Source: Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM.
+
+    Examples:
+        >>> import numpy as np, scipy.sparse as sp
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(arpack(k=2, sigma=0.0), Hermitian(k=2))
+        >>> A = sp.diags_array(np.arange(1.0, 9.0, dtype=np.float32))
+        >>> solve(A).values.round(4).tolist()
+        [1.0, 2.0]
+    """
+    unknown = set(options) - {"which", "ncv", "maxiter", "tol", "v0", "mode"}
+    if unknown:
+        raise InputError(
+            "`solvers.arpack(...)`: options of `scipy.sparse.linalg.eigsh`; got "
+            f"{', '.join(sorted(unknown))}. Use `which`, `ncv`, `maxiter`, `tol`, `v0`, `mode`."
+        )
+    return Arpack(k, sigma, factorize, options)
