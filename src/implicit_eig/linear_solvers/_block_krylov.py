@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.linalg import get_blas_funcs
+from scipy.linalg import eigh, get_blas_funcs
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -113,8 +113,7 @@ def solve_shifted(
         BW = dual(W)
         G = inner(W, BW)
 
-        shifted = np.eye(m + q, dtype=H.dtype) - mu[:, None, None] * H
-        Y = np.linalg.solve(shifted, C.T[:, :, None])[:, :, 0].T
+        Y = _solve_small(H, mu, C, hermitian)
         last = mu * Y[m:]
         residual = np.sqrt(np.abs(np.sum(last.conj() * (G @ last), axis=0)))
         left_out = _left_out(omitted, offsets, mu, Y)
@@ -144,6 +143,15 @@ def _next_block(G: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
     coordinates = directions.conj().T @ coordinates
     mix = (vectors / root) @ directions[:, :q]
     return mix, coordinates[:q], coordinates[q:]
+
+
+def _solve_small(H: np.ndarray, mu: np.ndarray, C: np.ndarray, hermitian: bool) -> np.ndarray:
+    """Return Y with (I − μᵢ H) yᵢ = cᵢ, columns."""
+    if hermitian:
+        theta, vectors = eigh((H + H.conj().T) / 2, driver="evd", check_finite=False)
+        return vectors @ ((vectors.conj().T @ C) / (1 - theta[:, None] * mu))
+    shifted = np.eye(len(H), dtype=H.dtype) - mu[:, None, None] * H
+    return np.linalg.solve(shifted, C.T[:, :, None])[:, :, 0].T
 
 
 def _left_out(

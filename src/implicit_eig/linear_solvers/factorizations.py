@@ -23,6 +23,9 @@ from .._errors import InputError, LinearSolveError
 PIVOT_THRESHOLD = 0.01
 # |M − Mᴴ| below this part of |M| is rounding: the fill-reducing order of a symmetric matrix fits.
 SYMMETRIC = 1e-10
+# The number of right sides at which a triangular solve costs least a side: 5.7 ms, against 11.4
+# alone and 6.6 with forty (n = 90,000).
+COLUMNS = 8
 # What a user's factors are taken to weigh, against their matrix.
 FILL = 15
 
@@ -102,13 +105,19 @@ class SuperLU(AbstractFactorize):
                 "`sigma` that is not an eigenvalue."
             ) from error
         dtype = matrix.dtype
+
+        def solve(b: np.ndarray, transposed: str = "N") -> np.ndarray:
+            b = b.astype(dtype, copy=False)
+            if b.ndim == 1 or b.shape[1] <= COLUMNS:
+                return lu.solve(b, transposed)
+            x = np.empty_like(b, order="F")
+            for j in range(0, b.shape[1], COLUMNS):
+                x[:, j : j + COLUMNS] = lu.solve(b[:, j : j + COLUMNS], transposed)
+            return x
+
         # an entry of the factors is a number and an index
         nbytes = lu.nnz * (dtype.itemsize + 4)
-        return Factorization(
-            lambda b: lu.solve(b.astype(dtype, copy=False)),
-            lambda b: lu.solve(b.astype(dtype, copy=False), "H"),
-            nbytes,
-        )
+        return Factorization(solve, lambda b: solve(b, "H"), nbytes)
 
 
 class Cholmod(AbstractFactorize):
