@@ -17,9 +17,16 @@ from ._errors import InputError
 from ._implicit import AbstractRoot, find_root
 from .host import Traceable
 from .linear_solvers._solve import solve_linearised
-from .linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, Structure
+from .linear_solvers._systems import (
+    AbstractLinearisation,
+    AbstractLinearSystems,
+    Structure,
+    probe,
+    system_norms,
+)
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
+from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
 from .operators import host_view, norm
 from .policy import DEFAULT_POLICY, Policy, enforce, forward_check, tolerance
@@ -82,10 +89,10 @@ def implicit_function(
         linear_solver = AutoLinearSolver()
     elif not isinstance(linear_solver, lx.AbstractLinearSolver):
         linear_solver = wrap_function(linear_solver)
-    if isinstance(linear_solver, SparseDirect):
+    if isinstance(linear_solver, (SparseDirect, ShiftInvert)):
         raise InputError(
-            "`implicit_function(linear_solver=SparseDirect())`: a solver that works on "
-            "products, or a dense one; got one that factorises a sparse matrix, which ∂F/∂z is "
+            f"`implicit_function(linear_solver={type(linear_solver).__name__}())`: a solver for "
+            "products or dense matrices; got one that factorises a sparse one, which ∂F/∂z is "
             "not. Use `host_linear_solver`, or an iterative solver."
         )
     derivative = ForwardMode() if conditions_derivative is None else conditions_derivative
@@ -214,8 +221,12 @@ class _JacobianSystems(AbstractLinearSystems):
     def if_singular() -> str:
         return "If ∂F/∂z is singular there, the solution is not isolated and has no derivative."
 
-    def mv(self, U: Array) -> Array:
+    def mv(self, U: Array, skip_zeros: bool = False) -> Array:
+        # a single system, never zero
         return self.column(0, False).mv(U[:, 0])[:, None]
+
+    def sizes(self) -> Array:
+        return system_norms(self.mv(probe(to_real(self.z))[:, None]))
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         u = to_real(self.z)

@@ -272,9 +272,11 @@ def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def apply(
-    operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"]
+    operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"], skip_zeros: bool = False
 ) -> Inexact[Array, "m k"]:
     """Return A X, shape (m, k), column by column unless A is dense; X itself for `None`.
+
+    With `skip_zeros` a zero column costs no product; such a map JAX cannot transpose.
 
     Columns in turn are the fastest order for a sparse product on a CPU (8 ms against
     29 ms for all six at once; n = 90,000, 1.4 million entries), and need the least memory.
@@ -286,7 +288,15 @@ def apply(
     # recomputed rather than kept for the reverse pass: what it would keep is a gathered vector of
     # the length of `data` for each column
     product = jax.checkpoint(lambda x: operator.mv(x), prevent_cse=False)
-    return jax.lax.map(product, X.T).T
+    if not skip_zeros:
+        return jax.lax.map(product, X.T).T
+    like = operator.out_structure()
+
+    def column(x: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
+        zero = jnp.zeros(like.shape, like.dtype)
+        return jax.lax.cond(jnp.any(x != 0), lambda x: operator.mv(x), lambda _: zero, x)
+
+    return jax.lax.map(column, X.T).T
 
 
 def host_view(operator: lx.AbstractLinearOperator) -> Any:

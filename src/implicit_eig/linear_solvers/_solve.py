@@ -30,7 +30,6 @@ from ._systems import (
     Structure,
     columns_first,
     columns_last,
-    probe,
     system_norms,
 )
 
@@ -124,9 +123,7 @@ def _solve_and_check(
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     dtype = residual.dtype
     eps = float(jnp.finfo(dtype).eps)
-    noise = jax.tree.map(lambda leaf: jnp.broadcast_to(probe(leaf[:, :1]), leaf.shape), unit)
-    rounding = ROUNDING * eps * system_norms(systems.mv(noise)) / system_norms(noise)
-    rounding = rounding * system_norms(U)
+    rounding = ROUNDING * eps * systems.sizes() * system_norms(U)
     allowed = jnp.maximum(
         _accepted_rtol(solver, policy, dtype),
         jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),

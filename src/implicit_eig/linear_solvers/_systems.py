@@ -39,8 +39,15 @@ class AbstractLinearSystems(eqx.Module):
         """Return what it means when a system is singular, for a message."""
 
     @abc.abstractmethod
-    def mv(self, U: PyTree[Array]) -> PyTree[Array]:
-        """Return M_i u_i for all i; differentiable and linear in `U`."""
+    def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
+        """Return M_i u_i for all i; linear in `U`, and transposable without `skip_zeros`.
+
+        With it, a zero u_i costs no product, where products are made one by one.
+        """
+
+    @abc.abstractmethod
+    def sizes(self) -> Array:
+        """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,): what rounding refers to."""
 
     @abc.abstractmethod
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
@@ -60,33 +67,43 @@ class AbstractLinearSystems(eqx.Module):
 
 
 class ShiftedPencil(NamedTuple):
-    """On the host, (A − λᵢB) + BX Dᵢ YᴴB, which maps xⱼ to τᵢ B xⱼ for every known pair.
+    """The matrices (A − λᵢB) + BX Dᵢ YᴴB, which map xⱼ to τᵢ B xⱼ for every known pair.
 
     X and Y are right and left vectors of the known pairs, YᴴBX = I; Y is X if `hermitian`.
     """
 
     A: Any
     B: Any
-    lam: np.ndarray
-    X: np.ndarray
-    Y: np.ndarray
-    tau: np.ndarray
+    lam: Any
+    X: Any
+    Y: Any
+    tau: Any
     hermitian: bool
 
-    def adjoint(self) -> "ShiftedPencil":
-        """Return the pencil of the adjoint systems."""
-        A = self.A.conj().T.tocsr()
-        B = None if self.B is None else self.B.conj().T.tocsr()
-        tau = np.conj(self.tau)
-        return ShiftedPencil(A, B, self.lam.conj(), self.Y, self.X, tau, self.hermitian)
+    def shift(self, xp: Any) -> Any:
+        """Return a shift for all pairs, none of the values, by NumPy or `jax.numpy`.
+
+        It lies outside the known values, on the side where the unknown ones are not: A − σB is
+        definite if the known pairs are the lowest or the highest.
+        """
+        lam, tau = xp.real(self.lam), xp.real(self.tau)
+        side = xp.where(xp.sum(xp.sign(tau)) >= 0, -1, 1).astype(lam.dtype)
+        return side * xp.max(side * lam) + side * xp.maximum(
+            0.1 * (xp.max(lam) - xp.min(lam)), 0.01 * self.size(xp)
+        )
+
+    def size(self, xp: Any) -> Any:
+        """Return the size of the values, or a part of the spectrum's if all are zero."""
+        size = xp.max(xp.abs(self.lam))
+        return xp.where(size > 0, size, 1e-3 * xp.max(xp.abs(self.tau)))
 
 
 class AbstractShiftedSystems(AbstractLinearSystems):
     """The systems of a pencil, A − λᵢB with the known pairs moved away."""
 
     @abc.abstractmethod
-    def host_pencil(self) -> ShiftedPencil:
-        """Return the parts; called on the host, where the leaves of `self` are NumPy arrays."""
+    def shifted_pencil(self) -> ShiftedPencil:
+        """Return the parts."""
 
 
 class AbstractOwnSolver(lx.AbstractLinearSolver):

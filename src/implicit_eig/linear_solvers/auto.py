@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..operators import SparseOperator
 from ._systems import Structure
-from .factorizations import SuperLU
+from .factorizations import Shift, SuperLU
 from .minres import MINRES
 from .shift_invert import ShiftInvert
 
@@ -28,7 +28,7 @@ class AutoLinearSolver(lx.AbstractLinearSolver):
         factorize: for `ShiftInvert`.
     """
 
-    sigma: complex | None = None
+    sigma: Shift | None = None
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
 
     def choose(self, structure: Structure, hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:

@@ -30,6 +30,7 @@ COLUMNS = 8
 FILL = 15
 
 Solve = Callable[[np.ndarray], Any]
+Shift = complex | float | int | np.number
 
 
 class Factorization:
@@ -301,7 +302,7 @@ factorization_cache = FactorizationCache(2**30)
 
 
 def factorize(
-    A: Any, B: Any = None, sigma: complex = 0.0, method: Callable[[Any], Any] | None = None
+    A: Any, B: Any = None, sigma: Shift = 0.0, method: Callable[[Any], Any] | None = None
 ) -> Factorization:
     """Factorise A − σB, or find its factorisation in `ie.factorization_cache`.
 
@@ -337,7 +338,7 @@ def factorize(
     )
 
 
-def shifted(A: Any, B: Any, sigma: complex) -> sp.csc_matrix:
+def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:
     """Return A − σB as CSC, real where all are real."""
     # zero where it is zero: A keeps its dtype and its pattern
     if sigma == 0:

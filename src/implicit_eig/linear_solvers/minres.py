@@ -1,5 +1,6 @@
-"""MINRES for Hermitian, possibly indefinite systems, in JAX."""
+"""MINRES for Hermitian, possibly indefinite systems, in JAX: all columns in one loop."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,21 +9,28 @@ import jax.numpy as jnp
 import lineax as lx
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Integer, PyTree
 
-from ..operators import norm
-from ._systems import AbstractOwnSolver
+from ..operators import apply, column_norms, scale_columns
+from ._solve import VERDICTS, AbstractSystemsSolver
+from ._systems import AbstractLinearSystems
+
+MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
+STAGNATION = VERDICTS.index(lx.RESULTS.stagnation)
+
+Columns = Array  # (n, k)
 
 
 class _State(NamedTuple):
-    """The recurrences of Paige & Saunders (1975), in their letters."""
+    """The recurrences of Paige & Saunders (1975), in their letters; scalars are (k,)."""
 
     step: Array
-    x: Array
-    r1: Array  # the last two Lanczos vectors, times their norms
-    r2: Array
-    w1: Array  # the last two search directions
-    w2: Array
+    x: Columns
+    r1: Columns  # the last two Lanczos vectors, times their norms
+    r2: Columns
+    y: Columns  # the dual of r2
+    w1: Columns  # the last two search directions
+    w2: Columns
     beta: Array
     beta_old: Array
     delta_bar: Array
@@ -32,18 +40,25 @@ class _State(NamedTuple):
     sn: Array
 
 
-class MINRES(AbstractOwnSolver):
+class MINRES(AbstractSystemsSolver):
     """Solve A x = b for Hermitian A, definite or not, by minimal residuals.
+
+    All pairs' systems run as one block in one loop; a pair that has converged costs no products
+    after that, unless A is dense.
 
     Args:
         rtol: required ‖b − A x‖ / ‖b‖, by the true residual; `None` takes 1e-10, or fifty
             times the machine epsilon where that is larger (6e-6 in float32).
         max_steps: largest number of steps; `None` takes ten times the dimension.
+        preconditioner: Hermitian positive definite, near A⁻¹: a lineax operator on vectors (m,)
+            like the unknowns, ravelled (m = n with `system=Deflated()`). The same one serves
+            both modes and all pairs.
 
-    Cost: one product a step and seven vectors. Restarted, when the recurrence says
-        converged and the true residual does not, as an iterative refinement.
+    Cost: one product and one application of the preconditioner a step; eight vectors a
+        pair. Restarted, when the recurrence says converged and the
+        true residual does not, as an iterative refinement.
     Source: Paige & Saunders (1975) SIAM J. Numer. Anal. 12, 617, doi:10.1137/0712047;
-        differs in: complex Hermitian systems, refinement on the true residual.
+        differs in: complex Hermitian systems, many columns, refinement on the true residual.
 
     Examples:
         >>> import jax.numpy as jnp, lineax as lx
@@ -55,6 +70,7 @@ class MINRES(AbstractOwnSolver):
 
     rtol: float | None = None
     max_steps: int | None = eqx.field(static=True, default=None)
+    preconditioner: lx.AbstractLinearOperator | None = None
 
     def working_rtol(self, dtype: Any) -> float:
         """Return `rtol`, or what `None` stands for."""
@@ -66,77 +82,178 @@ class MINRES(AbstractOwnSolver):
         """Solve for one vector; `options` are not used."""
         b, unravel = ravel_pytree(vector)
 
-        def matvec(x: Array) -> Array:
-            return ravel_pytree(state.mv(unravel(x)))[0]
+        def matvec(X: Columns) -> Columns:
+            return ravel_pytree(state.mv(unravel(X[:, 0])))[0][:, None]
 
+        X, verdicts, stats = self._solve(matvec, b[:, None])
+        result = lx.RESULTS.successful
+        for i in (MAX_STEPS, STAGNATION):
+            result = lx.RESULTS.where(verdicts[0] == i, VERDICTS[i], result)
+        return unravel(X[:, 0]), result, stats
+
+    def solve_systems(
+        self, systems: AbstractLinearSystems, b: PyTree[Array]
+    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+        """Solve all systems in one loop."""
+        leaves, treedef = jax.tree.flatten(b)
+        ends = [sum(leaf.shape[0] for leaf in leaves[: i + 1]) for i in range(len(leaves) - 1)]
+
+        def split(X: Columns) -> PyTree[Array]:
+            return jax.tree.unflatten(treedef, jnp.split(X, ends))
+
+        def matvec(X: Columns) -> Columns:
+            return jnp.concatenate(jax.tree.leaves(systems.mv(split(X), skip_zeros=True)))
+
+        X, verdicts, _ = self._solve(matvec, jnp.concatenate(leaves))
+        return split(X), verdicts
+
+    def _solve(
+        self, matvec: Callable, b: Columns
+    ) -> tuple[Columns, Integer[Array, " k"], dict[str, Any]]:
+        P = self.preconditioner
+
+        def sweep(r: Columns, shrink: Array, max_steps: Array) -> tuple[Columns, Array]:
+            def product(_: Columns, y: Columns) -> Columns:
+                return matvec(y)
+
+            def dual(r: Columns) -> Columns:
+                return apply(P, r, skip_zeros=True)
+
+            return minres(product, dual, lambda r, y: y, r, shrink, max_steps)
+
+        max_steps = 10 * len(b) if self.max_steps is None else self.max_steps
         rtol = self.working_rtol(b.dtype)
-        max_steps = 10 * b.size if self.max_steps is None else self.max_steps
-        target = rtol * norm(b)
-
-        def unfinished(carry: tuple[Array, Array, Array, Array]) -> Array:
-            _, size, previous, steps = carry
-            # a restart that no longer halves the residual has met rounding
-            return (size > target) & (size < 0.5 * previous) & (steps < max_steps)
-
-        def restart(
-            carry: tuple[Array, Array, Array, Array],
-        ) -> tuple[Array, Array, Array, Array]:
-            x, size, _, steps = carry
-            dx, taken = _sweep(matvec, b - matvec(x), target, max_steps - steps)
-            x = x + dx
-            return x, norm(b - matvec(x)), size, steps + taken
-
-        size = norm(b)
-        start = (jnp.zeros_like(b), size, jnp.full_like(size, jnp.inf), jnp.int32(0))
-        x, size, _, steps = lax.while_loop(unfinished, restart, start)
-        failure = lx.RESULTS.where(
-            steps < max_steps, lx.RESULTS.stagnation, lx.RESULTS.max_steps_reached
-        )
-        result = lx.RESULTS.where(size <= target, lx.RESULTS.successful, failure)
-        return unravel(x), result, {"num_steps": steps, "residual": size}
+        return refine(sweep, lambda x: b - matvec(x), b, rtol, max_steps)
 
 
-def _sweep(matvec: Any, b: Array, target: Array, max_steps: Array) -> tuple[Array, Array]:
-    """Run MINRES from zero until its recurrence meets `target`; return x and the steps."""
-    zero = jnp.zeros_like(b)
-    beta1 = norm(b)
-    z, one = jnp.zeros_like(beta1), jnp.ones_like(beta1)
-    start = _State(jnp.int32(0), zero, zero, b, zero, zero, beta1, one, z, z, beta1, -one, z)
+def refine(
+    sweep: Callable[[Columns, Array, Array], tuple[Columns, Array]],
+    residual: Callable[[Columns], Columns],
+    b: Columns,
+    rtol: float,
+    max_steps: int,
+) -> tuple[Columns, Integer[Array, " k"], dict[str, Any]]:
+    """Solve by `sweep` until the true residuals are `rtol` of b, or no longer halve.
+
+    Args:
+        sweep: (r, shrink, max_steps) -> (dx, steps), dx reducing each column's residual r by
+            its factor `shrink`.
+        residual: x -> b − A x.
+        b: right sides; shape (n, k).
+        rtol: required relative residual.
+        max_steps: largest number of steps of all sweeps.
+    """
+    sizes = column_norms(b)
+    target = rtol * sizes
+
+    def unfinished(carry: tuple[Columns, Columns, Array, Array, Array]) -> Array:
+        _, _, size, previous, steps = carry
+        return jnp.any(_open(size, previous, target)) & (steps < max_steps)
+
+    def restart(
+        carry: tuple[Columns, Columns, Array, Array, Array],
+    ) -> tuple[Columns, Columns, Array, Array, Array]:
+        x, r, size, previous, steps = carry
+        todo = _open(size, previous, target)
+        shrink = target / jnp.where(size > 0, size, 1)
+        dx, taken = sweep(scale_columns(r, todo.astype(size.dtype)), shrink, max_steps - steps)
+        x = x + dx
+        r = residual(x)
+        return x, r, jnp.where(todo, column_norms(r), size), size, steps + taken
+
+    start = (jnp.zeros_like(b), b, sizes, jnp.full_like(sizes, jnp.inf), jnp.int32(0))
+    x, _, size, _, steps = lax.while_loop(unfinished, restart, start)
+    failure = jnp.where(steps < max_steps, STAGNATION, MAX_STEPS)
+    verdicts = jnp.where(size <= target, 0, failure).astype(jnp.int32)
+    return x, verdicts, {"num_steps": steps, "residual": size}
+
+
+def _open(size: Array, previous: Array, target: Array) -> Bool[Array, " k"]:
+    """Return which columns a restart helps: one that no longer halves has met rounding."""
+    return (size > target) & (size < 0.5 * previous)
+
+
+def minres(
+    product: Callable[[Columns, Columns], Columns],
+    dual: Callable[[Columns], Columns],
+    direction: Callable[[Columns, Columns], Columns],
+    r: Columns,
+    shrink: Array,
+    max_steps: Array,
+) -> tuple[Columns, Array]:
+    """Run MINRES from zero until each column's residual is `shrink` of what it was.
+
+    In exact arithmetic the residuals are minimal in the norm √(rᴴ y), y = dual(r).
+
+    Args:
+        product: (r, y) -> the operator applied to that Lanczos vector, in the space of r.
+        dual: r -> y, a Hermitian positive definite map.
+        direction: (r, y) -> that of the two which is in the space of x.
+        r: right sides; shape (n, k).
+        shrink: shape (k,).
+        max_steps: largest number of steps.
+
+    Returns:
+        x, shape (n, k), and the steps taken.
+    """
+    zero = jnp.zeros_like(r)
+    y = dual(r)
+    beta = _product_norm(r, y)
+    z, one = jnp.zeros_like(beta), jnp.ones_like(beta)
+    target = shrink * beta
+    start = _State(jnp.int32(0), zero, zero, r, y, zero, zero, beta, one, z, z, beta, -one, z)
 
     def unfinished(s: _State) -> Array:
-        return (s.phi_bar > target) & (s.beta > 0) & (s.step < max_steps)
+        return jnp.any(s.beta > 0) & (s.step < max_steps)
 
     def body(s: _State) -> _State:
-        def times(factor: Array, vector: Array) -> Array:
-            return factor.astype(vector.dtype) * vector
+        # a column with beta = 0 has converged: zeros from here on
+        inverse = 1 / jnp.where(s.beta > 0, s.beta, 1)
+        u, v = scale_columns(s.r2, inverse), scale_columns(s.y, inverse)
+        r = product(u, v) - scale_columns(s.r1, s.beta / s.beta_old)
+        alpha = jnp.sum(v.conj() * r, axis=0).real
+        r = r - scale_columns(s.r2, alpha * inverse)
 
-        v = times(1 / s.beta, s.r2)
-        y = matvec(v) - times(s.beta / s.beta_old, s.r1)
-        alpha = jnp.vdot(v, y).real
-        y = y - times(alpha / s.beta, s.r2)
-        beta = norm(y)
-        # the next plane rotation of the tridiagonal least-squares problem
+        # the next rotation
         delta = s.cs * s.delta_bar + s.sn * alpha
         gamma_bar = s.sn * s.delta_bar - s.cs * alpha
+        y = dual(r)
+        beta = _product_norm(r, y)
         gamma = jnp.hypot(gamma_bar, beta)
-        gamma = jnp.where(gamma > 0, gamma, jnp.finfo(gamma.dtype).tiny)
+        gamma = jnp.where(gamma > 0, gamma, 1)
         cs, sn = gamma_bar / gamma, beta / gamma
-        w = times(1 / gamma, v - times(s.epsilon, s.w1) - times(delta, s.w2))
+
+        w = direction(u, v) - scale_columns(s.w1, s.epsilon) - scale_columns(s.w2, delta)
+        w = scale_columns(w, 1 / gamma)
+        x = s.x + scale_columns(w, cs * s.phi_bar)
+        phi_bar = sn * s.phi_bar
+        more = ((phi_bar > target) & (s.beta > 0)).astype(beta.dtype)
+        r, y, beta = scale_columns(r, more), scale_columns(y, more), beta * more
         return _State(
-            step=s.step + 1,
-            x=s.x + times(cs * s.phi_bar, w),
-            r1=s.r2,
-            r2=y,
-            w1=s.w2,
-            w2=w,
-            beta=beta,
-            beta_old=s.beta,
-            delta_bar=-s.cs * beta,
-            epsilon=s.sn * beta,
-            phi_bar=sn * s.phi_bar,
-            cs=cs,
-            sn=sn,
+            s.step + 1,
+            x,
+            s.r2,
+            r,
+            y,
+            s.w2,
+            w,
+            beta,
+            jnp.where(s.beta > 0, s.beta, 1),
+            -s.cs * beta,
+            s.sn * beta,
+            phi_bar * more,
+            cs,
+            sn,
         )
 
-    end = jax.lax.while_loop(unfinished, body, start)
-    return end.x, end.step
+    final = lax.while_loop(unfinished, body, start)
+    return final.x, final.step
+
+
+def _product_norm(r: Columns, y: Columns) -> Array:
+    """Return √(rᴴ y) of each column, without overflow or underflow of squares."""
+    sizes = [jnp.max(jnp.abs(V), axis=0) for V in (r, y)]
+    sizes = [jnp.where(size > 0, size, 1) for size in sizes]
+    r, y = (scale_columns(V, 1 / size) for V, size in zip((r, y), sizes, strict=True))
+    square = jnp.maximum(jnp.sum(r.conj() * y, axis=0).real, 0)
+    return jnp.sqrt(square) * jnp.sqrt(sizes[0]) * jnp.sqrt(sizes[1])

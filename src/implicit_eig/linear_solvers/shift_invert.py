@@ -16,9 +16,10 @@ from .. import host
 from .._errors import InputError, LinearSolveError, LinearSolveWarning
 from ..operators import host_view
 from ._block_krylov import add, inner, solve_shifted
+from ._shift_invert_dense import solve_dense
 from ._solve import VERDICTS, AbstractSystemsSolver
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, ShiftedPencil, Structure
-from .factorizations import SuperLU, factorize, is_hermitian
+from .factorizations import Shift, SuperLU, factorize, is_hermitian
 
 SUCCESS = VERDICTS.index(lx.RESULTS.successful)
 MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
@@ -60,11 +61,11 @@ class ShiftInvert(AbstractSystemsSolver):
         >>> import jax.numpy as jnp, lineax as lx
         >>> from implicit_eig import SparseOperator
         >>> A = SparseOperator(jnp.array([2.0, 4.0]), [0, 1], [0, 1], (2, 2))
-        >>> lx.linear_solve(A, jnp.array([2.0, 4.0]), ShiftInvert(1.0)).value.tolist()
+        >>> lx.linear_solve(A, jnp.array([2.0, 4.0]), ShiftInvert(1.0)).value.round(4).tolist()
         [1.0, 1.0]
     """
 
-    sigma: complex | None = None
+    sigma: Shift | None = None
     factorize: Callable[[sp.csc_matrix], Any] = eqx.field(static=True, default=SuperLU())
     rtol: float | None = None
     max_steps: int = eqx.field(static=True, default=100)
@@ -95,12 +96,15 @@ class ShiftInvert(AbstractSystemsSolver):
                 f"{type(systems).__name__}. Use `eigensolver(system=Deflated())`, or leave "
                 "`system` out."
             )
-        if systems.structure is not Structure.SPARSE:
+        if systems.structure is Structure.MATRIX_FREE:
             raise InputError(
-                "`linear_solver=ShiftInvert()`: sparse operators, to factorise A − σB; got "
-                f"{systems.structure.value}. Pass a `SparseOperator` or a `scipy.sparse` matrix, "
-                "or use `MINRES()` or a dense linear solver."
+                "`linear_solver=ShiftInvert()`: operators of known entries, to factorise A − σB; "
+                "got products only. Pass a `SparseOperator`, a `scipy.sparse` matrix or an array, "
+                "or use `MINRES()`."
             )
+        if systems.structure is Structure.DENSE:
+            rtol = self.working_rtol(b.dtype)
+            return solve_dense(systems.shifted_pencil(), self.sigma, rtol, self.max_steps, b)
         arrays, static = eqx.partition(systems, eqx.is_array)
         like = (jax.eval_shape(lambda: b), jax.ShapeDtypeStruct((b.shape[1],), jnp.int32))
         return host.call(_HostSystems(self, static), like, arrays, b)
@@ -120,7 +124,7 @@ class _HostVector(eqx.Module):
         none, zero = np.zeros((A.shape[0], 0), A.dtype), np.zeros(1, A.dtype)
         pencil = ShiftedPencil(A, None, zero, none, none, np.ones(1), is_hermitian(A))
         U, verdicts = _solve(self.solver, pencil, vector[:, None])
-        return U[:, 0], verdicts[0]
+        return U[:, 0], verdicts.reshape(())
 
 
 class _HostSystems(eqx.Module):
@@ -128,7 +132,15 @@ class _HostSystems(eqx.Module):
     systems: Any
 
     def __call__(self, arrays: PyTree, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _solve(self.solver, eqx.combine(arrays, self.systems).host_pencil(), b)
+        systems: AbstractShiftedSystems = eqx.combine(arrays, self.systems)
+        return _solve(self.solver, on_host(systems.shifted_pencil()), b)
+
+
+def on_host(pencil: ShiftedPencil) -> ShiftedPencil:
+    """Return the pencil with its operators as CSR matrices, whose leaves must be concrete."""
+    A, B = host_view(pencil.A), None if pencil.B is None else host_view(pencil.B)
+    lam, X, Y, tau = map(np.asarray, pencil[2:6])
+    return ShiftedPencil(A, B, lam, X, Y, tau, pencil.hermitian)
 
 
 def _solve(
@@ -148,7 +160,7 @@ def _solve(
     rtol = solver.working_rtol(b.dtype)
     options = (solver.factorize, rtol, solver.max_steps)
     if solver.sigma is not None:
-        Z, verdicts[todo] = krylov.solve(complex(solver.sigma), todo, R, *options)
+        Z, verdicts[todo] = krylov.solve(solver.sigma, todo, R, *options)
     else:
         Z, verdicts[todo] = _solve_by_own_shifts(krylov, todo, R, *options)
     U[:, todo] = add(Z, 1.0, krylov.X, along / pencil.tau[todo])
@@ -159,13 +171,8 @@ def _solve_by_own_shifts(
     krylov: "_Krylov", pairs: np.ndarray, R: np.ndarray, *options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solve by one shift for all pairs, then by one for each pair that it did not solve."""
-    lam, tau = krylov.pencil.lam, krylov.pencil.tau
-    # Outside the known pairs, on the side where the unknown ones are not: A − σB is definite
-    # if the known pairs are the lowest or the highest.
-    side = -1.0 if np.sum(np.sign(tau)) >= 0 else 1.0
-    spread = np.ptp(np.real(lam))
-    size = np.max(np.abs(lam)) or 1e-3 * np.max(np.abs(tau))
-    sigma = side * np.max(side * np.real(lam)) + side * max(0.1 * spread, 0.01 * size)
+    pencil = krylov.pencil
+    sigma = float(pencil.shift(np))
     try:
         Z, verdicts = krylov.solve(sigma, pairs, R, *options)
         reason = "did not converge"
@@ -173,7 +180,8 @@ def _solve_by_own_shifts(
         Z, verdicts = np.zeros_like(R), np.full(pairs.size, STAGNATION, np.int32)
         reason = "is singular"
     for j in np.flatnonzero(verdicts != SUCCESS):
-        own = np.real(lam[pairs[j]]) + side * 1e-3 * max(spread, size)
+        lam = float(np.real(pencil.lam[pairs[j]]))
+        own = lam + np.sign(sigma - lam) * 1e-3 * max(float(pencil.size(np)), abs(lam))
         warnings.warn(
             f"`ShiftInvert()`: the shift {sigma:.6g}, chosen for all pairs, {reason} for pair "
             f"{pairs[j]}; trying {own:.6g}. Give a `sigma` near the pairs to save factorisations.",
@@ -209,7 +217,7 @@ class _Krylov:
 
     def solve(
         self,
-        sigma: complex,
+        sigma: Shift,
         pairs: np.ndarray,
         R: np.ndarray,
         method: Callable,
@@ -218,7 +226,6 @@ class _Krylov:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return Z with (A − λᵢB) zᵢ = rᵢ for these pairs, and the verdicts."""
         pencil = self.pencil
-        sigma = sigma if np.iscomplex(sigma) else np.real(sigma)
         factors = factorize(pencil.A, pencil.B, sigma, method)
 
         def inverse(V: np.ndarray) -> np.ndarray:
@@ -249,7 +256,7 @@ class _Krylov:
                     self.dual,
                     self.project,
                     S,
-                    lam[group] - sigma,
+                    lam[group] - lam.dtype.type(sigma),
                     tol,
                     max_steps,
                     pencil.hermitian,

@@ -9,7 +9,7 @@ import scipy.sparse.linalg as spla
 
 from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
-from ..linear_solvers.factorizations import SuperLU, factorize
+from ..linear_solvers.factorizations import Shift, SuperLU, factorize
 from ._abstract import AbstractForwardSolver
 
 
@@ -17,7 +17,7 @@ class Arpack(AbstractForwardSolver):
     """The lowest pairs, or those nearest to a shift; made by `arpack`."""
 
     def __init__(
-        self, k: int, sigma: float | None, factorize: Callable[[Any], Any], options: dict[str, Any]
+        self, k: int, sigma: Shift | None, factorize: Callable[[Any], Any], options: dict[str, Any]
     ):
         self.k = k
         self.sigma = sigma
@@ -47,7 +47,7 @@ class Arpack(AbstractForwardSolver):
         """Return the default, with the shift that is factorised here already."""
         return AutoLinearSolver(self.sigma, self.factorize)
 
-    def _inverse(self, A: Any, B: Any, sigma: float) -> Any:
+    def _inverse(self, A: Any, B: Any, sigma: Shift) -> Any:
         if sp.issparse(A) and (B is None or sp.issparse(B)):
             inverse = factorize(A, B, sigma, self.factorize)
             return spla.LinearOperator(A.shape, inverse.solve, dtype=A.dtype)  # pyright: ignore
@@ -61,7 +61,7 @@ class Arpack(AbstractForwardSolver):
 
 def arpack(
     k: int,
-    sigma: float | None = None,
+    sigma: Shift | None = None,
     *,
     factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
     **options: Any,

@@ -44,12 +44,16 @@ class Pencil(eqx.Module):
         A = self.A.as_matrix()
         return A, jnp.eye(len(A), dtype=A.dtype) if self.B is None else self.B.as_matrix()
 
-    def rounding(self) -> Float[Array, " k"]:
-        """Return what rounding can do to each value: some eps ‖A − λᵢB‖ ‖xᵢ‖²; shape (k,)."""
+    def sizes(self) -> Float[Array, " k"]:
+        """Return a typical ‖A v‖ + |λᵢ| ‖B v‖ for ‖v‖ = 1; shape (k,)."""
         v = probe(self.X[:, :1])
         size = column_norms(apply(self.A, v)) + jnp.abs(self.lam) * column_norms(apply(self.B, v))
+        return lax.stop_gradient(size)
+
+    def rounding(self) -> Float[Array, " k"]:
+        """Return what rounding can do to each value: some eps ‖A − λᵢB‖ ‖xᵢ‖²; shape (k,)."""
         eps = float(jnp.finfo(self.X.dtype).eps)
-        return lax.stop_gradient(ROUNDING * eps * size * column_norms(self.X) ** 2)
+        return ROUNDING * eps * self.sizes() * lax.stop_gradient(column_norms(self.X) ** 2)
 
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return a typical value of A − λᵢB outside the span of X, signed; shape (k,).
@@ -72,6 +76,12 @@ class Pencil(eqx.Module):
 
 class AbstractPairSystems(AbstractLinearSystems):
     """The systems of the pairs of a pencil."""
+
+    pencil: eqx.AbstractVar[Pencil]
+
+    def sizes(self) -> Float[Array, " k"]:
+        """Return those of the pencil."""
+        return self.pencil.sizes()
 
     @staticmethod
     def name(i: int) -> str:

@@ -69,12 +69,12 @@ class BorderedSystems(AbstractPairSystems):
     near: Float[Array, "k k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " k"]
 
-    def mv(self, U: Unknowns) -> Unknowns:
+    def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
         Z, mu = U
         A, B, S = self.pencil.A, self.pencil.B, self.pencil.S
         near = self.near.astype(mu.dtype)
-        top = apply(A, Z) - apply(B, Z) @ S
+        top = apply(A, Z, skip_zeros) - apply(B, Z, skip_zeros) @ S
         top = top + self.BX @ scale_columns(near * mu, self.alpha)
         return top, scale_columns(near * (self.BX.conj().T @ Z) + (1 - near) * mu, self.alpha)
 

@@ -53,11 +53,12 @@ class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
     tau: Float[Array, " k"]
     shift: Float[Array, "k k"]  # column i is the diagonal of Dᵢ
 
-    def mv(self, U: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    def mv(self, U: Inexact[Array, "n k"], skip_zeros: bool = False) -> Inexact[Array, "n k"]:
         """Return Mᵢ uᵢ for all i."""
         A, B = self.pencil.A, self.pencil.B
         coupling = self.shift.astype(U.dtype) * (self.BX.conj().T @ U)
-        return apply(A, U) - apply(B, U) @ self.pencil.S + self.BX @ coupling
+        AU, BU = apply(A, U, skip_zeros), apply(B, U, skip_zeros)
+        return AU - BU @ self.pencil.S + self.BX @ coupling
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ: a dense operator if A or B is dense, else its product."""
@@ -97,12 +98,10 @@ class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
 
         return column
 
-    def host_pencil(self) -> ShiftedPencil:
-        """Return the parts of the systems, A and B as CSR matrices."""
-        A = host_view(self.pencil.A)
-        B = None if self.pencil.B is None else host_view(self.pencil.B)
-        X, lam = np.asarray(self.pencil.X), np.asarray(self.pencil.lam)
-        return ShiftedPencil(A, B, lam, X, X, np.asarray(self.tau), True)
+    def shifted_pencil(self) -> ShiftedPencil:
+        """Return the parts of the systems."""
+        A, B, X = self.pencil.A, self.pencil.B, self.pencil.X
+        return ShiftedPencil(A, B, self.pencil.lam, X, X, self.tau, True)
 
     def solve_transposed(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
