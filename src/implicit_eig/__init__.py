@@ -44,6 +44,7 @@ from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
 from .systems.bordered import Bordered
 from .systems.deflated import Deflated
+from .systems.full_spectrum import FullSpectrum
 
 __version__ = "0.1.0"
 
@@ -65,6 +66,7 @@ __all__ = [
     "FiniteDifferences",
     "ForwardMode",
     "ForwardWarning",
+    "FullSpectrum",
     "Hermitian",
     "ImplicitEigError",
     "InputError",

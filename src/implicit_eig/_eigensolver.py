@@ -105,7 +105,8 @@ def eigensolver(
         linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
             `ShiftInvert()`, `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or
             a bare function f(matvec, b). Default `AutoLinearSolver()`.
-        system: the form of these systems: `Deflated()`, `Bordered()`; default `AutoSystem()`.
+        system: the form of these systems: `Deflated()`, `Bordered()`, `FullSpectrum()`;
+            default `AutoSystem()`.
         policy: what is checked, and what happens then.
 
     Returns:

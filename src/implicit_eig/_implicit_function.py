@@ -24,7 +24,7 @@ from .linear_solvers._systems import (
     probe,
     system_norms,
 )
-from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.auto import AutoLinearSolver, iterative
 from .linear_solvers.functions import linear_solver as wrap_function
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
@@ -165,8 +165,7 @@ class _Conditions(AbstractRoot):
         solver = self.linear_solver
         if isinstance(solver, AutoLinearSolver):
             small = residual_dot.size <= DENSE_LIMIT
-            structure = Structure.DENSE if small else Structure.MATRIX_FREE
-            solver = solver.choose(structure, False, residual_dot.dtype)
+            solver = lx.LU() if small else iterative(False, residual_dot.dtype)
         linearisation = _Linearisation(self, z, theta)
         u = solve_linearised(linearisation, -residual_dot[:, None], solver, self.policy)
         return from_real(u[:, 0], z)
@@ -224,6 +223,9 @@ class _JacobianSystems(AbstractLinearSystems):
     def mv(self, U: Array, skip_zeros: bool = False) -> Array:
         # a single system, never zero
         return self.column(0, False).mv(U[:, 0])[:, None]
+
+    def is_hermitian(self) -> bool:
+        return False
 
     def sizes(self) -> Array:
         return system_norms(self.mv(probe(to_real(self.z))[:, None]))

@@ -32,6 +32,7 @@ from ._systems import (
     columns_last,
     system_norms,
 )
+from .functions import LineaxWithOptions
 
 # The verdicts of lineax in a fixed order; the first is success.
 VERDICTS = (
@@ -118,7 +119,7 @@ def _solve_and_check(
     if isinstance(solver, AbstractSystemsSolver):
         U, verdicts = solver.solve_systems(systems, unit)
     else:
-        U, verdicts = _solve_by_column(systems, unit, solver)
+        U, verdicts = solve_by_column(systems, unit, solver)
 
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     dtype = residual.dtype
@@ -134,9 +135,10 @@ def _solve_and_check(
     return enforce(check, figures, U)
 
 
-def _solve_by_column(
+def solve_by_column(
     systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
 ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    """Return the solutions and verdicts by a solver of single systems, which take turns."""
     if isinstance(solver, DENSE_SOLVERS) and systems.structure is not Structure.DENSE:
         raise InputError(
             f"`eigensolver(linear_solver={type(solver).__name__}())`: dense operators, since it "
@@ -144,7 +146,8 @@ def _solve_by_column(
             "a sparse operator, `MINRES()` or another iterative solver for a matrix-free one, "
             "or pass the operator as an array."
         )
-    definite = isinstance(solver, (lx.CG, lx.Cholesky))
+    inner = solver.solver if isinstance(solver, LineaxWithOptions) else solver
+    definite = isinstance(inner, (lx.CG, lx.Cholesky))
 
     def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Array]:
         state: Any = solver.init(systems.column(i, definite), {})
@@ -174,6 +177,8 @@ def _accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) 
     rtol: float | None = None
     if isinstance(solver, AbstractOwnSolver):
         rtol = solver.working_rtol(dtype)
+    elif isinstance(solver, LineaxWithOptions):
+        return _accepted_rtol(solver.solver, policy, dtype)
     elif isinstance(solver, lx.Normal):
         return _accepted_rtol(solver.inner_solver, policy, dtype)
     elif isinstance(solver, (lx.CG, lx.GMRES, lx.BiCGStab)):

@@ -46,6 +46,10 @@ class AbstractLinearSystems(eqx.Module):
         """
 
     @abc.abstractmethod
+    def is_hermitian(self) -> bool:
+        """Return whether each M_i is Hermitian."""
+
+    @abc.abstractmethod
     def sizes(self) -> Array:
         """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,): what rounding refers to."""
 

@@ -1,27 +1,41 @@
-"""The default choice of a linear solver."""
+"""The default choice of a linear solver, and what is tried when that does not converge."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, PyTree
+import numpy as np
+import scipy.sparse.linalg as spla
+from jax import lax
+from jaxtyping import Array, Integer, PyTree
 
+from .._errors import LinearSolveWarning
 from ..operators import SparseOperator
-from ._systems import Structure
+from ._solve import AbstractSystemsSolver, solve_by_column
+from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure
 from .factorizations import Shift, SuperLU
+from .host import AbstractHostSolver
 from .minres import MINRES
 from .shift_invert import ShiftInvert
+from .sparse_direct import SparseDirect
 
+# Up to this size an LU factorisation for each pair costs less than the steps of an iteration.
+SMALL = 256
 # The longest steps of GMRES before it restarts; its memory is this many vectors.
 RESTART = 100
 
 
-class AutoLinearSolver(lx.AbstractLinearSolver):
-    """Choose the linear solver from what the operators are.
+class AutoLinearSolver(AbstractSystemsSolver):
+    """Choose the linear solver from what the operators are; figures in `docs/how-to-choose.md`.
 
-    Dense arrays: LU (`lineax.LU`). Sparse operators: `ShiftInvert()`. Matrix-free: `MINRES()`
-    for Hermitian systems, else `lineax.GMRES`.
+    Sparse operators: `ShiftInvert`. Dense arrays: `lineax.LU` up to n = 256, else `ShiftInvert`.
+    Matrix-free: `MINRES` for Hermitian systems, else `lineax.GMRES`. With `system=Bordered()`:
+    `SparseDirect`, `lineax.LU` and `MINRES`. Where an iteration does not converge, a host solver
+    takes over with a warning: LAPACK for dense systems, SciPy's `gcrotmk` for products.
 
     Args:
         sigma: for `ShiftInvert`.
@@ -31,27 +45,50 @@ class AutoLinearSolver(lx.AbstractLinearSolver):
     sigma: Shift | None = None
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
 
-    def choose(self, structure: Structure, hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
-        """Return the solver for systems of this kind."""
-        if structure is Structure.DENSE:
+    def working_rtol(self, dtype: Any) -> float:
+        """Return the loosest tolerance of the choices."""
+        return max(1e-9, 50 * float(jnp.finfo(dtype).eps))
+
+    def solve_systems(
+        self, systems: AbstractLinearSystems, b: PyTree[Array]
+    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+        """Solve all systems by the choice; by the fallback those that did not converge."""
+        leaf = jax.tree.leaves(b)[0]
+        solver = self._choose(systems, leaf.shape[0], leaf.dtype)
+        if isinstance(solver, AbstractSystemsSolver):
+            U, verdicts = solver.solve_systems(systems, b)
+        else:
+            U, verdicts = solve_by_column(systems, b, solver)
+        if isinstance(solver, (lx.LU, SparseDirect)):
+            return U, verdicts
+        fallback = _Fallback(type(solver).__name__)
+
+        def again(U: PyTree[Array]) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+            failed = verdicts != 0
+            rest = jax.tree.map(lambda leaf: leaf * failed.astype(leaf.dtype), b)
+            V, new = fallback.solve_systems(systems, rest)
+            return jax.tree.map(lambda u, v: jnp.where(failed, v, u), U, V), new
+
+        return lax.cond(jnp.any(verdicts != 0), again, lambda U: (U, verdicts), U)
+
+    def _choose(self, systems: AbstractLinearSystems, n: int, dtype: Any) -> Any:
+        shifted = isinstance(systems, AbstractShiftedSystems)
+        if systems.structure is Structure.DENSE and (n <= SMALL or not shifted):
             return lx.LU()
-        if structure is Structure.SPARSE:
+        if systems.structure is Structure.SPARSE and not shifted:
+            return SparseDirect()
+        if systems.structure is not Structure.MATRIX_FREE:
             return ShiftInvert(self.sigma, self.factorize)
-        if hermitian:
-            return MINRES()
-        rtol = 1e-10 if dtype in ("float64", "complex128") else 1e-5
-        # right sides have norm 1 here; with atol = 0 lineax divides by the zeros in them
-        return lx.GMRES(rtol, rtol, restart=RESTART, stagnation_iters=RESTART)
+        return iterative(systems.is_hermitian(), dtype)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         """Choose for a single operator and initialise the choice."""
-        structure = Structure.MATRIX_FREE
         if isinstance(operator, lx.MatrixLinearOperator):
-            structure = Structure.DENSE
+            solver = lx.LU()
         elif isinstance(operator, SparseOperator):
-            structure = Structure.SPARSE
-        dtype = operator.in_structure().dtype
-        solver = self.choose(structure, lx.is_symmetric(operator), dtype)
+            solver = SparseDirect()
+        else:
+            solver = iterative(lx.is_symmetric(operator), operator.in_structure().dtype)
         return solver, solver.init(operator, options)
 
     def compute(
@@ -73,6 +110,33 @@ class AutoLinearSolver(lx.AbstractLinearSolver):
         inner, options = solver.conj(inner, options)
         return (solver, inner), options
 
-    def assume_full_rank(self) -> bool:
-        """Return True: the systems are nonsingular."""
-        return True
+
+def iterative(hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
+    """Return the choice for systems of which only products are known."""
+    if hermitian:
+        return MINRES()
+    rtol = 1e-10 if dtype in ("float64", "complex128") else 1e-5
+    # right sides have norm 1 here; with atol = 0 lineax divides by the zeros in them
+    return lx.GMRES(rtol, rtol, restart=RESTART, stagnation_iters=RESTART)
+
+
+class _Fallback(AbstractHostSolver):
+    """What is tried last; the host calls it for the systems that are left."""
+
+    first: str = eqx.field(static=True)
+
+    def working_rtol(self, dtype: Any) -> float | None:
+        return None
+
+    def solve_host(self, A: Any, b: np.ndarray) -> Any:
+        second = "LAPACK" if isinstance(A, np.ndarray) else "SciPy's gcrotmk"
+        warnings.warn(
+            f"`AutoLinearSolver()`: {self.first} did not converge; trying {second}. Choose a "
+            "linear solver, or precondition it, as `docs/how-to-choose.md` says.",
+            LinearSolveWarning,
+            stacklevel=2,
+        )
+        if isinstance(A, np.ndarray):
+            return np.linalg.solve(A, b)
+        rtol = max(1e-10, 50 * float(np.finfo(b.dtype).eps))
+        return spla.gcrotmk(A, b, rtol=rtol, m=RESTART, maxiter=max(1, 10 * len(b) // RESTART))

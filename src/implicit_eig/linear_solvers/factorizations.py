@@ -33,6 +33,10 @@ Solve = Callable[[np.ndarray], Any]
 Shift = complex | float | int | np.number
 
 
+class SingularError(LinearSolveError):
+    """The matrix to factorise is singular."""
+
+
 class Factorization:
     """Hold the factors of a matrix M; call it to solve M x = b.
 
@@ -101,7 +105,7 @@ class SuperLU(AbstractFactorize):
         try:
             lu = spla.splu(matrix, **options)
         except RuntimeError as error:
-            raise LinearSolveError(
+            raise SingularError(
                 f"`SuperLU()`: a nonsingular matrix; got one that is not ({error}). Choose a "
                 "`sigma` that is not an eigenvalue."
             ) from error

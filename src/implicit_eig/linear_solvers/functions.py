@@ -51,16 +51,49 @@ class FunctionLinearSolver(AbstractOwnSolver):
         return None
 
 
-def linear_solver(fn: Callable[..., Any], **options: Any) -> FunctionLinearSolver:
-    """Wrap a JAX function `fn(matvec, b, **options) -> x` as a linear solver.
+class LineaxWithOptions(lx.AbstractLinearSolver):
+    """A lineax solver with options for every solve; made by `linear_solver`."""
+
+    solver: lx.AbstractLinearSolver
+    options: dict[str, Any]
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
+        """Initialise the solver."""
+        return self.solver.init(operator, self.options | options)
+
+    def compute(
+        self, state: Any, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        """Solve for one vector."""
+        return self.solver.compute(state, vector, self.options | options)
+
+    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Transpose the solver's state."""
+        return self.solver.transpose(state, options)
+
+    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Conjugate the solver's state."""
+        return self.solver.conj(state, options)
+
+    def assume_full_rank(self) -> bool:
+        """Return True: the systems are nonsingular."""
+        return True
+
+
+def linear_solver(
+    fn: Callable[..., Any] | lx.AbstractLinearSolver, **options: Any
+) -> FunctionLinearSolver | LineaxWithOptions:
+    """Wrap a JAX function `fn(matvec, b, **options) -> x`, or a lineax solver with its options.
 
     Both modes of differentiation work, whatever `fn` can do itself: it is never
     differentiated, and the transposed system is solved by `fn` too.
 
     Args:
         fn: returns x, or (x, info) with `info` None or 0 for success. `b` and `x` have
-            shape (m,); `matvec` maps such a vector to another.
-        **options: passed to `fn` in every solve, for example `tol`, `maxiter`, `restart`.
+            shape (m,); `matvec` maps such a vector to another. Or a lineax solver.
+        **options: passed to `fn` in every solve, in both modes: for example `tol`, `maxiter`,
+            `restart`, a preconditioner `M`, a start `x0`; for a lineax solver `preconditioner`
+            (an operator) and `y0`. Right sides are scaled to norm 1, a start should be too.
 
     Raises:
         InputError: `fn` takes no such option, so that it would be ignored.
@@ -69,6 +102,15 @@ def linear_solver(fn: Callable[..., Any], **options: Any) -> FunctionLinearSolve
         >>> import jax
         >>> solver = linear_solver(jax.scipy.sparse.linalg.cg, tol=1e-10)
     """
+    if isinstance(fn, lx.AbstractLinearSolver):
+        unknown = set(options) - {"preconditioner", "y0"}
+        if unknown or not isinstance(fn, (lx.CG, lx.GMRES, lx.BiCGStab)):
+            raise InputError(
+                "`linear_solver(solver, **options)`: `preconditioner` or `y0`, of an iterative "
+                f"lineax solver; got {', '.join(options) or 'none'} for {type(fn).__name__}. Set "
+                "its other options where it is made, `lx.GMRES(rtol=..., restart=...)`."
+            )
+        return LineaxWithOptions(fn, options)
     try:
         inspect.signature(fn).bind(None, None, **options)
     except TypeError as error:

@@ -13,13 +13,13 @@ import scipy.sparse as sp
 from jaxtyping import Array, Inexact, Integer, PyTree
 
 from .. import host
-from .._errors import InputError, LinearSolveError, LinearSolveWarning
+from .._errors import InputError, LinearSolveWarning
 from ..operators import host_view
 from ._block_krylov import add, inner, solve_shifted
 from ._shift_invert_dense import solve_dense
 from ._solve import VERDICTS, AbstractSystemsSolver
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, ShiftedPencil, Structure
-from .factorizations import Shift, SuperLU, factorize, is_hermitian
+from .factorizations import Shift, SingularError, SuperLU, factorize, is_hermitian
 
 SUCCESS = VERDICTS.index(lx.RESULTS.successful)
 MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
@@ -41,8 +41,8 @@ class ShiftInvert(AbstractSystemsSolver):
 
     Args:
         sigma: the shift, near the values and none of them. Unit: that of the values. `None`
-            takes one next to the pairs, on the side where they end, and where the systems of
-            a pair do not converge by it, one next to that pair, with a warning.
+            takes one next to the pairs, on the side where they end. Where the systems of a
+            pair do not converge by it, one next to that pair is tried, with a warning.
         factorize: `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a CSC matrix
             M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
@@ -159,32 +159,30 @@ def _solve(
     R = add(R, -1.0, krylov.BX, along)
     rtol = solver.working_rtol(b.dtype)
     options = (solver.factorize, rtol, solver.max_steps)
-    if solver.sigma is not None:
-        Z, verdicts[todo] = krylov.solve(solver.sigma, todo, R, *options)
-    else:
-        Z, verdicts[todo] = _solve_by_own_shifts(krylov, todo, R, *options)
+    sigma = float(pencil.shift(np)) if solver.sigma is None else solver.sigma
+    Z, verdicts[todo] = _solve_by_shifts(krylov, sigma, todo, R, *options)
     U[:, todo] = add(Z, 1.0, krylov.X, along / pencil.tau[todo])
     return U, verdicts
 
 
-def _solve_by_own_shifts(
-    krylov: "_Krylov", pairs: np.ndarray, R: np.ndarray, *options: Any
+def _solve_by_shifts(
+    krylov: "_Krylov", sigma: Shift, pairs: np.ndarray, R: np.ndarray, *options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Solve by one shift for all pairs, then by one for each pair that it did not solve."""
     pencil = krylov.pencil
-    sigma = float(pencil.shift(np))
     try:
         Z, verdicts = krylov.solve(sigma, pairs, R, *options)
-        reason = "did not converge"
-    except LinearSolveError:  # singular: the shift is an unknown eigenvalue
+        reason = "does not converge"
+    except SingularError:
         Z, verdicts = np.zeros_like(R), np.full(pairs.size, STAGNATION, np.int32)
-        reason = "is singular"
+        reason = "is an eigenvalue"
     for j in np.flatnonzero(verdicts != SUCCESS):
         lam = float(np.real(pencil.lam[pairs[j]]))
-        own = lam + np.sign(sigma - lam) * 1e-3 * max(float(pencil.size(np)), abs(lam))
+        side = 1 if np.real(sigma) > lam else -1
+        own = lam + side * 1e-3 * max(float(pencil.size(np)), abs(lam))
         warnings.warn(
-            f"`ShiftInvert()`: the shift {sigma:.6g}, chosen for all pairs, {reason} for pair "
-            f"{pairs[j]}; trying {own:.6g}. Give a `sigma` near the pairs to save factorisations.",
+            f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for pair {pairs[j]}; trying "
+            f"{own:.6g}. Give a `sigma` nearer to the pairs to save factorisations.",
             LinearSolveWarning,
             stacklevel=2,
         )

@@ -42,6 +42,7 @@ from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
+from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
@@ -179,16 +180,19 @@ class Hermitian(AbstractProblem):
         S, X = state.S, state.X
         W, N = residual_dot
         pencil = Pencil(A, B, S, X)
-        system, linear_solver = resolve(system, linear_solver, pencil)
+        system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
         equal = cluster_mask(pencil.lam, pencil.rounding(), policy)
         C = _couplings(S, jnp.where(equal, -0.5 * N, G), equal)
+        S_dot = jnp.where(equal, G, jnp.zeros_like(G))
+        if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
+            return Invariant(S_dot, X @ C)
         R = apply(B, X @ G) - W
         b = system.right_side(R)
         U = solve_linearised(_Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (X.conj().T @ apply(B, Z))
-        return Invariant(jnp.where(equal, G, jnp.zeros_like(G)), X @ C + Z)
+        return Invariant(S_dot, X @ C + Z)
 
 
 def _couplings(

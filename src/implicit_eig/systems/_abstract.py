@@ -79,6 +79,10 @@ class AbstractPairSystems(AbstractLinearSystems):
 
     pencil: eqx.AbstractVar[Pencil]
 
+    def is_hermitian(self) -> bool:
+        """Return True: so far all pencils are."""
+        return True
+
     def sizes(self) -> Float[Array, " k"]:
         """Return those of the pencil."""
         return self.pencil.sizes()
