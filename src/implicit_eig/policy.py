@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from . import host
 from ._errors import (
@@ -90,11 +90,11 @@ class Check(eqx.Module):
     warning: type[Warning] = eqx.field(static=True)
     ndims: tuple[int, ...] = eqx.field(static=True)
 
-    def __call__(self, *figures: np.ndarray) -> np.ndarray:
-        """Judge each member of a batch; return whether it passed."""
+    def __call__(self, suspect: np.ndarray, *figures: np.ndarray) -> np.ndarray:
+        """Judge each member of a batch that is suspect; return whether it passed."""
         batch = figures[0].shape[: figures[0].ndim - self.ndims[0]]
         passed = np.ones(batch, bool)
-        for index in np.ndindex(batch):
+        for index in map(tuple, np.argwhere(np.broadcast_to(suspect, batch))):
             message = self.inspect(*(np.asarray(figure[index]) for figure in figures))
             if message is None:
                 continue
@@ -107,18 +107,20 @@ class Check(eqx.Module):
         return passed
 
 
-def enforce(check: Check, figures: tuple, value: PyTree) -> PyTree:
-    """Return `value` once `check` has passed judgement on `figures`.
+def enforce(
+    check: Check, figures: tuple, value: PyTree, suspect: Bool[Array, ""] | bool = True
+) -> PyTree:
+    """Return `value` once `check` has passed judgement on `figures`, unless they are beyond doubt.
 
     The floating-point leaves of `value` depend on the verdict, so that no compiler
     removes the check; they become NaN where the verdict says so. Figures carry no
-    derivative.
+    derivative. `suspect` spares the host a look at each member of a large batch.
     """
     if check.action is Action.IGNORE:
         return value
     figures = jax.lax.stop_gradient(figures)
     like = jax.ShapeDtypeStruct((), jnp.bool_)
-    passed = host.call(check, like, *figures, vmap_method="broadcast_all")
+    passed = host.call(check, like, jnp.asarray(suspect), *figures, vmap_method="broadcast_all")
     if not host.is_traced(passed) and passed:
         return value
     return jax.tree.map(

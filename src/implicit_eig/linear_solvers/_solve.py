@@ -132,7 +132,7 @@ def _solve_and_check(
     figures = (residual, allowed, verdicts)
     check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)), figures)
     U = jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
-    return enforce(check, figures, U)
+    return enforce(check, figures, U, ~jnp.all(residual <= allowed))
 
 
 def solve_by_column(
