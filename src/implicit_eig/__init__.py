@@ -21,14 +21,12 @@ from ._errors import (
 from ._implicit_function import implicit_function
 from .host import traceable
 from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.cache import FactorizationCache, factorization_cache, factorize
 from .linear_solvers.factorizations import (
     Cholmod,
     Factorization,
-    FactorizationCache,
     Pardiso,
     SuperLU,
-    factorization_cache,
-    factorize,
 )
 from .linear_solvers.functions import linear_solver
 from .linear_solvers.host import host_linear_solver

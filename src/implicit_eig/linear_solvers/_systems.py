@@ -111,27 +111,21 @@ class AbstractShiftedSystems(AbstractLinearSystems):
 
 
 class AbstractOwnSolver(lx.AbstractLinearSolver):
-    """A linear solver whose state is the operator, and that knows its relative residual."""
+    """A linear solver whose state is the operator unless it says otherwise."""
 
     @abc.abstractmethod
     def working_rtol(self, dtype: Any) -> float | None:
-        """Return that residual: 0 for a direct solver, `None` where it is not known."""
+        """Return its relative residual: 0 for a direct solver, `None` where it is not known."""
 
-    def init(
-        self, operator: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> lx.AbstractLinearOperator:
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         """Keep the operator: no work is done before the right side is known."""
         return operator
 
-    def transpose(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the transposed operator."""
         return state.transpose(), {}
 
-    def conj(
-        self, state: lx.AbstractLinearOperator, options: dict[str, Any]
-    ) -> tuple[lx.AbstractLinearOperator, dict[str, Any]]:
+    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the conjugate operator."""
         return lx.conj(state), {}
 

@@ -1,14 +1,10 @@
-"""Sparse factorisations on the host, and the cache that lets two solvers share one.
+"""Sparse factorisations on the host.
 
 A factorisation is made by `factorize(matrix)`: one of the classes below, or the user's function.
 """
 
 import abc
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import equinox as eqx
@@ -247,101 +243,6 @@ def run(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factorization
     return Factorization(made, adjoint, FILL * matrix.nnz * (matrix.dtype.itemsize + 4))
 
 
-class FactorizationCache:
-    """Keep the latest factorisations, by the content of their matrices; safe between threads.
-
-    Args:
-        max_bytes: the oldest go when all together are larger; the latest stays always. Sizes
-            of factors that are not known are estimated from their matrix.
-
-    Attributes:
-        hits, misses: how often a factorisation was found here, and how often it was made.
-    """
-
-    def __init__(self, max_bytes: int):
-        self.max_bytes = max_bytes
-        self.hits = 0
-        self.misses = 0
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[Any, Future[Factorization]] = OrderedDict()
-
-    def clear(self) -> None:
-        """Forget all factorisations, which frees their memory, and reset the counters."""
-        with self._lock:
-            self._entries.clear()
-            self.hits = self.misses = 0
-
-    def get(self, key: Any, make: Callable[[], Factorization]) -> Factorization:
-        """Return the factorisation of `key`; made by `make`, once, if it is not here."""
-        with self._lock:
-            entry = self._entries.get(key)
-            mine = entry is None
-            if entry is None:
-                self.misses += 1
-                entry = self._entries[key] = Future()
-            else:
-                self.hits += 1
-            self._entries.move_to_end(key)
-        if mine:
-            try:
-                entry.set_result(make())
-            except BaseException as error:
-                entry.set_exception(error)
-                with self._lock:
-                    self._entries.pop(key, None)
-            self._turn_over()
-        return entry.result()
-
-    def _turn_over(self) -> None:
-        with self._lock:
-            while len(self._entries) > 1 and self._size() > self.max_bytes:
-                self._entries.popitem(last=False)
-
-    def _size(self) -> int:
-        done = [entry for entry in self._entries.values() if entry.done() and not entry.exception()]
-        return sum(entry.result().nbytes for entry in done)
-
-
-factorization_cache = FactorizationCache(2**30)
-
-
-def factorize(
-    A: Any, B: Any = None, sigma: Shift = 0.0, method: Callable[[Any], Any] | None = None
-) -> Factorization:
-    """Factorise A − σB, or find its factorisation in `ie.factorization_cache`.
-
-    A forward solver that inverts by it shares the factorisation with `ShiftInvert(sigma)`, which
-    solves its tangent and adjoint systems: one factorisation serves both.
-
-    Args:
-        A: `scipy.sparse` matrix as the forward solver receives it, shape (n, n).
-        B: the same; `None` for the identity.
-        sigma: the shift, no eigenvalue. Unit: that of the values.
-        method: `SuperLU()` (the default), `Cholmod()`, `Pardiso()`, or a function M -> solve of a
-            CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
-
-    Returns:
-        Factorization: call it as `solve(b)`; `solve_adjoint(b)` is (A − σB)⁻ᴴ b.
-
-    Raises:
-        LinearSolveError: the matrix is singular, or not what the method needs.
-
-    Cost: one factorisation; if it is in the cache, a hash of the entries of A and B.
-
-    Examples:
-        >>> import numpy as np, scipy.sparse as sp
-        >>> inverse = factorize(sp.diags_array([1.0, 2.0]), sigma=0.5)
-        >>> inverse(np.array([1.0, 3.0])).tolist()
-        [2.0, 2.0]
-    """
-    method = SuperLU() if method is None else method
-    A, B = _canonical(A), None if B is None else _canonical(B)
-    return factorization_cache.get(
-        (_digest(A), None if B is None else _digest(B), complex(sigma), method),
-        lambda: run(method, shifted(A, B, sigma)),
-    )
-
-
 def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:
     """Return A − σB as CSC, real where all are real."""
     # zero where it is zero: A keeps its dtype and its pattern
@@ -350,23 +251,3 @@ def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:
     factor = A.dtype.type(sigma) if not np.iscomplex(sigma) else sigma
     B = sp.eye_array(A.shape[0], dtype=A.dtype, format="csr") if B is None else B
     return (A - factor * B).tocsc()
-
-
-def _canonical(matrix: Any) -> sp.csr_matrix:
-    if not sp.issparse(matrix):
-        raise InputError(
-            f"`factorize(A, B)`: `scipy.sparse` matrices; got {type(matrix).__name__}. Convert "
-            "it, `scipy.sparse.csr_matrix(A)`, or use a dense or an iterative linear solver."
-        )
-    csr: Any = matrix.tocsr()
-    if not csr.has_canonical_format:
-        csr = csr.copy()
-        csr.sum_duplicates()
-    return csr
-
-
-def _digest(matrix: sp.csr_matrix) -> bytes:
-    digest = hashlib.sha1(repr((matrix.shape, matrix.dtype)).encode(), usedforsecurity=False)
-    for part in (matrix.data, matrix.indices, matrix.indptr):
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.digest()

@@ -9,7 +9,8 @@ import scipy.sparse.linalg as spla
 
 from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
-from ..linear_solvers.factorizations import Shift, SuperLU, factorize
+from ..linear_solvers.cache import factorize
+from ..linear_solvers.factorizations import Shift, SuperLU
 from ._abstract import AbstractForwardSolver
 
 
