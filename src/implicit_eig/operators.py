@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, Float, Inexact, Integer
+from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
 from ._errors import InputError
 from .host import as_jax
@@ -253,7 +253,7 @@ def dtype_of(operator: lx.AbstractLinearOperator) -> Any:
     return operator.in_structure().dtype
 
 
-def scale_columns(X: Inexact[Array, "n k"], factors: Inexact[Array, " k"]) -> Inexact[Array, "n k"]:
+def scale_columns(X: Inexact[Array, "n k"], factors: Shaped[Array, " k"]) -> Inexact[Array, "n k"]:
     """Return X diag(factors), shape (n, k)."""
     return X * factors[None, :].astype(X.dtype)
 

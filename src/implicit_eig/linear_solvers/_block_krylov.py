@@ -149,7 +149,9 @@ def _solve_small(H: np.ndarray, mu: np.ndarray, C: np.ndarray, hermitian: bool) 
     """Return Y with (I − μᵢ H) yᵢ = cᵢ, columns."""
     if hermitian:
         theta, vectors = eigh((H + H.conj().T) / 2, driver="evd", check_finite=False)
-        return vectors @ ((vectors.conj().T @ C) / (1 - theta[:, None] * mu))
+        gap = 1 - theta[:, None] * mu
+        gap[gap == 0] = np.finfo(theta.dtype).eps  # an unknown value equal to a known one
+        return vectors @ ((vectors.conj().T @ C) / gap)
     shifted = np.eye(len(H), dtype=H.dtype) - mu[:, None, None] * H
     return np.linalg.solve(shifted, C.T[:, :, None])[:, :, 0].T
 

@@ -72,16 +72,19 @@ def _solve_by_shifts(
     except SingularError:
         Z, verdicts = np.zeros_like(R), np.full(pairs.size, STAGNATION, np.int32)
         reason = "is an eigenvalue"
-    for j in np.flatnonzero(verdicts != SUCCESS):
-        lam = float(np.real(krylov.pencil.lam[pairs[j]]))
-        side = 1 if np.real(sigma) > lam else -1
-        own = lam + side * 1e-3 * max(float(krylov.pencil.size(np)), abs(lam))
+    failed = np.flatnonzero(verdicts != SUCCESS)
+    if failed.size:
         warnings.warn(
-            f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for pair {pairs[j]}; trying "
-            f"{own:.6g}. Give a `sigma` nearer to the pairs to save factorisations.",
+            f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for {failed.size} of "
+            f"{pairs.size} pairs, the first of them pair {pairs[failed[0]]}; trying a shift next to "
+            "each. Give a `sigma` nearer to the pairs to save factorisations.",
             LinearSolveWarning,
             stacklevel=2,
         )
+    for j in failed:
+        lam = float(np.real(krylov.pencil.lam[pairs[j]]))
+        side = 1 if np.real(sigma) > lam else -1
+        own = lam + side * 1e-3 * max(float(krylov.pencil.size(np)), abs(lam))
         one = slice(j, j + 1)
         Z[:, one], verdicts[one] = krylov.solve(own, pairs[one], R[:, one], *options)
     return Z, verdicts

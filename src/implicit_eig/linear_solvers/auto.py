@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Integer, PyTree
 
 from .._errors import LinearSolveWarning
-from ..operators import SparseOperator
+from ..operators import SparseOperator, scale_columns
 from ._solve import AbstractSystemsSolver, solve_by_column
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure
 from .factorizations import Shift, SuperLU
@@ -59,15 +59,16 @@ class AutoLinearSolver(AbstractSystemsSolver):
             U, verdicts = solver.solve_systems(systems, b)
         else:
             U, verdicts = solve_by_column(systems, b, solver)
-        if isinstance(solver, (lx.LU, SparseDirect)):
+        sparse = systems.structure is Structure.SPARSE
+        if isinstance(solver, lx.LU) or sparse:  # direct, or with a fallback of its own
             return U, verdicts
         fallback = _Fallback(type(solver).__name__)
 
         def again(U: PyTree[Array]) -> tuple[PyTree[Array], Integer[Array, " k"]]:
             failed = verdicts != 0
-            rest = jax.tree.map(lambda leaf: leaf * failed.astype(leaf.dtype), b)
+            rest = jax.tree.map(lambda leaf: scale_columns(leaf, failed), b)
             V, new = fallback.solve_systems(systems, rest)
-            return jax.tree.map(lambda u, v: jnp.where(failed, v, u), U, V), new
+            return jax.tree.map(lambda u, v: jnp.where(failed[None, :], v, u), U, V), new
 
         return lax.cond(jnp.any(verdicts != 0), again, lambda U: (U, verdicts), U)
 

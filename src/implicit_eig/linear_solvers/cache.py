@@ -115,7 +115,7 @@ def _canonical(matrix: Any) -> sp.csr_matrix:
             f"`factorize(A, B)`: `scipy.sparse` matrices; got {type(matrix).__name__}. Convert "
             "it, `scipy.sparse.csr_matrix(A)`, or use a dense or an iterative linear solver."
         )
-    csr: Any = matrix.tocsr()
+    csr: Any = sp.csr_matrix(matrix)
     if not csr.has_canonical_format:
         csr = csr.copy()
         csr.sum_duplicates()

@@ -224,7 +224,7 @@ class _Lazy:
 def is_hermitian(matrix: Any) -> bool:
     """Return whether M = Mᴴ, to rounding."""
     difference = abs(matrix - matrix.conj().T)
-    return not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max()
+    return bool(not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max())
 
 
 def run(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factorization:
@@ -247,7 +247,7 @@ def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:
     """Return A − σB as CSC, real where all are real."""
     # zero where it is zero: A keeps its dtype and its pattern
     if sigma == 0:
-        return A.tocsc()
+        return sp.csc_matrix(A)
     factor = A.dtype.type(sigma) if not np.iscomplex(sigma) else sigma
     B = sp.eye_array(A.shape[0], dtype=A.dtype, format="csr") if B is None else B
-    return (A - factor * B).tocsc()
+    return sp.csc_matrix(A - factor * B)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Array, Inexact, Integer, PyTree
+from jaxtyping import Array, Integer, PyTree
 
 from .. import host
 from .._errors import InputError
@@ -93,8 +93,8 @@ class ShiftInvert(AbstractSystemsSolver):
         return _State(state.operator, state.transposed, not state.conjugated), {}
 
     def solve_systems(
-        self, systems: AbstractLinearSystems, b: Inexact[Array, "n k"]
-    ) -> tuple[Inexact[Array, "n k"], Integer[Array, " k"]]:
+        self, systems: AbstractLinearSystems, b: PyTree[Array]
+    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
         """Solve all systems in one call of the host; zero columns are skipped."""
         if not isinstance(systems, AbstractShiftedSystems):
             raise InputError(

@@ -1,0 +1,519 @@
+"""Shift and invert: right against dense autodiff, counted, and loud where it fails."""
+
+import gc
+import threading
+import weakref
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.linalg as sla
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+from problems import (
+    EPS,
+    eigh,
+    grid_pencil,
+    invariant_loss,
+    jax_eigh,
+    random_definite,
+    with_spectrum,
+)
+
+import implicit_eig as ie
+from implicit_eig.linear_solvers._shift_invert_host import solve_on_host
+from implicit_eig.linear_solvers._systems import ShiftedPencil
+
+N, K = 40, 3
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache():
+    ie.factorization_cache.clear()
+
+
+def sparse(matrix):
+    """The operator of a full pattern, differentiable in its entries."""
+    rows, cols = np.indices(matrix.shape).reshape(2, -1)
+    return ie.SparseOperator(matrix.reshape(-1), rows, cols, matrix.shape)
+
+
+def pencil_of(dtype, seed=0):
+    spectrum = np.concatenate([np.arange(1.0, 7.0), np.linspace(7.5, 30, N - 6)])
+    return with_spectrum(spectrum, dtype, seed), random_definite(N, dtype, seed + 1)
+
+
+class Columns:
+    """A factorisation that counts itself and the widths of its solves."""
+
+    def __init__(self, permc_spec="COLAMD"):
+        self.factorisations, self.widths = 0, []
+        self.permc_spec = permc_spec
+
+    def __call__(self, matrix):
+        self.factorisations += 1
+        solve = spla.splu(matrix, permc_spec=self.permc_spec).solve
+
+        def counted(b):
+            self.widths.append(1 if b.ndim == 1 else b.shape[1])
+            return solve(b)
+
+        return counted
+
+
+SHIFTS = {
+    "own": ie.ShiftInvert(),
+    "below": ie.ShiftInvert(0.0),
+    "between": ie.ShiftInvert(2.4),
+    "user": ie.ShiftInvert(0.0, lambda M: spla.splu(M).solve),
+    "loose": ie.ShiftInvert(0.0, ie.SuperLU(pivot_threshold=1.0), rtol=1e-8),
+}
+
+
+class TestDerivatives:
+    """Against autodiff through dense `eigh`, in both modes, to second order."""
+
+    @pytest.mark.parametrize("name", list(SHIFTS))
+    @pytest.mark.parametrize("generalised", [False, True])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+    @pytest.mark.parametrize("pick", [[0, 1, 2], [4, 3, 9]], ids=["lowest", "interior"])
+    def test_gradient(self, name, generalised, dtype, pick):
+        if np.finfo(dtype).eps > 1e-8 and (name != "own" or generalised):
+            pytest.skip("one shift suffices in single precision")
+        A, B = pencil_of(dtype)
+        operators = (A, B) if generalised else (A,)
+        pick = np.array(pick)
+        some = lambda *ops: tuple(part[..., pick] for part in eigh(*ops))
+        solve = ie.eigensolver(some, ie.Hermitian(K), linear_solver=SHIFTS[name])
+        oracle = lambda *ops: tuple(part[..., pick] for part in jax_eigh(*ops))
+        loss = invariant_loss(K, N)
+        found = jax.grad(lambda ops: loss(*solve(*map(sparse, ops))))(operators)
+        expected = jax.grad(lambda ops: loss(*oracle(*ops)))(operators)
+        size = max(float(jnp.max(jnp.abs(part))) for part in expected)
+        # residual of the solve, over the smallest gap in units of the spectrum
+        tol = 1e4 * max(EPS[np.dtype(dtype)], 1e-11 if name != "loose" else 1e-10)
+        for f, e in zip(found, expected, strict=True):
+            f, e = f + f.conj().T, e + e.conj().T  # entries of a sparse operator are independent
+            assert jnp.max(jnp.abs(f - e)) < tol * size
+
+    @pytest.mark.parametrize("name", ["own", "between"])
+    def test_second_order_and_forward(self, name):
+        """The right sides of second derivatives have parts along the known vectors."""
+        pencil, p = grid_pencil(5)
+        loss = invariant_loss(K, 25)
+        by = lambda solver: (
+            lambda p: loss(*ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)(*pencil(p)))
+        )
+        f, exact = by(SHIFTS[name]), by(ie.SparseDirect())
+        for transform in (
+            lambda f: jax.jvp(f, (p,), (p,))[1],
+            lambda f: jax.jvp(jax.grad(f), (p,), (p,))[1],
+            lambda f: jax.grad(lambda p: jnp.sum(jax.grad(f)(p) ** 2))(p),
+        ):
+            found, expected = transform(f), transform(exact)
+            assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
+
+    @pytest.mark.parametrize(
+        "method", [ie.Cholmod(), ie.Cholmod(mode="simplicial"), ie.Pardiso()], ids=str
+    )
+    def test_optional_factorisations(self, method):
+        pytest.importorskip("pypardiso" if isinstance(method, ie.Pardiso) else "sksparse")
+        pencil, p = grid_pencil(6)
+        loss = invariant_loss(K, 36)
+        gradients = [
+            jax.grad(
+                lambda p, m=m: loss(
+                    *ie.eigensolver(ie.solvers.arpack(K, 0.0, factorize=m), ie.Hermitian(K))(
+                        *pencil(p)
+                    )
+                )
+            )(p)
+            for m in (ie.SuperLU(), method)
+        ]
+        assert jnp.max(jnp.abs(gradients[1] - gradients[0])) < 1e-8 * jnp.max(jnp.abs(gradients[0]))
+
+    def test_clusters(self):
+        """A double value: exact for the projector onto both."""
+        A = with_spectrum([1.0, 2.0, 2.0, *np.linspace(3, 9, 17)])
+        S = np.random.default_rng(0).standard_normal((20, 20))
+
+        def loss(X):
+            return jnp.sum(jnp.asarray(S) * (X @ X.T))
+
+        solve = ie.eigensolver(eigh, ie.Hermitian(3), linear_solver=ie.ShiftInvert())
+        dense = ie.eigensolver(eigh, ie.Hermitian(3), linear_solver=lx.LU())
+        found = jax.grad(lambda A: loss(solve(sparse(A)).vectors[:, 1:]))(A)
+        expected = jax.grad(lambda A: loss(dense(A).vectors[:, 1:]))(A)
+        assert jnp.max(jnp.abs(found + found.T - 2 * expected)) < 1e-8 * jnp.max(jnp.abs(expected))
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+    @pytest.mark.parametrize("sigma", [None, 2.4])
+    def test_dense_operators(self, dtype, sigma):
+        """In JAX: one LU for all pairs, also under `vmap`."""
+        A, B = pencil_of(dtype)
+        loss = invariant_loss(K, N)
+        solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.ShiftInvert(sigma))
+        found = jax.grad(lambda ops: loss(*solve(*ops)))((A, B))
+        expected = jax.grad(lambda ops: loss(*jax_eigh(*ops)))((A, B))
+        for f, e in zip(found, expected, strict=True):
+            assert jnp.max(jnp.abs(f - (e + e.conj().T) / 2)) < 1e-8 * jnp.max(jnp.abs(e))
+        stack = jnp.stack([A, 1.1 * A])
+        batched = jax.vmap(jax.grad(lambda A: loss(*solve(A, B))))(stack)
+        assert jnp.max(jnp.abs(batched[0] - found[0])) < 1e-8 * jnp.max(jnp.abs(found[0]))
+
+
+class TestNonHermitian:
+    """The block space for any pencil with known left and right vectors, on both sides."""
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+    @pytest.mark.parametrize("adjoint", [False, True])
+    @pytest.mark.parametrize("generalised", [False, True])
+    def test_systems(self, dtype, adjoint, generalised):
+        rng = np.random.default_rng(0)
+        random = lambda *shape: (
+            rng.standard_normal(shape)
+            + (1j * rng.standard_normal(shape) if dtype == np.complex128 else 0)
+        )
+        n, k = 30, 4
+        # real simple values 1, 2, 3, ...; vectors far from orthogonal
+        V = np.eye(n) + 0.2 * random(n, n)
+        B = np.eye(n) + 0.1 * random(n, n) if generalised else np.eye(n)
+        lam = np.arange(1.0, n + 1)
+        A = B @ V @ np.diag(lam) @ np.linalg.inv(V)
+        X, Y = V[:, :k], np.linalg.inv(B @ V).conj().T[:, :k]
+        assert np.max(np.abs(Y.conj().T @ B @ X - np.eye(k))) < 1e-12
+        tau = np.full(k, 5.0)
+        b = random(n, k)
+        b[:, 2] = 0
+        counting = Columns()
+        pencil = ShiftedPencil(
+            sp.csr_matrix(A), sp.csr_matrix(B) if generalised else None,
+            lam[:k].astype(dtype), X, Y, tau, False,
+        )  # fmt: skip
+        U, verdicts = solve_on_host(pencil, 0.4, counting, 1e-11, 50, b, adjoint)
+        assert not verdicts.any()
+        assert not U[:, 2].any()
+        for i in range(k):
+            M = A - lam[i] * B + B @ X @ np.diag(tau[i] - (lam[:k] - lam[i])) @ Y.conj().T @ B
+            M = M.conj().T if adjoint else M
+            error = np.linalg.norm(M @ U[:, i] - b[:, i])
+            assert error <= 1e-10 * np.linalg.norm(b[:, i])
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+    def test_one_factorisation_for_both_sides_of_a_matrix(self, dtype):
+        rng = np.random.default_rng(1)
+        dense = np.diag(np.arange(1.0, 21)) + 0.1 * rng.standard_normal((20, 20))
+        if dtype == np.complex128:
+            dense = dense + 0.1j * rng.standard_normal((20, 20))
+        A = ie.SparseOperator.from_scipy(sp.csr_matrix(dense))
+        b = jnp.asarray(rng.standard_normal(20).astype(dtype))
+        solver = ie.ShiftInvert(0.0)
+        f = lambda b: lx.linear_solve(A, b, solver).value
+        found, pullback = jax.vjp(f, b)
+        assert jnp.max(jnp.abs(found - np.linalg.solve(dense, b))) < 1e-9
+        (back,) = pullback(b)
+        assert jnp.max(jnp.abs(back - np.linalg.solve(dense.T, b))) < 1e-9
+        assert ie.factorization_cache.misses == 1
+        state, options = solver.conj(solver.init(A, {}), {})
+        found = solver.compute(state, b, options)[0]
+        assert jnp.max(jnp.abs(found - np.linalg.solve(dense.conj(), b))) < 1e-9
+
+
+class TestCounts:
+    """What is made once, and for how many columns."""
+
+    def gradient(self, method, used=slice(None), k=6, m=12, jit=True):
+        pencil, p = grid_pencil(m)
+        solve = ie.eigensolver(ie.solvers.arpack(k, 0.0, factorize=method), ie.Hermitian(k))
+        S = np.random.default_rng(2).standard_normal((m * m, 1))
+        f = lambda p: jnp.sum(jnp.asarray(S) * solve(*pencil(p)).vectors[:, used] ** 2)
+        return jax.block_until_ready((jax.jit(jax.grad(f)) if jit else jax.grad(f))(p))
+
+    @pytest.mark.parametrize("jit", [False, True])
+    def test_forward_and_adjoint_share_one_factorisation(self, jit):
+        counting = Columns()
+        self.gradient(counting, jit=jit)
+        assert counting.factorisations == 1
+        assert ie.factorization_cache.hits >= 1
+
+    def test_values_alone_solve_nothing_more(self):
+        forward, counting = Columns(), Columns()
+        pencil, p = grid_pencil(12)
+        for method, transform in ((forward, lambda f: f), (counting, jax.grad)):
+            ie.factorization_cache.clear()
+            solve = ie.eigensolver(ie.solvers.arpack(3, 0.0, factorize=method), ie.Hermitian(3))
+            jax.block_until_ready(transform(lambda p, s=solve: jnp.sum(s(*pencil(p)).values))(p))
+        assert sum(counting.widths) == sum(forward.widths)
+
+    def test_zero_cotangents_stay_out_and_converged_pairs_leave(self):
+        counting = Columns()
+        pencil, p = grid_pencil(12)
+        solver = ie.ShiftInvert(0.0, counting)
+        solve = ie.eigensolver(eigh, ie.Hermitian(6), linear_solver=solver)
+        S = np.random.default_rng(2).standard_normal((144, 6))
+
+        def widths(used):
+            counting.widths.clear()
+            f = lambda p: jnp.sum(jnp.asarray(S[:, used]) * solve(*pencil(p)).vectors[:, used] ** 2)
+            jax.block_until_ready(jax.grad(f)(p))
+            return counting.widths.copy()
+
+        one, all_six = widths(np.array([3])), widths(np.arange(6))
+        assert set(one) == {1}
+        assert max(all_six) == 6
+        assert min(all_six) < 6
+        # one space for all: fewer columns than the pairs need alone
+        alone = sum(sum(widths(np.array([i]))) for i in range(6))
+        assert sum(all_six) < alone
+
+    def test_dependent_right_sides_cost_one(self):
+        """Two right sides that are equal span one direction."""
+        rng = np.random.default_rng(0)
+        A = sp.csr_matrix(np.asarray(with_spectrum(np.arange(1.0, 31))))
+        lam, X = np.linalg.eigh(A.toarray())
+        counting = Columns()
+        pencil = ShiftedPencil(A, None, lam[:2], X[:, :2], X[:, :2], np.ones(2), True)
+        r = rng.standard_normal(30)
+        r = r - X[:, :2] @ (X[:, :2].T @ r)
+        b = np.stack([r, 2 * r], axis=1)
+        U, verdicts = solve_on_host(pencil, 0.5, counting, 1e-10, 50, b, False)
+        assert not verdicts.any()
+        assert counting.widths[0] == 2
+        assert set(counting.widths[1:]) == {1}
+        for i in range(2):
+            assert np.linalg.norm(A @ U[:, i] - lam[i] * U[:, i] - b[:, i]) < 1e-9
+
+
+class TestCache:
+    """Bounded, keyed by content, safe between threads."""
+
+    @pytest.fixture
+    def matrix(self):
+        return sp.random_array((50, 50), density=0.1, rng=0).tocsr() + 10 * sp.eye_array(50).tocsr()
+
+    def test_key_is_the_content(self, matrix):
+        first = ie.factorize(matrix, sigma=0.5)
+        assert ie.factorize(matrix.copy().tocsc(), sigma=0.5) is first
+        assert ie.factorize(matrix, sigma=0.6) is not first
+        assert ie.factorize(matrix, sp.eye_array(50).tocsr(), 0.5) is not first
+        assert ie.factorize(matrix, sigma=0.5, method=ie.SuperLU(0.5)) is not first
+        assert ie.factorize(matrix.astype(np.complex128), sigma=0.5) is not first
+        matrix.data[0] += 1e-15
+        changed = ie.factorize(matrix, sigma=0.5)
+        assert changed is not first
+        b = np.arange(50.0)
+        assert np.allclose((matrix - 0.5 * sp.eye_array(50)) @ changed(b), b)
+        adjoint = changed.solve_adjoint(b)
+        assert np.allclose((matrix - 0.5 * sp.eye_array(50)).T @ adjoint, b)
+
+    def test_memory_is_freed_when_it_turns_over(self, matrix, monkeypatch):
+        monkeypatch.setattr(ie.factorization_cache, "max_bytes", 1)
+        first = weakref.ref(ie.factorize(matrix, sigma=0.5))
+        assert first() is not None  # the latest stays
+        ie.factorize(matrix, sigma=0.6)
+        gc.collect()
+        assert first() is None
+        second = weakref.ref(ie.factorize(matrix, sigma=0.6))
+        ie.factorization_cache.clear()
+        gc.collect()
+        assert second() is None
+
+    def test_many_small_ones_stay(self, matrix):
+        for sigma in range(8):
+            ie.factorize(matrix, sigma=0.1 * sigma)
+        for sigma in range(8):
+            ie.factorize(matrix, sigma=0.1 * sigma)
+        assert (ie.factorization_cache.misses, ie.factorization_cache.hits) == (8, 8)
+
+    def test_threads_factorise_once(self, matrix):
+        made, barrier = [], threading.Barrier(8)
+
+        def slow(matrix):
+            made.append(1)
+            threading.Event().wait(0.1)
+            return spla.splu(matrix).solve
+
+        def work():
+            barrier.wait()
+            ie.factorize(matrix, method=slow)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 1
+
+    def test_a_failure_is_not_kept(self, matrix):
+        calls = []
+
+        def flaky(matrix):
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("out of licences")
+            return spla.splu(matrix).solve
+
+        with pytest.raises(RuntimeError, match="licences"):
+            ie.factorize(matrix, method=flaky)
+        ie.factorize(matrix, method=flaky)
+        assert len(calls) == 2
+
+    def test_same_answer_from_every_layout(self, matrix):
+        solve = ie.factorize(matrix)
+        b = np.random.default_rng(0).standard_normal((50, 11))
+        expected = sla.solve(matrix.toarray(), b)
+        for given in (b, np.asfortranarray(b), b.astype(np.float32)):
+            assert np.allclose(solve(given), expected, atol=1e-5)
+        assert np.allclose(solve(b[:, 0]), expected[:, 0])
+
+
+class TestFallback:
+    """What does not converge is tried again, aloud; then it is an error."""
+
+    def test_own_shift_for_each_pair(self):
+        pencil, p = grid_pencil(6)
+        loss = invariant_loss(K, 36)
+        by = lambda solver: jax.grad(
+            lambda p: loss(*ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)(*pencil(p)))
+        )
+        expected = by(ie.SparseDirect())(p)
+        # so far away that every pair looks the same
+        far = ie.ShiftInvert(-1e6, max_steps=5)
+        with pytest.warns(
+            ie.LinearSolveWarning, match="does not converge for 3 of 3 pairs, the first of"
+        ):
+            found = by(far)(p)
+        assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
+
+    def test_shift_that_is_an_eigenvalue(self):
+        A = sp.diags_array(np.arange(1.0, 21)).tocsr()
+        S = jnp.asarray(np.random.default_rng(0).standard_normal((20, 20)))
+        solve = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=ie.ShiftInvert(5.0))
+        op = ie.SparseOperator.from_scipy(A)
+
+        def loss(data, solve):
+            X = solve(ie.SparseOperator(data, op.rows, op.cols, op.shape)).vectors
+            return jnp.sum((S @ X) ** 2)
+
+        with pytest.warns(ie.LinearSolveWarning, match="5 is an eigenvalue for 2 of 2 pairs"):
+            found = jax.grad(loss)(op.data, solve)
+        exact = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=ie.SparseDirect())
+        assert jnp.max(jnp.abs(found - jax.grad(loss)(op.data, exact))) < 1e-8
+
+    @pytest.mark.parametrize("make", ["dense", "matrix-free"])
+    @pytest.mark.parametrize("jit", [False, True])
+    def test_of_the_default(self, make, jit, monkeypatch):
+        auto = ie.AutoLinearSolver.__module__
+        monkeypatch.setattr(f"{auto}.SMALL", 1)
+        monkeypatch.setattr(f"{auto}.iterative", lambda *_: ie.MINRES(max_steps=2))
+        monkeypatch.setattr(f"{auto}.ShiftInvert", lambda *_: ie.ShiftInvert(-1e6, max_steps=2))
+        pencil, p = grid_pencil(5)
+        loss = invariant_loss(K, 25)
+        form = {
+            "dense": lambda op: op.as_matrix(),
+            "matrix-free": lambda op: lx.FunctionLinearOperator(op.mv, op.in_structure()),
+        }[make]
+        lowest = lambda A, B: eigh(
+            *(M if isinstance(M, np.ndarray) else M @ np.eye(25) for M in (A, B))
+        )
+        f = lambda p, solver=None: loss(
+            *ie.eigensolver(lowest, ie.Hermitian(K), linear_solver=solver)(*map(form, pencil(p)))
+        )
+        gradient = jax.jit(jax.grad(f)) if jit else jax.grad(f)
+        second = {"dense": "LAPACK", "matrix-free": "gcrotmk"}[make]
+        with pytest.warns(ie.LinearSolveWarning, match=f"did not converge; trying .*{second}"):
+            found = jax.block_until_ready(gradient(p))
+        expected = jax.grad(
+            lambda p: f(p, ie.host_linear_solver(spla.gmres)) if 0 else f(p, ie.MINRES())
+        )(p)
+        assert jnp.max(jnp.abs(found - expected)) < 1e-7 * jnp.max(jnp.abs(expected))
+
+    def test_cut_cluster_is_an_error(self):
+        A = ie.SparseOperator.from_scipy(sp.diags_array([1.0, 1.0, 2.0, 3.0]).tocsr())
+        S = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
+        solve = ie.eigensolver(eigh, ie.Hermitian(1))
+        f = lambda d: jnp.sum(
+            (S @ solve(ie.SparseOperator(d, A.rows, A.cols, A.shape)).vectors) ** 2
+        )
+        with (
+            pytest.raises(jax.errors.JaxRuntimeError, match="cluster that k cuts"),
+            pytest.warns(ie.LinearSolveWarning, match="does not converge"),
+        ):
+            jax.block_until_ready(jax.grad(f)(A.data))
+
+
+class TestRefusals:
+    """What does not go together says so."""
+
+    def gradient(self, form, **options):
+        pencil, p = grid_pencil(4)
+        lowest = lambda A, B: eigh(
+            *(M if isinstance(M, np.ndarray) else M @ np.eye(16) for M in (A, B))
+        )
+        solve = ie.eigensolver(lowest, ie.Hermitian(1), **options)
+        return jax.grad(lambda p: solve(*map(form, pencil(p))).vectors[0, 0] ** 2)(p)
+
+    def test_matrix_free(self):
+        form = lambda op: lx.FunctionLinearOperator(op.mv, op.in_structure())
+        with pytest.raises(ie.InputError, match="operators of known entries, to factorise"):
+            self.gradient(form, linear_solver=ie.ShiftInvert())
+
+    def test_bordered(self):
+        with pytest.raises(ie.InputError, match="the deflated systems of an eigenproblem"):
+            self.gradient(lambda op: op, linear_solver=ie.ShiftInvert(), system=ie.Bordered())
+
+    def test_implicit_function(self):
+        with pytest.raises(ie.InputError, match=r"linear_solver=ShiftInvert\(\)"):
+            ie.implicit_function(lambda a: a, lambda z, a: z - a, linear_solver=ie.ShiftInvert())
+
+    def test_single_operator_that_is_not_sparse(self):
+        operator = lx.MatrixLinearOperator(jnp.eye(3))
+        with pytest.raises(Exception, match="a sparse operator to factorise"):
+            ie.ShiftInvert(0.0).compute(ie.ShiftInvert(0.0).init(operator, {}), jnp.ones(3), {})
+
+    def test_factorize_of_an_array(self):
+        with pytest.raises(ie.InputError, match=r"`scipy.sparse` matrices; got ndarray"):
+            ie.factorize(np.eye(3))
+
+    def test_singular(self):
+        with pytest.raises(ie.LinearSolveError, match="a nonsingular matrix"):
+            ie.factorize(sp.diags_array([1.0, 2.0]).tocsr(), sigma=2.0)
+
+    def test_user_function_that_returns_no_solve(self):
+        with pytest.raises(ie.LinearSolveError, match="a function matrix -> solve"):
+            ie.factorize(sp.eye_array(3).tocsr(), method=lambda M: M.toarray())
+
+    def test_user_function_of_single_columns(self):
+        method = lambda M: lambda b: spla.spsolve(M, b[:, 0])
+        with pytest.raises(ie.LinearSolveError, match="returns the shape of its right sides"):
+            ie.factorize(sp.eye_array(3).tocsr(), method=method)(np.ones((3, 2)))
+
+    def test_cholmod_of_an_indefinite_matrix(self):
+        pytest.importorskip("sksparse")
+        with pytest.raises(ie.LinearSolveError, match="a positive definite matrix"):
+            ie.factorize(
+                sp.diags_array([1.0, 2.0]).tocsr(), sigma=1.5, method=ie.Cholmod(mode="supernodal")
+            )
+
+    def test_pardiso_of_a_complex_matrix(self):
+        pytest.importorskip("pypardiso")
+        with pytest.raises(ie.InputError, match="a real matrix; got complex128"):
+            ie.factorize(sp.eye_array(3, dtype=complex).tocsr(), method=ie.Pardiso())
+
+    @pytest.mark.parametrize("name", ["Cholmod", "Pardiso"])
+    def test_missing_package(self, name, monkeypatch):
+        package = {"Cholmod": "sksparse", "Pardiso": "pypardiso"}[name]
+        monkeypatch.setitem(__import__("sys").modules, package, None)
+        with pytest.raises(ie.InputError, match="pip install"):
+            ie.factorize(sp.eye_array(3).tocsr(), method=getattr(ie, name)())
+
+
+def test_pardiso_on_both_sides():
+    pytest.importorskip("pypardiso")
+    matrix = sp.random_array((30, 30), density=0.2, rng=0).tocsr() + 10 * sp.eye_array(30).tocsr()
+    factors = ie.factorize(matrix, method=ie.Pardiso())
+    b = np.arange(60.0).reshape(30, 2)
+    assert np.allclose(matrix @ factors(b), b)
+    assert np.allclose(matrix.T @ factors.solve_adjoint(b), b)
