@@ -381,9 +381,7 @@ class TestFallback:
         expected = by(ie.SparseDirect())(p)
         # so far away that every pair looks the same
         far = ie.ShiftInvert(-1e6, max_steps=5)
-        with pytest.warns(
-            ie.LinearSolveWarning, match="does not converge for 3 of 3 pairs, the first of"
-        ):
+        with pytest.warns(ie.LinearSolveWarning, match="converge for 3 of 3 pairs, the first"):
             found = by(far)(p)
         assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 

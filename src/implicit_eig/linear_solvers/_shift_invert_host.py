@@ -75,9 +75,9 @@ def _solve_by_shifts(
     failed = np.flatnonzero(verdicts != SUCCESS)
     if failed.size:
         warnings.warn(
-            f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for {failed.size} of "
-            f"{pairs.size} pairs, the first of them pair {pairs[failed[0]]}; trying a shift next to "
-            "each. Give a `sigma` nearer to the pairs to save factorisations.",
+            f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for {failed.size} of {pairs.size} "
+            f"pairs, the first of them pair {pairs[failed[0]]}; trying a shift next to each. "
+            "Give a `sigma` nearer to the pairs to save factorisations.",
             LinearSolveWarning,
             stacklevel=2,
         )
