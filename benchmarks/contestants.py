@@ -1,0 +1,470 @@
+"""Who is measured: name -> function of a workload -> (forward, gradient), both without arguments.
+
+`forward()` returns the loss, `gradient()` the loss and its gradient, forward included. Each is
+imported in a process, and perhaps an interpreter, of its own.
+"""
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+
+
+def superlu(A):
+    options = {"SymmetricMode": True}
+    return spla.splu(A.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+
+
+def arpack(K, M, k, solve):
+    inverse = spla.LinearOperator(K.shape, solve, dtype=K.dtype)
+    return spla.eigsh(K, k=k, M=M, sigma=0, OPinv=inverse, v0=np.ones(K.shape[0]))
+
+
+# ---------------------------------------------------------------- this package
+
+
+def _ours(make_solver, linear_solver=None):
+    def make(w):
+        import jax
+        import jax.numpy as jnp
+
+        import implicit_eig as ie
+
+        jax.config.update("jax_enable_x64", True)
+        rows, cols, shape = w.rows, w.cols, (w.n, w.n)
+        weights, g = jnp.asarray(w.w), jnp.asarray(w.g)
+        options = {} if linear_solver is None else {"linear_solver": linear_solver(ie)}
+        solve = ie.eigensolver(make_solver(ie, w.k), ie.Hermitian(w.k), **options)
+
+        def loss(p):
+            K = ie.SparseOperator(w.stiffness * p[w.cell], rows, cols, shape)
+            M = ie.SparseOperator(w.mass * (0.5 + 0.5 * p)[w.cell], rows, cols, shape)
+            values, vectors = solve(K, M)
+            return weights @ values + jnp.sum(g[:, None] * vectors**2)
+
+        return _timed(ie, jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p))
+
+    return make
+
+
+def _timed(ie, forward, gradient, *args):
+    import jax
+
+    def run(f):
+        # as in an optimisation: each evaluation has matrices that were not seen before
+        ie.factorization_cache.clear()
+        return jax.block_until_ready(f(*args))
+
+    return lambda: run(forward), lambda: run(gradient)
+
+
+def _ours_values(w):
+    import jax
+    import jax.numpy as jnp
+
+    import implicit_eig as ie
+
+    jax.config.update("jax_enable_x64", True)
+    solve = ie.eigensolver(ie.solvers.arpack(w.k, 0.0), ie.Hermitian(w.k))
+
+    def loss(p):
+        K = ie.SparseOperator(w.stiffness * p[w.cell], w.rows, w.cols, (w.n, w.n))
+        M = ie.SparseOperator(w.mass * (0.5 + 0.5 * p)[w.cell], w.rows, w.cols, (w.n, w.n))
+        return jnp.asarray(w.w) @ solve(K, M).values
+
+    return _timed(ie, jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p))
+
+
+def _black_box(ie, k):
+    return lambda K, M: arpack(K, M, k, superlu(K).solve)
+
+
+# ---------------------------------------------------------------- W2 by hand and by peers
+
+
+def _conjugate_gradients(w):
+    """One symmetric LU, reused in projected conjugate gradients on all pairs as one block."""
+
+    def forward():
+        K, M = w.assemble(w.p)
+        lu = superlu(K)
+        return K, M, lu, *arpack(K, M, w.k, lu.solve)
+
+    def gradient():
+        K, M, lu, lam, X = forward()
+        MX = M @ X
+        X_bar = w.cotangents(lam, X)[1]
+        R = -(X_bar - MX @ (X.T @ X_bar))
+        Z, rest = np.zeros_like(R), R.copy()
+        target = 1e-10 * np.linalg.norm(R, axis=0)
+        project = lambda V: V - X @ (MX.T @ V)
+        S = project(lu.solve(rest))
+        P, rho, active = S.copy(), np.sum(rest * S, axis=0), np.arange(w.k)
+        while active.size:
+            AP = K @ P - (M @ P) * lam[active]
+            step = rho / np.sum(P * AP, axis=0)
+            Z[:, active] += step * P
+            rest -= step * AP
+            keep = np.linalg.norm(rest, axis=0) > target[active]
+            active, rest, P, rho = active[keep], rest[:, keep], P[:, keep], rho[keep]
+            if active.size:
+                S = project(lu.solve(rest))
+                new = np.sum(rest * S, axis=0)
+                P, rho = S + new / rho * P, new
+        # couplings of the known pairs: xⱼ part of the adjoint
+        gap = lam[None, :] - lam[:, None]
+        np.fill_diagonal(gap, np.inf)
+        Z += X @ ((X.T @ X_bar) / gap)
+        return w.loss(lam, X), w.gradient(lam, X, Z)
+
+    return lambda: w.loss(*forward()[3:]), gradient
+
+
+def _bordered(w):
+    """A bordered LU for each pair."""
+
+    def forward():
+        K, M = w.assemble(w.p)
+        return K, M, *arpack(K, M, w.k, superlu(K).solve)
+
+    def gradient():
+        K, M, lam, X = forward()
+        X_bar, Z = w.cotangents(lam, X)[1], np.empty_like(X)
+        for i in range(w.k):
+            c = M @ X[:, i]
+            border = sp.csc_matrix(c[:, None])
+            lu = spla.splu(sp.bmat([[K - lam[i] * M, border], [border.T, None]], format="csc"))
+            r = X_bar[:, i] - c * (X[:, i] @ X_bar[:, i])
+            Z[:, i] = lu.solve(np.append(-r, 0))[:-1]
+        return w.loss(lam, X), w.gradient(lam, X, Z)
+
+    return lambda: w.loss(*forward()[2:]), gradient
+
+
+def _eigd(method):
+    def make(w):
+        import eigd
+
+        class Inverse(spla.LinearOperator):
+            def __init__(self, lu, shape):
+                self.lu, self.count = lu, 0
+                super().__init__(np.float64, shape)
+
+            def _matvec(self, x):
+                return self.lu.solve(x)
+
+            def _matmat(self, X):
+                return self.lu.solve(X)
+
+        def forward():
+            K, M = w.assemble(w.p)
+            solver = eigd.IRAM(N=w.k)
+            lam, X = solver.solve(K, M, Inverse(superlu(K), K.shape), 0.0)
+            return solver, lam, X
+
+        def gradient():
+            solver, lam, X = forward()
+            lam_bar, X_bar = w.cotangents(lam, X)
+            psi, data = solver.solve_adjoint(X_bar, method=method, rtol=1e-10)
+            out = np.zeros(w.cells)
+
+            def product(element, factor):
+                def derivative(U, V):
+                    u, v = w.by_cells(U.reshape(w.n, -1)), w.by_cells(V.reshape(w.n, -1))
+                    return factor * np.einsum("eak,ab,ebk->e", u, element, v, optimize=True)
+
+                return derivative
+
+            solver.add_total_derivative(
+                lam_bar, X_bar, psi, product(w.Ke, 1.0), product(w.Me, 0.5), out,
+                adj_corr_data=data, deriv_type="tensor",
+            )  # fmt: skip
+            return w.loss(lam, X), out
+
+        return lambda: w.loss(*forward()[1:]), gradient
+
+    return make
+
+
+def _jaxopt(w):
+    """`jaxopt.implicit_diff.custom_root` with the user's own host MINRES, preconditioned by LU."""
+    import jax
+    import jax.numpy as jnp
+    from jaxopt import implicit_diff
+
+    jax.config.update("jax_enable_x64", True)
+    rows, cols = jnp.asarray(w.rows), jnp.asarray(w.cols)
+    kept = {}
+
+    def data(p):
+        return w.stiffness * p[w.cell], w.mass * (0.5 + 0.5 * p)[w.cell]
+
+    def multiply(entries, X):
+        return jnp.zeros_like(X).at[rows].add(entries[:, None] * X[cols])
+
+    def host_forward(p):
+        K, M = w.assemble(np.asarray(p))
+        lu = superlu(K)
+        kept.update(K=K, M=M, lu=lu)
+        kept["lam"], kept["X"] = arpack(K, M, w.k, lu.solve)
+        return kept["lam"], kept["X"]
+
+    def conditions(z, p):
+        (lam, X), (K, M) = z, data(p)
+        MX = multiply(M, X)
+        return jnp.sum(X * MX, axis=0) - 1, multiply(K, X) - MX * lam
+
+    def host_adjoint(lam_bar, X_bar):
+        K, M, lu, lam, X = (kept[name] for name in ("K", "M", "lu", "lam", "X"))
+        MX = M @ X
+        mu, Z = np.empty(w.k), np.empty_like(X)
+        for i in range(w.k):
+            x, c = X[:, i], MX[:, i]
+            # (K − λM) z + 2 c μ = x̄,  −cᵀz = λ̄
+            mu[i] = (x @ X_bar[:, i]) / 2
+            project = lambda v, x=x, c=c: v - x * (c @ v)
+            r = X_bar[:, i] - 2 * c * mu[i]
+            others = [j for j in range(w.k) if j != i]
+            U, MU = X[:, others], MX[:, others]
+            known = U @ ((U.T @ r) / (lam[others] - lam[i]))
+            r = r - MU @ (U.T @ r)
+            outside = lambda v: project(v) - U @ (MU.T @ v)
+            A = spla.LinearOperator(K.shape, lambda v, i=i: K @ v - lam[i] * (M @ v))
+            P = spla.LinearOperator(K.shape, lambda v: outside(lu.solve(v)))
+            z = spla.minres(A, r, M=P, rtol=1e-11)[0]
+            Z[:, i] = outside(z) + known - x * lam_bar[i]
+        return mu, Z
+
+    def solve(matvec, b):
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), b)
+        return jax.pure_callback(host_adjoint, like, *b)
+
+    @implicit_diff.custom_root(conditions, solve=solve)
+    def pairs(init, p):
+        like = (jax.ShapeDtypeStruct((w.k,), p.dtype), jax.ShapeDtypeStruct((w.n, w.k), p.dtype))
+        return jax.pure_callback(host_forward, like, p)
+
+    def loss(p):
+        lam, X = pairs(None, p)
+        return jnp.asarray(w.w) @ lam + jnp.sum(jnp.asarray(w.g)[:, None] * X**2)
+
+    forward, gradient, p = jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p)
+    ready = jax.block_until_ready
+    return lambda: ready(forward(p)), lambda: ready(gradient(p))
+
+
+# ---------------------------------------------------------------- W1, W3, W4
+
+
+def _dense(make):
+    def contestant(w):
+        import jax
+        import jax.numpy as jnp
+
+        jax.config.update("jax_enable_x64", True)
+        solve = make(w)
+
+        def loss(A):
+            values, vectors = solve(A)
+            X = vectors[:, : w.k]
+            return jnp.asarray(w.w) @ values[: w.k] + jnp.sum(jnp.asarray(w.g) * X**2)
+
+        A = jnp.asarray(w.A)
+        f, g = jax.jit(loss), jax.jit(jax.value_and_grad(loss))
+        ready = jax.block_until_ready
+        return lambda: ready(f(A)), lambda: ready(g(A))
+
+    return contestant
+
+
+def _dense_ours(linear_solver):
+    def make(w):
+        import implicit_eig as ie
+
+        solver = ie.solvers.arpack(w.k)
+        return ie.eigensolver(solver, ie.Hermitian(w.k), linear_solver=linear_solver(ie))
+
+    return make
+
+
+def _dense_jax(w):
+    import jax.numpy as jnp
+
+    return jnp.linalg.eigh
+
+
+def _dense_torch(w):
+    import torch
+
+    A = torch.tensor(w.A)
+    weights, g = torch.tensor(w.w), torch.tensor(w.g)
+
+    def loss(A):
+        values, vectors = torch.linalg.eigh(A)
+        return weights @ values[: w.k] + (g * vectors[:, : w.k] ** 2).sum()
+
+    def gradient():
+        variable = A.clone().requires_grad_(True)
+        value = loss(variable)
+        value.backward()
+        return value.item(), variable.grad.numpy()
+
+    return lambda: loss(A).item(), gradient
+
+
+def _dense_by_hand(w):
+    """NumPy's `eigh`, and the closed form from the full spectrum."""
+
+    def gradient():
+        lam, V = np.linalg.eigh(w.A)
+        k, X = w.k, V[:, : w.k]
+        lam_bar, X_bar = w.cotangents(lam[:k], X)
+        gap = lam[None, :k] - lam[:, None]
+        gap[np.arange(k), np.arange(k)] = np.inf
+        bar = (X * lam_bar) @ X.T + V @ ((V.T @ X_bar) / gap) @ X.T
+        return w.loss(lam[:k], X), (bar + bar.T) / 2
+
+    def forward():
+        return w.loss(*sla.eigh(w.A, subset_by_index=[0, w.k - 1]))
+
+    return forward, gradient
+
+
+def _xitorch(w):
+    import torch
+    import xitorch
+    import xitorch.linalg
+
+    A = torch.tensor(w.A)
+    weights, g = torch.tensor(w.w), torch.tensor(w.g)
+
+    def loss(A):
+        operator = xitorch.LinearOperator.m(A, is_hermitian=True)
+        values, vectors = xitorch.linalg.symeig(operator, neig=w.k, method="exacteig")
+        return weights @ values + (g * vectors**2).sum()
+
+    def gradient():
+        variable = A.clone().requires_grad_(True)
+        value = loss(variable)
+        value.backward()
+        return value.item(), variable.grad.numpy()
+
+    return lambda: loss(A).item(), gradient
+
+
+def _products_ours(w):
+    import jax
+    import jax.numpy as jnp
+    import lineax as lx
+
+    import implicit_eig as ie
+
+    jax.config.update("jax_enable_x64", True)
+    lowest = spla.LinearOperator((w.n, w.n), w.product, dtype=float)
+    solve = ie.eigensolver(
+        lambda A: spla.eigsh(lowest, w.k, which="SA", v0=np.ones(w.n)), ie.Hermitian(w.k)
+    )
+
+    def apply(V):
+        def product(v):
+            u = jnp.pad(v.reshape(V.shape), 1)
+            y = (V + 6 * w.c) * u[1:-1, 1:-1, 1:-1]
+            y -= w.c * (u[2:, 1:-1, 1:-1] + u[:-2, 1:-1, 1:-1])
+            y -= w.c * (u[1:-1, 2:, 1:-1] + u[1:-1, :-2, 1:-1])
+            y -= w.c * (u[1:-1, 1:-1, 2:] + u[1:-1, 1:-1, :-2])
+            return y.reshape(-1)
+
+        return lx.FunctionLinearOperator(product, jax.ShapeDtypeStruct((w.n,), V.dtype))
+
+    def loss(V):
+        values, vectors = solve(apply(V))
+        value = jnp.asarray(w.w) @ values
+        return value + jnp.asarray(w.g) @ vectors[:, 0] ** 2 if w.vector else value
+
+    f, g, V = jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.V)
+    ready = jax.block_until_ready
+    return lambda: ready(f(V)), lambda: ready(g(V))
+
+
+def _products_by_hand(w):
+    """ARPACK and Hellmann–Feynman; a vector by SciPy's MINRES."""
+    A = spla.LinearOperator((w.n, w.n), w.product, dtype=float)
+
+    def forward():
+        lam, X = spla.eigsh(A, w.k, which="SA", v0=np.ones(w.n))
+        value = w.w @ lam
+        return lam, X, value + w.g @ X[:, 0] ** 2 if w.vector else value
+
+    def gradient():
+        lam, X, value = forward()
+        bar = (X**2) @ w.w
+        if w.vector:
+            x_bar = 2 * w.g * X[:, 0]
+            r = x_bar - X @ (X.T @ x_bar)
+            shift = lambda v: w.product(v) - lam[0] * v + X @ (X.T @ v)
+            z = spla.minres(spla.LinearOperator((w.n, w.n), shift), r, rtol=1e-11)[0]
+            gap = lam[0] - lam[1:]
+            z = -z + X[:, 1:] @ ((X[:, 1:].T @ x_bar) / gap)
+            bar = bar + z * X[:, 0]
+        return value, bar.reshape(w.V.shape)
+
+    return lambda: forward()[2], gradient
+
+
+def _bands(ours):
+    def make(w):
+        import jax
+        import jax.numpy as jnp
+
+        jax.config.update("jax_enable_x64", True)
+        solve = jnp.linalg.eigh
+        if ours:
+            import implicit_eig as ie
+
+            solve = ie.eigensolver(ie.traceable(jnp.linalg.eigh), ie.Hermitian(w.n))
+
+        def loss(A):
+            values, vectors = solve(A)
+            return jnp.sum(jnp.cos(values)) + jnp.sum(jnp.asarray(w.g) * jnp.abs(vectors) ** 2)
+
+        f = jax.jit(lambda A: jnp.sum(jax.vmap(loss)(A)))
+        g = jax.jit(jax.value_and_grad(lambda A: jnp.sum(jax.vmap(loss)(A))))
+        A, ready = jnp.asarray(w.A), jax.block_until_ready
+        return lambda: ready(f(A)), lambda: ready(g(A))
+
+    return make
+
+
+W2 = {
+    "bordered LU a pair, by hand": _bordered,
+    "ours": _ours(lambda ie, k: ie.solvers.arpack(k, 0.0)),
+    "ours, CHOLMOD": _ours(
+        lambda ie, k: ie.solvers.arpack(k, 0.0, factorize=ie.Cholmod(mode="simplicial"))
+    ),
+    "ours, PARDISO": _ours(lambda ie, k: ie.solvers.arpack(k, 0.0, factorize=ie.Pardiso())),
+    "ours, a black box": _ours(_black_box),
+    "ours, SparseDirect": _ours(
+        lambda ie, k: ie.solvers.arpack(k, 0.0), lambda ie: ie.SparseDirect()
+    ),
+    "one LU in CG, by hand": _conjugate_gradients,
+    "eigd pgmres": _eigd("pgmres"),
+    "eigd sibk": _eigd("sibk"),
+    "eigd pcpg": _eigd("pcpg"),
+    "jaxopt custom_root, own MINRES with LU": _jaxopt,
+}
+CONTESTANTS = {
+    "W1": {
+        "full spectrum, by hand": _dense_by_hand,
+        "ours": _dense(_dense_ours(lambda ie: None)),
+        "ours, MINRES": _dense(_dense_ours(lambda ie: ie.MINRES())),
+        "ours, LU a pair": _dense(_dense_ours(lambda ie: __import__("lineax").LU())),
+        "jnp.linalg.eigh": _dense(_dense_jax),
+        "torch.linalg.eigh": _dense_torch,
+        "xitorch exacteig": _xitorch,
+    },
+    "W2": W2,
+    "W2 values": {"ours": _ours_values},
+    "W3": {"ARPACK, by hand": _products_by_hand, "ours": _products_ours},
+    "W3 vector": {"ARPACK and MINRES, by hand": _products_by_hand, "ours": _products_ours},
+    "W4": {"jnp.linalg.eigh": _bands(False), "ours": _bands(True)},
+}

@@ -1,0 +1,125 @@
+"""The problems that are measured: NumPy and SciPy only, so that every contestant can import it.
+
+Each has `forward inputs`, a loss of values and squared vectors, and the cotangents of that loss.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+
+
+class DenseSymmetric:
+    """W1: lowest pairs of a dense symmetric matrix; gradient with respect to the matrix."""
+
+    def __init__(self, n=1000, k=6):
+        rng = np.random.default_rng(0)
+        G = rng.standard_normal((n, n))
+        self.n, self.k = n, k
+        self.A = (G + G.T) / np.sqrt(2 * n)
+        self.w = rng.standard_normal(k)
+        self.g = rng.standard_normal((n, k))
+
+    def loss(self, lam, X):
+        return self.w @ lam + (self.g * X**2).sum()
+
+    def cotangents(self, lam, X):
+        return self.w, 2 * self.g * X
+
+
+class Elements:
+    """W2: K(p) u = λ M(p) u, bilinear elements on m×m interior nodes, one parameter a cell.
+
+    K = Σ p_e K_e, M = Σ (1 + p_e)/2 M_e on a rectangle of 1 by 1.2 held at its edge.
+    """
+
+    def __init__(self, m=300, k=6):
+        cells = m + 1
+        hx, hy = 1 / cells, 1.2 / cells
+        k1, m1 = np.array([[1, -1], [-1, 1.0]]), np.array([[2, 1], [1, 2.0]]) / 6
+        corners = [(0, 0), (1, 0), (1, 1), (0, 1)]
+        self.Ke, self.Me = np.empty((4, 4)), np.empty((4, 4))
+        for a, (ax, ay) in enumerate(corners):
+            for b, (bx, by) in enumerate(corners):
+                x_part, y_part = k1[ax, bx] / hx * m1[ay, by] * hy, m1[ax, bx] * hx * k1[ay, by]
+                self.Ke[a, b] = x_part + y_part / hy
+                self.Me[a, b] = m1[ax, bx] * hx * m1[ay, by] * hy
+        i, j = (x.ravel() for x in np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"))
+        nodes = np.full((cells + 1, cells + 1), -1)
+        nodes[1:-1, 1:-1] = np.arange(m * m).reshape(m, m)
+        cell_nodes = np.stack([nodes[i + di, j + dj] for di, dj in corners], axis=1)
+        rows = np.repeat(cell_nodes, 4, axis=1).ravel()
+        cols = np.tile(cell_nodes, (1, 4)).ravel()
+        keep = np.flatnonzero((rows >= 0) & (cols >= 0))
+        self.n, self.k, self.cells = m * m, k, cells**2
+        self.rows, self.cols = rows[keep].astype(np.int32), cols[keep].astype(np.int32)
+        self.cell = keep // 16
+        self.stiffness = np.tile(self.Ke.ravel(), self.cells)[keep]
+        self.mass = np.tile(self.Me.ravel(), self.cells)[keep]
+        self.nodes = np.where(cell_nodes < 0, self.n, cell_nodes)
+        # for those who assemble by hand: entries of the fixed pattern = gather @ p
+        pattern = sp.csr_matrix((np.ones(len(keep)), (self.rows, self.cols)), (self.n, self.n))
+        pattern.sum_duplicates()
+        self.indices, self.indptr = pattern.indices, pattern.indptr
+        keys = np.repeat(np.arange(self.n), np.diff(self.indptr)) * self.n + self.indices
+        slot = np.searchsorted(keys, self.rows.astype(np.int64) * self.n + self.cols)
+        shape = (len(keys), self.cells)
+        self.gather_K = sp.csr_matrix((self.stiffness, (slot, self.cell)), shape)
+        self.gather_M = sp.csr_matrix((self.mass, (slot, self.cell)), shape)
+        rng = np.random.default_rng(0)
+        self.p = 1 + 0.5 * rng.random(self.cells)
+        self.w, self.g = rng.standard_normal(k), rng.standard_normal(self.n)
+
+    def assemble(self, p):
+        shape = (self.n, self.n)
+        K = sp.csr_matrix((self.gather_K @ p, self.indices, self.indptr), shape)
+        return K, sp.csr_matrix((self.gather_M @ ((1 + p) / 2), self.indices, self.indptr), shape)
+
+    def loss(self, lam, X):
+        return self.w @ lam + (self.g[:, None] * X**2).sum()
+
+    def cotangents(self, lam, X):
+        return self.w, 2 * self.g[:, None] * X
+
+    def by_cells(self, X):
+        return np.vstack([X, np.zeros((1, X.shape[1]))])[self.nodes]
+
+    def gradient(self, lam, X, Z):
+        """From Z with (K − λᵢM) zᵢ = −(I − M xᵢxᵢᵀ) x̄ᵢ, zᵢ ⟂ M xᵢ."""
+        lam_bar, X_bar = self.cotangents(lam, X)
+        half = np.sum(X * X_bar, axis=0) / 2
+        XK, K_bar = self.by_cells(X), self.by_cells(lam_bar * X + Z)
+        M_bar = self.by_cells(-((half + lam * lam_bar) * X + lam * Z))
+        out = np.einsum("eak,ab,ebk->e", K_bar, self.Ke, XK, optimize=True)
+        return out + 0.5 * np.einsum("eak,ab,ebk->e", M_bar, self.Me, XK, optimize=True)
+
+
+class Schroedinger:
+    """W3: H = −Δ_h / 2 + V on m³ points, by products; values, or values and one vector."""
+
+    def __init__(self, m=46, k=6, vector=False):
+        rng = np.random.default_rng(0)
+        x = np.linspace(-5, 5, m + 2)[1:-1]
+        X, Y, Z = np.meshgrid(x, x, x, indexing="ij")
+        self.V = 0.5 * (X**2 + (1.15 * Y) ** 2 + (1.33 * Z) ** 2) + 0.05 * rng.random((m,) * 3)
+        self.m, self.n, self.k, self.vector = m, m**3, k, vector
+        self.c = 0.5 / (x[1] - x[0]) ** 2
+        self.w, self.g = rng.standard_normal(k), rng.standard_normal(self.n)
+
+    def product(self, v):
+        u = v.reshape(self.V.shape)
+        y = (self.V + 6 * self.c) * u
+        for axis in range(3):
+            first, last = [slice(None)] * 3, [slice(None)] * 3
+            first[axis], last[axis] = slice(1, None), slice(None, -1)
+            y[tuple(first)] -= self.c * u[tuple(last)]
+            y[tuple(last)] -= self.c * u[tuple(first)]
+        return y.reshape(v.shape)
+
+
+class Bands:
+    """W4: all pairs of a batch of complex Hermitian matrices, as along a path of wave vectors."""
+
+    def __init__(self, batch=512, n=32):
+        rng = np.random.default_rng(0)
+        A = rng.standard_normal((batch, n, n)) + 1j * rng.standard_normal((batch, n, n))
+        self.A, self.n = A + A.conj().transpose(0, 2, 1), n
+        self.g = rng.standard_normal((n, n))
