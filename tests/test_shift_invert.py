@@ -320,6 +320,34 @@ class TestCache:
         gc.collect()
         assert second() is None
 
+    def test_factors_are_dropped_on_the_thread_that_made_them(self, matrix):
+        """SciPy's SuperLU frees its memory on no other."""
+        made, dropped = [], threading.Event()
+
+        class Factors:
+            def __init__(self):
+                self.thread = threading.get_ident()
+
+            def __call__(self, b):
+                return b
+
+            def __del__(self):
+                made.append(threading.get_ident() == self.thread)
+                dropped.set()
+
+        worker = threading.Thread(target=lambda: ie.factorize(matrix, method=lambda M: Factors()))
+        worker.start()
+        worker.join()
+        ie.factorization_cache.clear()
+        gc.collect()
+        assert dropped.wait(5)
+        assert made == [True]
+
+    def test_a_factorisation_within_a_factorisation(self, matrix):
+        inner = lambda M: ie.factorize(M).solve
+        b = np.arange(50.0)
+        assert np.allclose(matrix @ ie.factorize(matrix, method=inner)(b), b)
+
     def test_many_small_ones_stay(self, matrix):
         for sigma in range(8):
             ie.factorize(matrix, sigma=0.1 * sigma)

@@ -89,8 +89,10 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
         """Return A x, shape (m,)."""
-        terms = self.data * vector[self.cols]
-        return jnp.zeros(self.shape[0], terms.dtype).at[self.rows].add(terms)
+        # hidden from XLA, which would fold what it makes of constant indices: seconds and gigabytes
+        rows, cols = jax.lax.optimization_barrier((self.rows, self.cols))
+        terms = self.data * vector[cols]
+        return jnp.zeros(self.shape[0], terms.dtype).at[rows].add(terms)
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
         """Return the dense matrix, shape (m, n): for tests and small problems."""

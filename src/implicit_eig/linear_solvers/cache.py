@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
-from .factorizations import Factorization, Shift, SuperLU, run, shifted
+from .factorizations import Factorization, Shift, SuperLU, shifted
 
 
 class FactorizationCache:
@@ -105,7 +105,7 @@ def factorize(
     A, B = _canonical(A), None if B is None else _canonical(B)
     return factorization_cache.get(
         (_digest(A), None if B is None else _digest(B), complex(sigma), method),
-        lambda: run(method, shifted(A, B, sigma)),
+        lambda: Factorization(method, shifted(A, B, sigma)),
     )
 
 

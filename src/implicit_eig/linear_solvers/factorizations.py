@@ -4,8 +4,13 @@ A factorisation is made by `factorize(matrix)`: one of the classes below, or the
 """
 
 import abc
+import contextlib
+import os
+import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -33,16 +38,26 @@ class SingularError(LinearSolveError):
     """The matrix to factorise is singular."""
 
 
+class Factors(NamedTuple):
+    """What a factorisation of M came to: b -> M⁻¹ b, b -> M⁻ᴴ b if there is one, and its size."""
+
+    solve: Solve
+    solve_adjoint: Solve | None
+    nbytes: int
+
+
 class Factorization:
     """Hold the factors of a matrix M; call it to solve M x = b.
 
     `solve(b)` and `solve_adjoint(b)` return M⁻¹ b and M⁻ᴴ b for b of shape (n,) or (n, m).
     """
 
-    def __init__(self, solve: Solve, solve_adjoint: Solve, nbytes: int):
-        self._solve = solve
-        self._solve_adjoint = solve_adjoint
-        self.nbytes = nbytes
+    def __init__(self, factorize: Callable[[Any], Any], matrix: sp.csc_matrix):
+        self._box = _owner.run(lambda: [_factors(factorize, matrix)])
+        self.nbytes = self._box[0].nbytes
+        self._make_adjoint = lambda: Factorization(factorize, matrix.conj().T.tocsc())
+        self._adjoint: Factorization | None = None
+        weakref.finalize(self, _owner.drop, self._box).atexit = False
 
     def __call__(self, b: np.ndarray) -> np.ndarray:
         """Return M⁻¹ b."""
@@ -50,11 +65,53 @@ class Factorization:
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         """Return M⁻¹ b, of the shape of b."""
-        return _checked(self._solve(b), b)
+        return _checked(self._box[0].solve(b), b)
 
     def solve_adjoint(self, b: np.ndarray) -> np.ndarray:
         """Return M⁻ᴴ b, of the shape of b."""
-        return _checked(self._solve_adjoint(b), b)
+        solve = self._box[0].solve_adjoint
+        if solve is not None:
+            return _checked(solve(b), b)
+        if self._adjoint is None:
+            self._adjoint = self._make_adjoint()
+        return self._adjoint.solve(b)
+
+
+class _Owner:
+    """The thread on which all factors are made and dropped.
+
+    SuperLU in SciPy frees memory only on the thread that allocated it, and JAX runs callbacks on
+    any: https://github.com/scipy/scipy/issues/15921
+    """
+
+    def __init__(self):
+        self.start()
+        # threads do not survive a fork
+        os.register_at_fork(after_in_child=self.start)
+
+    def start(self) -> None:
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="implicit_eig factors")
+        self.thread: int | None = None
+
+    def run(self, fn: Callable[[], Any]) -> Any:
+        """Return `fn()`, run on this thread."""
+        if threading.get_ident() == self.thread:
+            return fn()
+
+        def on_the_thread() -> Any:
+            self.thread = threading.get_ident()
+            return fn()
+
+        return self.executor.submit(on_the_thread).result()
+
+    def drop(self, box: list) -> None:
+        """Empty the box, the last that holds some factors, on this thread."""
+        # at the end of the process the thread has gone, and the memory goes too
+        with contextlib.suppress(RuntimeError):
+            self.executor.submit(box.clear)
+
+
+_owner = _Owner()
 
 
 def _checked(x: Any, b: np.ndarray) -> np.ndarray:
@@ -67,11 +124,25 @@ def _checked(x: Any, b: np.ndarray) -> np.ndarray:
     return x
 
 
+def _factors(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factors:
+    """Factorise by one of the classes below or by the user's function `matrix -> solve`."""
+    made: Any = factorize(matrix)
+    if isinstance(made, Factors):
+        return made
+    if not isinstance(made, Callable):
+        raise LinearSolveError(
+            "`factorize=...`: a function matrix -> solve, where solve(b) returns x; got a "
+            f"{type(made).__name__} from it. Return the solve itself, for example `splu(M).solve`."
+        )
+    adjoint: Solve | None = made if is_hermitian(matrix) else None
+    return Factors(made, adjoint, FILL * matrix.nnz * (matrix.dtype.itemsize + 4))
+
+
 class AbstractFactorize(eqx.Module):
     """A way to factorise sparse matrices, with its options."""
 
     @abc.abstractmethod
-    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+    def __call__(self, matrix: sp.csc_matrix) -> Factors:
         """Factorise a square matrix."""
 
 
@@ -89,7 +160,7 @@ class SuperLU(AbstractFactorize):
 
     pivot_threshold: float = PIVOT_THRESHOLD
 
-    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+    def __call__(self, matrix: sp.csc_matrix) -> Factors:
         """Factorise a real or complex matrix, in its own precision."""
         options: dict[str, Any] = {}
         if is_hermitian(matrix):
@@ -118,7 +189,7 @@ class SuperLU(AbstractFactorize):
 
         # an entry of the factors is a number and an index
         nbytes = lu.nnz * (dtype.itemsize + 4)
-        return Factorization(solve, lambda b: solve(b, "H"), nbytes)
+        return Factors(solve, lambda b: solve(b, "H"), nbytes)
 
 
 class Cholmod(AbstractFactorize):
@@ -138,7 +209,7 @@ class Cholmod(AbstractFactorize):
     def __init__(self, **options: Any):
         self.options = tuple(sorted(options.items()))
 
-    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+    def __call__(self, matrix: sp.csc_matrix) -> Factors:
         """Factorise, in double precision."""
         try:
             from sksparse import cholmod  # pyright: ignore  # noqa: PLC0415
@@ -160,7 +231,7 @@ class Cholmod(AbstractFactorize):
             return factor(b.astype(double, copy=False)).astype(b.dtype, copy=False)
 
         # an L of fill about that of a symmetric minimum degree order
-        return Factorization(solve, solve, FILL * matrix.nnz * (double.itemsize + 4))
+        return Factors(solve, solve, FILL * matrix.nnz * (double.itemsize + 4))
 
 
 class Pardiso(AbstractFactorize):
@@ -170,7 +241,7 @@ class Pardiso(AbstractFactorize):
         InputError: pypardiso is not installed, or the matrix is complex, which it refuses.
     """
 
-    def __call__(self, matrix: sp.csc_matrix) -> Factorization:
+    def __call__(self, matrix: sp.csc_matrix) -> Factors:
         """Factorise a real matrix, in double precision."""
         try:
             import pypardiso  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
@@ -187,10 +258,8 @@ class Pardiso(AbstractFactorize):
         # real symmetric indefinite (the upper triangle is given), or real unsymmetric
         solver = pypardiso.PyPardisoSolver(mtype=-2 if hermitian else 11)
         kept: Any = (sp.triu(matrix) if hermitian else matrix).tocsr().astype(np.float64)
-        factors = _PardisoFactors(solver, kept)
-        solve = factors.solve
-        adjoint = solve if hermitian else _Lazy(lambda: self(matrix.T.tocsc()).solve)
-        return Factorization(solve, adjoint, FILL * matrix.nnz * 12)
+        solve = _PardisoFactors(solver, kept).solve
+        return Factors(solve, solve if hermitian else None, FILL * matrix.nnz * 12)
 
 
 class _PardisoFactors:
@@ -208,39 +277,10 @@ class _PardisoFactors:
         self.solver.free_memory(everything=True)
 
 
-class _Lazy:
-    """A solve that is made when it is first called."""
-
-    def __init__(self, make: Callable[[], Solve]):
-        self.make = make
-        self.made: Solve | None = None
-
-    def __call__(self, b: np.ndarray) -> np.ndarray:
-        if self.made is None:
-            self.made = self.make()
-        return self.made(b)
-
-
 def is_hermitian(matrix: Any) -> bool:
     """Return whether M = Mᴴ, to rounding."""
     difference = abs(matrix - matrix.conj().T)
     return bool(not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max())
-
-
-def run(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factorization:
-    """Factorise by one of the classes above or by the user's function `matrix -> solve`."""
-    made: Any = factorize(matrix)
-    if isinstance(made, Factorization):
-        return made
-    if not isinstance(made, Callable):
-        raise LinearSolveError(
-            "`factorize=...`: a function matrix -> solve, where solve(b) returns x; got a "
-            f"{type(made).__name__} from it. Return the solve itself, for example `splu(M).solve`."
-        )
-    adjoint: Solve = made
-    if not is_hermitian(matrix):
-        adjoint = _Lazy(lambda: factorize(matrix.conj().T.tocsc()))
-    return Factorization(made, adjoint, FILL * matrix.nnz * (matrix.dtype.itemsize + 4))
 
 
 def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
-from .factorizations import SuperLU, run
+from .factorizations import Factorization, SuperLU
 from .host import AbstractHostSolver
 
 
@@ -40,6 +40,6 @@ class SparseDirect(AbstractHostSolver):
                 "`SparseDirect()`: a sparse matrix to factorise; got "
                 f"{type(A).__name__}. Use a dense or an iterative linear solver."
             )
-        solve = run(self.factorize, A.tocsc())
+        solve = Factorization(self.factorize, A.tocsc())
         x = solve(b)
         return x + solve(b - A @ x)
