@@ -343,6 +343,39 @@ class TestCache:
         assert dropped.wait(5)
         assert made == [True]
 
+    def test_complex_right_sides_of_a_real_matrix(self, matrix):
+        b = np.arange(50.0) + 1j * np.ones(50)
+        for method in (ie.SuperLU(), lambda M: spla.splu(M).solve):
+            assert np.allclose(matrix @ ie.factorize(matrix, method=method)(b), b)
+            assert np.allclose(matrix.T @ ie.factorize(matrix, method=method).solve_adjoint(b), b)
+
+    def test_user_code_that_uses_its_arrays_again(self):
+        """Its answer is copied before the next."""
+        pencil, p = grid_pencil(6)
+        loss = invariant_loss(K, 36)
+
+        def method(matrix):
+            solve, kept = spla.splu(matrix).solve, {}
+
+            def again(b):
+                buffer = kept.setdefault(b.shape, np.empty_like(b))
+                buffer[...] = solve(b)
+                return buffer
+
+            return again
+
+        gradients = [
+            jax.grad(
+                lambda p, m=m: loss(
+                    *ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.ShiftInvert(0.0, m))(
+                        *pencil(p)
+                    )
+                )
+            )(p)
+            for m in (ie.SuperLU(), method)
+        ]
+        assert jnp.max(jnp.abs(gradients[1] - gradients[0])) < 1e-9 * jnp.max(jnp.abs(gradients[0]))
+
     def test_a_factorisation_within_a_factorisation(self, matrix):
         inner = lambda M: ie.factorize(M).solve
         b = np.arange(50.0)
@@ -498,6 +531,11 @@ class TestRefusals:
         operator = lx.MatrixLinearOperator(jnp.eye(3))
         with pytest.raises(Exception, match="a sparse operator to factorise"):
             ie.ShiftInvert(0.0).compute(ie.ShiftInvert(0.0).init(operator, {}), jnp.ones(3), {})
+
+    def test_traced_shift(self):
+        with pytest.raises(ie.InputError, match="known when the solver is made"):
+            jax.jit(lambda s: ie.ShiftInvert(s).rtol or s)(1.0)
+        assert ie.ShiftInvert(jnp.float64(1.5)) == ie.ShiftInvert(1.5)
 
     def test_factorize_of_an_array(self):
         with pytest.raises(ie.InputError, match=r"`scipy.sparse` matrices; got ndarray"):

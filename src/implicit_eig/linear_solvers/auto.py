@@ -17,7 +17,7 @@ from .._errors import LinearSolveWarning
 from ..operators import SparseOperator, scale_columns
 from ._solve import AbstractSystemsSolver, solve_by_column
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure
-from .factorizations import Shift, SuperLU
+from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
 from .minres import MINRES
 from .shift_invert import ShiftInvert
@@ -42,7 +42,7 @@ class AutoLinearSolver(AbstractSystemsSolver):
         factorize: for `ShiftInvert`.
     """
 
-    sigma: Shift | None = None
+    sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
 
     def working_rtol(self, dtype: Any) -> float:

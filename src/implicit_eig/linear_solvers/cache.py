@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
-from .factorizations import Factorization, Shift, SuperLU, shifted
+from .factorizations import Factorization, SuperLU, shift, shifted
 
 
 class FactorizationCache:
@@ -73,7 +73,7 @@ factorization_cache = FactorizationCache(2**30)
 
 
 def factorize(
-    A: Any, B: Any = None, sigma: Shift = 0.0, method: Callable[[Any], Any] | None = None
+    A: Any, B: Any = None, sigma: Any = 0.0, method: Callable[[Any], Any] | None = None
 ) -> Factorization:
     """Factorise A − σB, or find its factorisation in `ie.factorization_cache`.
 
@@ -102,10 +102,11 @@ def factorize(
         [2.0, 2.0]
     """
     method = SuperLU() if method is None else method
+    number = shift(sigma) or 0.0
     A, B = _canonical(A), None if B is None else _canonical(B)
     return factorization_cache.get(
-        (_digest(A), None if B is None else _digest(B), complex(sigma), method),
-        lambda: Factorization(method, shifted(A, B, sigma)),
+        (_digest(A), None if B is None else _digest(B), complex(number), method),
+        lambda: Factorization(method, shifted(A, B, number)),
     )
 
 

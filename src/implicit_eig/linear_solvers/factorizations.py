@@ -18,6 +18,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from .._errors import InputError, LinearSolveError
+from ..host import is_traced
 
 # A pivot on the diagonal is kept while it is above this part of its column: the order that fills
 # least stands, and the small last pivot of a bordered matrix is still passed over.
@@ -31,7 +32,24 @@ COLUMNS = 8
 FILL = 15
 
 Solve = Callable[[np.ndarray], Any]
-Shift = complex | float | int | np.number
+Shift = complex | float | int
+
+
+def shift(given: Any) -> Shift | None:
+    """Return the shift as a Python number; `None` stays.
+
+    Raises:
+        InputError: it is traced by JAX.
+    """
+    if given is None:
+        return None
+    if is_traced(given):
+        raise InputError(
+            "`sigma=...`: a number that is known when the solver is made; got a value traced by "
+            "JAX. Make the solver outside of `jit`, or give a Python number."
+        )
+    number = complex(given)
+    return number if number.imag else number.real
 
 
 class SingularError(LinearSolveError):
@@ -55,6 +73,7 @@ class Factorization:
     def __init__(self, factorize: Callable[[Any], Any], matrix: sp.csc_matrix):
         self._box = _owner.run(lambda: [_factors(factorize, matrix)])
         self.nbytes = self._box[0].nbytes
+        self._real = not np.iscomplexobj(matrix)
         self._make_adjoint = lambda: Factorization(factorize, matrix.conj().T.tocsc())
         self._adjoint: Factorization | None = None
         weakref.finalize(self, _owner.drop, self._box).atexit = False
@@ -65,16 +84,27 @@ class Factorization:
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         """Return M⁻¹ b, of the shape of b."""
-        return _checked(self._box[0].solve(b), b)
+        return self._run(self._box[0].solve, b)
 
     def solve_adjoint(self, b: np.ndarray) -> np.ndarray:
         """Return M⁻ᴴ b, of the shape of b."""
         solve = self._box[0].solve_adjoint
         if solve is not None:
-            return _checked(solve(b), b)
+            return self._run(solve, b)
         if self._adjoint is None:
             self._adjoint = self._make_adjoint()
         return self._adjoint.solve(b)
+
+    def _run(self, solve: Solve, b: np.ndarray) -> np.ndarray:
+        if self._real and np.iscomplexobj(b):
+            return self._run(solve, np.real(b)) + 1j * self._run(solve, np.imag(b))
+        x = np.asarray(solve(b))
+        if x.shape != b.shape:
+            raise LinearSolveError(
+                f"`factorize=...`: a solve that returns the shape of its right sides, {b.shape}; "
+                f"got {x.shape}. Solve for each column of b and stack the solutions as columns."
+            )
+        return x
 
 
 class _Owner:
@@ -114,16 +144,6 @@ class _Owner:
 _owner = _Owner()
 
 
-def _checked(x: Any, b: np.ndarray) -> np.ndarray:
-    x = np.asarray(x)
-    if x.shape != b.shape:
-        raise LinearSolveError(
-            f"`factorize=...`: a solve that returns the shape of its right sides, {b.shape}; got "
-            f"{x.shape}. Solve for each column of b and stack the solutions as columns."
-        )
-    return x
-
-
 def _factors(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factors:
     """Factorise by one of the classes below or by the user's function `matrix -> solve`."""
     made: Any = factorize(matrix)
@@ -134,8 +154,16 @@ def _factors(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factors:
             "`factorize=...`: a function matrix -> solve, where solve(b) returns x; got a "
             f"{type(made).__name__} from it. Return the solve itself, for example `splu(M).solve`."
         )
-    adjoint: Solve | None = made if is_hermitian(matrix) else None
-    return Factors(made, adjoint, FILL * matrix.nnz * (matrix.dtype.itemsize + 4))
+
+    def solve(b: np.ndarray) -> np.ndarray:
+        # copied: the user's code may use its arrays again
+        return np.array(made(b))
+
+    return Factors(
+        solve,
+        solve if is_hermitian(matrix) else None,
+        FILL * matrix.nnz * (matrix.dtype.itemsize + 4),
+    )
 
 
 class AbstractFactorize(eqx.Module):

@@ -18,7 +18,7 @@ from ._shift_invert_dense import solve_dense
 from ._shift_invert_host import MAX_STEPS, STAGNATION, on_host, solve_on_host
 from ._solve import VERDICTS, AbstractSystemsSolver
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, ShiftedPencil, Structure
-from .factorizations import Shift, SuperLU, is_hermitian
+from .factorizations import Shift, SuperLU, is_hermitian, shift
 
 
 class ShiftInvert(AbstractSystemsSolver):
@@ -31,7 +31,8 @@ class ShiftInvert(AbstractSystemsSolver):
     Args:
         sigma: the shift, near the values and none of them. Unit: that of the values. `None`
             takes one next to the pairs, on the side where they end. Where the systems of a
-            pair do not converge by it, one next to that pair is tried, with a warning.
+            pair of sparse operators do not converge by it, one next to that pair is tried,
+            with a warning.
         factorize: `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a CSC matrix
             M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
@@ -54,7 +55,7 @@ class ShiftInvert(AbstractSystemsSolver):
         [1.0, 1.0]
     """
 
-    sigma: Shift | None = None
+    sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
     factorize: Callable[[sp.csc_matrix], Any] = eqx.field(static=True, default=SuperLU())
     rtol: float | None = None
     max_steps: int = eqx.field(static=True, default=100)

@@ -10,7 +10,7 @@ import scipy.sparse.linalg as spla
 from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
-from ..linear_solvers.factorizations import Shift, SuperLU
+from ..linear_solvers.factorizations import Shift, SuperLU, shift
 from ._abstract import AbstractForwardSolver
 
 
@@ -100,4 +100,4 @@ def arpack(
             "`solvers.arpack(...)`: options of `scipy.sparse.linalg.eigsh`; got "
             f"{', '.join(sorted(unknown))}. Use `which`, `ncv`, `maxiter`, `tol`, `v0`, `mode`."
         )
-    return Arpack(k, sigma, factorize, options)
+    return Arpack(k, shift(sigma), factorize, options)
