@@ -92,8 +92,8 @@ def implicit_function(
     if isinstance(linear_solver, (SparseDirect, ShiftInvert)):
         raise InputError(
             f"`implicit_function(linear_solver={type(linear_solver).__name__}())`: a solver for "
-            "products or dense matrices; got one that factorises a sparse one, which ∂F/∂z is "
-            "not. Use `host_linear_solver`, or an iterative solver."
+            "products or dense matrices; got one that factorises a sparse matrix, which "
+            "∂F/∂z is not. Use `host_linear_solver`, or an iterative solver."
         )
     derivative = ForwardMode() if conditions_derivative is None else conditions_derivative
     if not isinstance(derivative, AbstractDerivative):
