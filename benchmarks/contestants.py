@@ -23,7 +23,7 @@ def arpack(K, M, k, solve):
 # ---------------------------------------------------------------- this package
 
 
-def _ours(make_solver, linear_solver=None):
+def _ours(make_solver, linear_solver=None, vectors=True):
     def make(w):
         import jax
         import jax.numpy as jnp
@@ -39,8 +39,9 @@ def _ours(make_solver, linear_solver=None):
         def loss(p):
             K = ie.SparseOperator(w.stiffness * p[w.cell], rows, cols, shape)
             M = ie.SparseOperator(w.mass * (0.5 + 0.5 * p)[w.cell], rows, cols, shape)
-            values, vectors = solve(K, M)
-            return weights @ values + jnp.sum(g[:, None] * vectors**2)
+            values, X = solve(K, M)
+            value = weights @ values
+            return value + jnp.sum(g[:, None] * X**2) if vectors else value
 
         return _timed(ie, jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p))
 
@@ -56,23 +57,6 @@ def _timed(ie, forward, gradient, *args):
         return jax.block_until_ready(f(*args))
 
     return lambda: run(forward), lambda: run(gradient)
-
-
-def _ours_values(w):
-    import jax
-    import jax.numpy as jnp
-
-    import implicit_eig as ie
-
-    jax.config.update("jax_enable_x64", True)
-    solve = ie.eigensolver(ie.solvers.arpack(w.k, 0.0), ie.Hermitian(w.k))
-
-    def loss(p):
-        K = ie.SparseOperator(w.stiffness * p[w.cell], w.rows, w.cols, (w.n, w.n))
-        M = ie.SparseOperator(w.mass * (0.5 + 0.5 * p)[w.cell], w.rows, w.cols, (w.n, w.n))
-        return jnp.asarray(w.w) @ solve(K, M).values
-
-    return _timed(ie, jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p))
 
 
 def _black_box(ie, k):
@@ -293,23 +277,43 @@ def _dense_jax(w):
     return jnp.linalg.eigh
 
 
-def _dense_torch(w):
+def _torch(make):
+    def contestant(w):
+        import torch
+
+        solve = make(w)
+        A, weights, g = torch.tensor(w.A), torch.tensor(w.w), torch.tensor(w.g)
+
+        def loss(A):
+            values, vectors = solve(A)
+            return weights @ values[: w.k] + (g * vectors[:, : w.k] ** 2).sum()
+
+        def gradient():
+            variable = A.clone().requires_grad_(True)
+            value = loss(variable)
+            value.backward()
+            return value.item(), variable.grad.numpy()
+
+        return lambda: loss(A).item(), gradient
+
+    return contestant
+
+
+def _torch_eigh(w):
     import torch
 
-    A = torch.tensor(w.A)
-    weights, g = torch.tensor(w.w), torch.tensor(w.g)
+    return torch.linalg.eigh
 
-    def loss(A):
-        values, vectors = torch.linalg.eigh(A)
-        return weights @ values[: w.k] + (g * vectors[:, : w.k] ** 2).sum()
 
-    def gradient():
-        variable = A.clone().requires_grad_(True)
-        value = loss(variable)
-        value.backward()
-        return value.item(), variable.grad.numpy()
+def _xitorch(w):
+    import xitorch
+    import xitorch.linalg
 
-    return lambda: loss(A).item(), gradient
+    def solve(A):
+        operator = xitorch.LinearOperator.m(A, is_hermitian=True)
+        return xitorch.linalg.symeig(operator, neig=w.k, method="exacteig")
+
+    return solve
 
 
 def _dense_by_hand(w):
@@ -328,28 +332,6 @@ def _dense_by_hand(w):
         return w.loss(*sla.eigh(w.A, subset_by_index=[0, w.k - 1]))
 
     return forward, gradient
-
-
-def _xitorch(w):
-    import torch
-    import xitorch
-    import xitorch.linalg
-
-    A = torch.tensor(w.A)
-    weights, g = torch.tensor(w.w), torch.tensor(w.g)
-
-    def loss(A):
-        operator = xitorch.LinearOperator.m(A, is_hermitian=True)
-        values, vectors = xitorch.linalg.symeig(operator, neig=w.k, method="exacteig")
-        return weights @ values + (g * vectors**2).sum()
-
-    def gradient():
-        variable = A.clone().requires_grad_(True)
-        value = loss(variable)
-        value.backward()
-        return value.item(), variable.grad.numpy()
-
-    return lambda: loss(A).item(), gradient
 
 
 def _products_ours(w):
@@ -459,11 +441,11 @@ CONTESTANTS = {
         "ours, MINRES": _dense(_dense_ours(lambda ie: ie.MINRES())),
         "ours, LU a pair": _dense(_dense_ours(lambda ie: __import__("lineax").LU())),
         "jnp.linalg.eigh": _dense(_dense_jax),
-        "torch.linalg.eigh": _dense_torch,
-        "xitorch exacteig": _xitorch,
+        "torch.linalg.eigh": _torch(_torch_eigh),
+        "xitorch exacteig": _torch(_xitorch),
     },
     "W2": W2,
-    "W2 values": {"ours": _ours_values},
+    "W2 values": {"ours": _ours(lambda ie, k: ie.solvers.arpack(k, 0.0), vectors=False)},
     "W3": {"ARPACK, by hand": _products_by_hand, "ours": _products_ours},
     "W3 vector": {"ARPACK and MINRES, by hand": _products_by_hand, "ours": _products_ours},
     "W4": {"jnp.linalg.eigh": _bands(False), "ours": _bands(True)},

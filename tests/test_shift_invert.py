@@ -45,6 +45,14 @@ def pencil_of(dtype, seed=0):
     return with_spectrum(spectrum, dtype, seed), random_definite(N, dtype, seed + 1)
 
 
+def gradient_by(solver, **options):
+    """The gradient of a loss of the pairs of a grid of 36 points."""
+    pencil, p = grid_pencil(6)
+    loss = invariant_loss(K, 36)
+    solve = ie.eigensolver(solver, ie.Hermitian(K), **options)
+    return jax.grad(lambda p: loss(*solve(*pencil(p))))(p)
+
+
 class Columns:
     """A factorisation that counts itself and the widths of its solves."""
 
@@ -120,18 +128,8 @@ class TestDerivatives:
     )
     def test_optional_factorisations(self, method):
         pytest.importorskip("pypardiso" if isinstance(method, ie.Pardiso) else "sksparse")
-        pencil, p = grid_pencil(6)
-        loss = invariant_loss(K, 36)
-        gradients = [
-            jax.grad(
-                lambda p, m=m: loss(
-                    *ie.eigensolver(ie.solvers.arpack(K, 0.0, factorize=m), ie.Hermitian(K))(
-                        *pencil(p)
-                    )
-                )
-            )(p)
-            for m in (ie.SuperLU(), method)
-        ]
+        by = lambda m: gradient_by(ie.solvers.arpack(K, 0.0, factorize=m))
+        gradients = [by(m) for m in (ie.SuperLU(), method)]
         assert jnp.max(jnp.abs(gradients[1] - gradients[0])) < 1e-8 * jnp.max(jnp.abs(gradients[0]))
 
     def test_clusters(self):
@@ -351,8 +349,6 @@ class TestCache:
 
     def test_user_code_that_uses_its_arrays_again(self):
         """Its answer is copied before the next."""
-        pencil, p = grid_pencil(6)
-        loss = invariant_loss(K, 36)
 
         def method(matrix):
             solve, kept = spla.splu(matrix).solve, {}
@@ -364,16 +360,8 @@ class TestCache:
 
             return again
 
-        gradients = [
-            jax.grad(
-                lambda p, m=m: loss(
-                    *ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.ShiftInvert(0.0, m))(
-                        *pencil(p)
-                    )
-                )
-            )(p)
-            for m in (ie.SuperLU(), method)
-        ]
+        by = lambda m: gradient_by(eigh, linear_solver=ie.ShiftInvert(0.0, m))
+        gradients = [by(m) for m in (ie.SuperLU(), method)]
         assert jnp.max(jnp.abs(gradients[1] - gradients[0])) < 1e-9 * jnp.max(jnp.abs(gradients[0]))
 
     def test_a_factorisation_within_a_factorisation(self, matrix):
@@ -434,16 +422,11 @@ class TestFallback:
     """What does not converge is tried again, aloud; then it is an error."""
 
     def test_own_shift_for_each_pair(self):
-        pencil, p = grid_pencil(6)
-        loss = invariant_loss(K, 36)
-        by = lambda solver: jax.grad(
-            lambda p: loss(*ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)(*pencil(p)))
-        )
-        expected = by(ie.SparseDirect())(p)
+        expected = gradient_by(eigh, linear_solver=ie.SparseDirect())
         # so far away that every pair looks the same
         far = ie.ShiftInvert(-1e6, max_steps=5)
         with pytest.warns(ie.LinearSolveWarning, match="converge for 3 of 3 pairs, the first"):
-            found = by(far)(p)
+            found = gradient_by(eigh, linear_solver=far)
         assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 
     def test_shift_that_is_an_eigenvalue(self):

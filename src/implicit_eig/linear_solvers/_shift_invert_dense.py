@@ -13,7 +13,7 @@ import jax.scipy.linalg as jsl
 from jaxtyping import Array, Inexact, Integer
 
 from ..operators import apply, scale_columns
-from ._systems import ShiftedPencil
+from ._systems import INSIDE, ShiftedPencil
 from .minres import minres, refine
 
 
@@ -46,7 +46,7 @@ def solve_dense(
             return v - scale_columns(inverse(Bv), mu)
 
         return minres(
-            product, lambda v: apply(B, v), lambda v, Bv: v, inverse(r), 0.3 * shrink, max_steps
+            product, lambda v: apply(B, v), lambda v, Bv: v, inverse(r), INSIDE * shrink, max_steps
         )
 
     # on the known pairs the system is BX τᵢ, on their complement A − λᵢB

@@ -4,25 +4,19 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 
 from .._errors import LinearSolveWarning
 from ..operators import host_view
 from ._block_krylov import add, inner, solve_shifted
-from ._solve import VERDICTS
-from ._systems import ShiftedPencil
+from ._solve import MAX_STEPS, STAGNATION, SUCCESS
+from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
 from .factorizations import Shift, SingularError
 
-SUCCESS = VERDICTS.index(lx.RESULTS.successful)
-MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
-STAGNATION = VERDICTS.index(lx.RESULTS.stagnation)
 # Pairs that share a space. A larger group needs fewer steps, and memory for all its blocks.
 GROUP = 20
-# The residual inside the space, whose norm is another, against the one required.
-INSIDE = 0.3
 # From true residual to true residual; each pass gains many digits, or rounding is met.
 PASSES = 10
 

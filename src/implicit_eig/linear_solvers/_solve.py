@@ -44,6 +44,10 @@ VERDICTS = (
     lx.RESULTS.conlim,
     lx.RESULTS.nonfinite_input,
 )
+SUCCESS = VERDICTS.index(lx.RESULTS.successful)
+MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
+BREAKDOWN = VERDICTS.index(lx.RESULTS.breakdown)
+STAGNATION = VERDICTS.index(lx.RESULTS.stagnation)
 # A solver of unknown tolerance is held to ten times 1e-5, the customary default of
 # `jax.scipy.sparse.linalg` and SciPy.
 UNKNOWN_RTOL = 1e-5
@@ -62,6 +66,14 @@ class AbstractSystemsSolver(AbstractOwnSolver):
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
         """Return the solutions and, for each, an index into `VERDICTS`."""
+
+
+def as_result(verdict: Array) -> lx.RESULTS:
+    """Return the member of `VERDICTS` that `verdict`, perhaps traced, is the index of."""
+    result = VERDICTS[SUCCESS]
+    for i, member in enumerate(VERDICTS):
+        result = lx.RESULTS.where(verdict == i, member, result)
+    return result
 
 
 def solve_linearised(

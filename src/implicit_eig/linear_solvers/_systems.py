@@ -14,6 +14,9 @@ from jaxtyping import Array, PyTree
 
 from ..operators import column_norms
 
+# In shift and invert: the residual inside the space, whose norm is another, against that required.
+INSIDE = 0.3
+
 
 class Structure(enum.Enum):
     """How much of the matrices is known, which decides what solvers can be used."""
@@ -159,6 +162,11 @@ def system_norms(U: PyTree[Array]) -> Array:
     """Return ‖u_i‖ for each system, shape (k,)."""
     norms = [column_norms(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)]
     return column_norms(jnp.stack(norms))
+
+
+def attainable(rtol: float, dtype: Any) -> float:
+    """Return `rtol`, or fifty times the machine epsilon where that is larger."""
+    return max(rtol, 50 * float(jnp.finfo(dtype).eps))
 
 
 def probe(like: jax.ShapeDtypeStruct | Array) -> Array:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Integer, PyTree
 from .._errors import LinearSolveWarning
 from ..operators import SparseOperator, scale_columns
 from ._solve import AbstractSystemsSolver, solve_by_column
-from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure
+from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure, attainable
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
 from .minres import MINRES
@@ -47,7 +47,7 @@ class AutoLinearSolver(AbstractSystemsSolver):
 
     def working_rtol(self, dtype: Any) -> float:
         """Return the loosest tolerance of the choices."""
-        return max(1e-9, 50 * float(jnp.finfo(dtype).eps))
+        return attainable(1e-9, dtype)
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
@@ -139,5 +139,5 @@ class _Fallback(AbstractHostSolver):
         )
         if isinstance(A, np.ndarray):
             return np.linalg.solve(A, b)
-        rtol = max(1e-10, 50 * float(np.finfo(b.dtype).eps))
+        rtol = attainable(1e-10, b.dtype)
         return spla.gcrotmk(A, b, rtol=rtol, m=RESTART, maxiter=max(1, 10 * len(b) // RESTART))

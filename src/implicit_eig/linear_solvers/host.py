@@ -14,10 +14,8 @@ from jaxtyping import Array, Integer, PyTree
 from .. import host
 from .._errors import LinearSolveError
 from ..operators import host_view
-from ._solve import VERDICTS, AbstractSystemsSolver
+from ._solve import BREAKDOWN, SUCCESS, AbstractSystemsSolver, as_result
 from ._systems import AbstractLinearSystems
-
-BREAKDOWN = VERDICTS.index(lx.RESULTS.breakdown)
 
 
 class AbstractHostSolver(AbstractSystemsSolver):
@@ -33,8 +31,7 @@ class AbstractHostSolver(AbstractSystemsSolver):
         arrays, static = eqx.partition(state, eqx.is_array)
         like = (jax.eval_shape(lambda: vector), jax.ShapeDtypeStruct((), jnp.int32))
         solution, verdict = host.call(_HostVector(self, static), like, arrays, vector)
-        result = lx.RESULTS.where(verdict == 0, lx.RESULTS.successful, lx.RESULTS.breakdown)
-        return solution, result, {}
+        return solution, as_result(verdict), {}
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
@@ -99,7 +96,7 @@ def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.nd
         )
     if np.iscomplexobj(x) and not np.iscomplexobj(b):
         x = np.real(x)
-    return x, 0 if info == 0 else BREAKDOWN
+    return x, SUCCESS if info == 0 else BREAKDOWN
 
 
 class _HostVector(eqx.Module):

@@ -12,11 +12,15 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Integer, PyTree
 
 from ..operators import apply, column_norms, scale_columns
-from ._solve import VERDICTS, AbstractSystemsSolver, solve_by_column
-from ._systems import AbstractLinearSystems, Structure
-
-MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
-STAGNATION = VERDICTS.index(lx.RESULTS.stagnation)
+from ._solve import (
+    MAX_STEPS,
+    STAGNATION,
+    SUCCESS,
+    AbstractSystemsSolver,
+    as_result,
+    solve_by_column,
+)
+from ._systems import AbstractLinearSystems, Structure, attainable
 
 Columns = Array  # (n, k)
 
@@ -75,7 +79,7 @@ class MINRES(AbstractSystemsSolver):
 
     def working_rtol(self, dtype: Any) -> float:
         """Return `rtol`, or what `None` stands for."""
-        return max(1e-10, 50 * float(jnp.finfo(dtype).eps)) if self.rtol is None else self.rtol
+        return attainable(1e-10, dtype) if self.rtol is None else self.rtol
 
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
@@ -87,10 +91,7 @@ class MINRES(AbstractSystemsSolver):
             return ravel_pytree(state.mv(unravel(X[:, 0])))[0][:, None]
 
         X, verdicts, stats = self._solve(matvec, b[:, None])
-        result = lx.RESULTS.successful
-        for i in (MAX_STEPS, STAGNATION):
-            result = lx.RESULTS.where(verdicts[0] == i, VERDICTS[i], result)
-        return unravel(X[:, 0]), result, stats
+        return unravel(X[:, 0]), as_result(verdicts[0]), stats
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
@@ -179,7 +180,7 @@ def refine(
     start = (jnp.zeros_like(b), b, sizes, jnp.full_like(sizes, jnp.inf), jnp.int32(0))
     x, _, size, _, steps = lax.while_loop(unfinished, restart, start)
     failure = jnp.where(steps < max_steps, STAGNATION, MAX_STEPS)
-    verdicts = jnp.where(size <= target, 0, failure).astype(jnp.int32)
+    verdicts = jnp.where(size <= target, SUCCESS, failure).astype(jnp.int32)
     return x, verdicts, {"num_steps": steps, "residual": size}
 
 

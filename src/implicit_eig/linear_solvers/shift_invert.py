@@ -15,9 +15,15 @@ from .. import host
 from .._errors import InputError
 from ..operators import host_view
 from ._shift_invert_dense import solve_dense
-from ._shift_invert_host import MAX_STEPS, STAGNATION, on_host, solve_on_host
-from ._solve import VERDICTS, AbstractSystemsSolver
-from ._systems import AbstractLinearSystems, AbstractShiftedSystems, ShiftedPencil, Structure
+from ._shift_invert_host import on_host, solve_on_host
+from ._solve import AbstractSystemsSolver, as_result
+from ._systems import (
+    AbstractLinearSystems,
+    AbstractShiftedSystems,
+    ShiftedPencil,
+    Structure,
+    attainable,
+)
 from .factorizations import Shift, SuperLU, is_hermitian, shift
 
 
@@ -62,7 +68,7 @@ class ShiftInvert(AbstractSystemsSolver):
 
     def working_rtol(self, dtype: Any) -> float:
         """Return `rtol`, or what `None` stands for."""
-        return max(1e-9, 50 * float(jnp.finfo(dtype).eps)) if self.rtol is None else self.rtol
+        return attainable(1e-9, dtype) if self.rtol is None else self.rtol
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> "_State":
         """Keep the operator."""
@@ -78,10 +84,7 @@ class ShiftInvert(AbstractSystemsSolver):
         conjugate = state.transposed != state.conjugated
         b = vector.conj() if conjugate else vector
         x, verdict = host.call(_HostVector(self, static, state.transposed), like, arrays, b)
-        result = lx.RESULTS.successful
-        for i in (MAX_STEPS, STAGNATION):
-            result = lx.RESULTS.where(verdict == i, VERDICTS[i], result)
-        return x.conj() if conjugate else x, result, {}
+        return x.conj() if conjugate else x, as_result(verdict), {}
 
     def transpose(
         self, state: "_State", options: dict[str, Any]

@@ -32,8 +32,7 @@ class Deflated(AbstractSystem):
         """Return Mᵢ for each pair."""
         BX = apply(pencil.B, pencil.X)
         tau = lax.stop_gradient(pencil.size_outside(BX))
-        shift = tau[None, :] - (pencil.lam[:, None] - pencil.lam[None, :])
-        return DeflatedSystems(pencil.structure, pencil, BX, tau, shift)
+        return DeflatedSystems(pencil.structure, pencil, BX, tau)
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Return R itself."""
@@ -51,7 +50,12 @@ class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
     pencil: Pencil
     BX: Inexact[Array, "n k"]
     tau: Float[Array, " k"]
-    shift: Float[Array, "k k"]  # column i is the diagonal of Dᵢ
+
+    @property
+    def shift(self) -> Float[Array, "k k"]:
+        """Column i is the diagonal of Dᵢ."""
+        lam = self.pencil.lam
+        return self.tau[None, :] - (lam[:, None] - lam[None, :])
 
     def mv(self, U: Inexact[Array, "n k"], skip_zeros: bool = False) -> Inexact[Array, "n k"]:
         """Return Mᵢ uᵢ for all i."""
