@@ -25,6 +25,7 @@ FLOORS = [
     "degeneracy",
     "testing",
     "operators",
+    "packed",
     "solution",
     "policy",
     "host",

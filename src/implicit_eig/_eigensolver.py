@@ -16,7 +16,7 @@ from ._implicit import AbstractRoot, find_root, jvp_at
 from .host import Traceable
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
-from .operators import as_operator, host_view, is_dense
+from .operators import as_operator, host_view, traced_view
 from .policy import DEFAULT_POLICY, Policy
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
@@ -186,8 +186,7 @@ class _Pairs(AbstractRoot):
 
 def _run_solver(solver: Callable[..., Any], operators: Operators, like: Solution) -> Solution:
     if isinstance(solver, Traceable):
-        arguments = [op.as_matrix() if is_dense(op) else op for op in operators]
-        return _parse(solver.fn(*arguments), like, jnp)
+        return _parse(solver.fn(*map(traced_view, operators)), like, jnp)
     arrays, static = eqx.partition(operators, eqx.is_array)
     return host.call(_HostSolver(solver, static, like), like, arrays)
 

@@ -100,6 +100,8 @@ class _Krylov:
         self.X = np.asfortranarray(X)
         self.Y = self.X if self.hermitian else np.asfortranarray(Y)
         self.BX = _times(self.B, self.X)
+        # of B from the norm of `dual` to the norm of vectors, at most
+        self.size_B = _norm(self.B) ** (0.5 if self.hermitian else 1.0)
         # BᴴY, which is BX for a Hermitian pencil
         self.BY = self.BX if self.hermitian else _times(_adjoint(self.B), self.Y)
 
@@ -148,15 +150,14 @@ class _Krylov:
             before = size[active]
             for start in range(0, active.size, GROUP):
                 group = active[start : start + GROUP]
-                S = inverse(rest[:, group])
-                tol = np.minimum(INSIDE * rtol / size[group], 0.1)
+                mu = lam[group] - lam.dtype.type(shift)
                 dZ, steps = solve_shifted(
                     power,
                     self.dual,
-                    self.project,
-                    S,
-                    lam[group] - lam.dtype.type(shift),
-                    tol,
+                    inverse(rest[:, group]),
+                    mu,
+                    np.minimum(INSIDE * rtol / size[group], 0.1),
+                    INSIDE * rtol * norm[group] / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
                     max_steps,
                     self.hermitian,
                 )
@@ -182,6 +183,14 @@ def _times(M: sp.csr_matrix | None, V: np.ndarray) -> np.ndarray:
     for j in range(V.shape[1]):
         out[:, j] = M @ V[:, j]
     return out
+
+
+def _norm(M: sp.csr_matrix | None) -> float:
+    """Return a bound of the 2-norm: √(‖M‖₁ ‖M‖∞)."""
+    if M is None:
+        return 1.0
+    size: Any = abs(M)
+    return float(np.sqrt(size.sum(axis=0).max() * size.sum(axis=1).max()))
 
 
 def _adjoint(M: sp.csr_matrix | None) -> Any:

@@ -193,11 +193,13 @@ class Hermitian(AbstractProblem):
         S_dot = jnp.where(equal, G, jnp.zeros_like(G))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
             return Invariant(S_dot, X @ C)
-        R = apply(B, X @ G) - W
+        # B stands with X, never with what is transposed: its transposed product is slow
+        BX = apply(B, X)
+        R = BX @ G - W
         b = system.right_side(R)
         U = solve_linearised(_Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
-        Z = Z - X @ (X.conj().T @ apply(B, Z))
+        Z = Z - X @ (BX.conj().T @ Z)
         return Invariant(S_dot, X @ C + Z)
 
 
