@@ -97,7 +97,8 @@ def eigensolver(
     """Make an eigensolver differentiable: A x = λ B x holds at its answer, and that is enough.
 
     Args:
-        solver: `solver(A)` or `solver(A, B)` -> (values (k,), vectors (n, k)). A plain
+        solver: `solver(A)` or `solver(A, B)` -> (values (k,), vectors (n, k)), or these and
+            left_vectors, columns like the vectors, for problems that use them. A plain
             callable runs on the host and receives NumPy arrays, SciPy CSR matrices or
             `scipy.sparse.linalg.LinearOperator`s; `traceable(fn)` is traced by JAX. More
             than k pairs may come back; the first k count. It must be deterministic.
@@ -203,9 +204,12 @@ class _HostSolver(eqx.Module):
 
 
 def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
-    """Return a solver's answer as the pairs that `like` describes, or say what is wrong."""
+    """Return a solver's answer as the pairs that `like` describes, or say what is wrong.
+
+    Left vectors that `like` has and the solver does not give are zeros.
+    """
     requirement = "`eigensolver(solver=...)`: the solver must return "
-    (k,), (n, _) = like.values.shape, like.vectors.shape
+    k = like.values.shape[0]
     if not isinstance(answer, (tuple, list)) or not 2 <= len(answer) <= 3:
         found = type(answer).__name__
         if isinstance(answer, (tuple, list)):
@@ -213,21 +217,34 @@ def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
         raise EigensolverError(
             f"{requirement}(values, vectors); got {found}. Wrap it: `lambda A: (values, vectors)`."
         )
-    values, vectors = xp.asarray(answer[0]), xp.asarray(answer[1])
-    if values.ndim != 1 or vectors.ndim != 2 or vectors.shape != (n, values.shape[0]):
-        raise EigensolverError(
-            f"{requirement}values (k,) and vectors (n, k) = ({n}, {k}), one column for each value; "
-            f"got shapes {values.shape} and {vectors.shape}. Transpose the vectors, or unpack the "
-            "solver's answer in another order."
-        )
+    given = [xp.asarray(part) for part in answer]
+    values = given[0]
+    for name, found, expected in zip(
+        ("vectors", "left_vectors"), given[1:], (like.vectors, like.left_vectors), strict=False
+    ):
+        n = (like.vectors if expected is None else expected).shape[0]
+        if values.ndim != 1 or found.ndim != 2 or found.shape != (n, values.shape[0]):
+            raise EigensolverError(
+                f"{requirement}values (k,) and {name} (n, k) = ({n}, {k}), one column for each "
+                f"value; got shapes {values.shape} and {found.shape}. Transpose the vectors, or "
+                "unpack the solver's answer in another order."
+            )
     if values.shape[0] < k:
         raise EigensolverError(
             f"{requirement}at least k = {k} pairs; got {values.shape[0]}. Ask the solver for more, "
             "or declare a smaller k."
         )
+    left = None
+    if like.left_vectors is not None:
+        structure = like.left_vectors
+        if len(given) == 3:
+            left = _cast("left_vectors", given[2][:, :k], structure.dtype, xp)
+        else:
+            left = xp.zeros(structure.shape, structure.dtype)
     return Solution(
         _cast("values", values[:k], like.values.dtype, xp),
-        _cast("vectors", vectors[:, :k], like.vectors.dtype, xp),
+        _cast("vectors", given[1][:, :k], like.vectors.dtype, xp),
+        left,
     )
 
 
