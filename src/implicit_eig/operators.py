@@ -76,12 +76,18 @@ class SparseOperator(lx.AbstractLinearOperator):
     @property
     def rows(self) -> Integer[Array | np.ndarray, " e"]:
         """The rows of the entries, shape (e,)."""
-        return hidden(self.pattern.rows) if self.traced is None else self.traced[0]
+        return self._places()[0]
 
     @property
     def cols(self) -> Integer[Array | np.ndarray, " e"]:
         """The columns of the entries, shape (e,)."""
-        return hidden(self.pattern.cols) if self.traced is None else self.traced[1]
+        return self._places()[1]
+
+    def _places(self) -> tuple[Any, Any]:
+        if self.pattern is not None:
+            return hidden(self.pattern.rows), hidden(self.pattern.cols)
+        assert self.traced is not None
+        return self.traced
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> "SparseOperator":

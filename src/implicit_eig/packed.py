@@ -87,7 +87,7 @@ class Pattern:
     def transposed(self) -> "tuple[Pattern, np.ndarray]":
         """The pattern of Aᵀ, and which packed entry of A is at each of its places, if any."""
         layout = self.layout
-        other = pattern_of(layout.indices, layout.rows, self.shape[::-1])
+        other = pattern_of(layout.indices, layout.rows, (self.shape[1], self.shape[0]))
         source = np.full(other.layout.size, layout.size, np.int32)
         source[other.layout.places] = layout.order
         return other, source

@@ -14,8 +14,8 @@ its tolerance are left out of the next block, so that pairs that have converged,
 that depend on each other, cost no further solves. What is left out counts as a residual from then
 on; when it is the larger part, the caller starts again from the true residual.
 
-A residual ρ here is one of (I − μT) z = s: small in its smooth part, while the true one, (A − σB) ρ,
-is large in the other. One step more of the fixed point, z' = s + μTz, leaves μTρ here and
+A residual ρ here is one of (I − μT) z = s: small in its smooth part, while the true one,
+(A − σB) ρ, is large in the other. One step more of the fixed point, z' = s + μTz, leaves μTρ here and
 
     μ B ρ
 
