@@ -15,7 +15,8 @@ that depend on each other, cost no further solves. What is left out counts as a 
 on; when it is the larger part, the caller starts again from the true residual.
 
 A residual ρ here is one of (I − μT) z = s: small in its smooth part, while the true one,
-(A − σB) ρ, is large in the other. One step more of the fixed point, z' = s + μTz, leaves μTρ here and
+(A − σB) ρ, is large in the other. One step more of the fixed point, z' = s + μTz, leaves
+μTρ here and
 
     μ B ρ
 
@@ -98,7 +99,7 @@ def solve_shifted(
     offsets = [0]
     H, C = np.zeros((0, 0), S.dtype), np.zeros((0, k), S.dtype)
     omitted: list[tuple[np.ndarray, np.ndarray]] = []  # directions, and coordinates in them
-    Y = C
+    Y = last = C
     G = inner(W, BW)
     for _ in range(max_steps):
         mix, coordinates, q = _next_block(G, weights)
