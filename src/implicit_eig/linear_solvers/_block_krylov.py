@@ -21,7 +21,7 @@ A residual ρ here is one of (I − μT) z = s: small in its smooth part, while 
     μ B ρ
 
 as the true residual; and T z is known in the space. So the step costs no solve, both residuals are
-under control, and 20 % of the solves are saved that a second pass took to smooth the first.
+under control, and a second pass to smooth the first is saved: 59 solves for 69, 416 for 469.
 
 For a Hermitian pencil T is self-adjoint in the inner product of B, whatever the sign of A − σB:
 H is block tridiagonal and a new block is made orthogonal to the last two only.
