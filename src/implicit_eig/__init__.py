@@ -36,7 +36,9 @@ from .linear_solvers.sparse_direct import SparseDirect
 from .operators import SparseOperator
 from .policy import Action, Policy
 from .problems._abstract import AbstractProblem
+from .problems.general import General
 from .problems.hermitian import Hermitian
+from .problems.polynomial import Polynomial
 from .solution import Solution
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
@@ -65,6 +67,7 @@ __all__ = [
     "ForwardMode",
     "ForwardWarning",
     "FullSpectrum",
+    "General",
     "Hermitian",
     "ImplicitEigError",
     "InputError",
@@ -72,6 +75,7 @@ __all__ = [
     "LinearSolveWarning",
     "Pardiso",
     "Policy",
+    "Polynomial",
     "ReverseMode",
     "ShiftInvert",
     "Solution",

@@ -83,7 +83,12 @@ def _values_jvp(
 @eqx.filter_jit
 def _values_tangent(root: "_Pairs", z: PyTree, theta: Operators, theta_dot: Operators) -> jax.Array:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
-    return root.solve.problem.values_dot(z, residual_dot)
+    values_dot = root.solve.problem.values_dot(z, residual_dot)
+    if values_dot is None:
+        # linear in the tangent of the state, which is that of the values and of the vectors
+        z_dot = root.solve_linearised(z, theta, residual_dot)
+        _, values_dot = jax.jvp(lambda z: root.solve.problem.solution(z).values, (z,), (z_dot,))
+    return values_dot
 
 
 def eigensolver(
@@ -172,7 +177,9 @@ class _Pairs(AbstractRoot):
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
         problem = self.solve.problem
         raw = _run_solver(self.solve.solver, theta, problem.structure(theta))
-        solution = problem.normalize(raw, theta, self.solve.policy)
+        policy, linear_solver = self.solve.policy, self.solve.linear_solver
+        solution = problem.normalize(raw, theta, policy)
+        solution = problem.complete(solution, theta, linear_solver, policy)
         return problem.state(solution), solution.stats
 
     def residual(self, z: PyTree, theta: Operators) -> PyTree:

@@ -36,6 +36,16 @@ class AbstractProblem(eqx.Module):
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the solver's pairs, checked and in the problem's normalisation."""
 
+    def complete(
+        self,
+        solution: Solution,
+        operators: Operators,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Solution:
+        """Return the solution with what its solver did not give and linear solves can."""
+        return solution
+
     @abc.abstractmethod
     def state(self, solution: Solution) -> PyTree:
         """Return what the conditions are stated in, and differentiated."""
@@ -59,8 +69,8 @@ class AbstractProblem(eqx.Module):
         """Return the conditions F(state, operators), zero at a solution."""
 
     @abc.abstractmethod
-    def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array:
-        """Return the tangent of the values, where it needs no solve; shape (k,)."""
+    def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array | None:
+        """Return the tangent of the values, shape (k,); `None` where it needs a solve."""
 
     @abc.abstractmethod
     def solve_linearised(

@@ -1,0 +1,142 @@
+"""What is checked of the pairs of T(λ) x = 0 that a solver returns."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from ..degeneracy import cluster_mask
+from ..operators import column_norms, scale_columns
+from ..policy import Policy
+from ..solution import Solution
+from ..systems.bordered_pairs import combine, sizes
+
+# Rounding of a product is below this many eps of its factors' sizes.
+ROUNDING = 1e3
+# 1 − |xᵢᴴxⱼ|² below this: one vector given twice.
+INDEPENDENCE = 1e-6
+
+
+@eqx.filter_jit
+def normalize(
+    solution: Solution, norms: Array, terms: Any, weights: Any, border: Array, left_scale: float
+) -> tuple[Solution, tuple[Array, ...]]:
+    """Return the pairs with left vectors such that yᴴT'(λ)x is `left_scale`, and the figures.
+
+    The vectors are of norm 1 already; `norms` are what they were.
+    """
+    lam, X = solution.values, solution.vectors
+    Y: Any = solution.left_vectors
+    finite = jnp.isfinite(lam) & jnp.isfinite(norms) & jnp.all(jnp.isfinite(Y), axis=0)
+    given = jnp.any(Y != 0, axis=0)
+    left_norms = column_norms(Y)
+    V = scale_columns(Y, 1 / jnp.where(left_norms > 0, left_norms, 1)).conj()
+    angle = jnp.sum(V * border, axis=0)
+    transposed = tuple(None if A is None else A.transpose() for A in terms)
+    sides = ((terms, X), (transposed, V))
+    residual = [column_norms(combine(t, weights, W)) for t, W in sides]
+    ones = jnp.ones_like(lam)
+    parts = [
+        sum(
+            jnp.abs(f) * column_norms(combine((A,), (ones,), W))
+            for f, A in zip(weights, t, strict=True)
+        )
+        for t, W in sides
+    ]
+    factor = left_scale / jnp.where(angle == 0, 1, angle)
+    solution = Solution(lam, X, scale_columns(V, factor).conj())
+    figures = (
+        jnp.stack(residual),
+        jnp.stack(parts),
+        sizes(terms, weights, X[:, :1]),
+        jnp.abs(X.conj().T @ X),
+        norms,
+        finite,
+        lam,
+        ~given | (angle != 0),
+    )
+    return solution, figures
+
+
+def suspect(
+    rtol: float,
+    policy: Policy,
+    residual: Array,
+    parts: Array,
+    size: Array,
+    overlaps: Array,
+    norms: Array,
+    finite: Array,
+    lam: Array,
+    paired: Array,
+) -> Bool[Array, ""]:
+    """Return False where `InspectPairs` cannot object."""
+    eps = float(jnp.finfo(residual.dtype).eps)
+    solved = jnp.all(residual <= rtol * parts + ROUNDING * eps * size[None, :])
+    near = cluster_mask(lam, 10 * eps * jnp.abs(lam), policy) & ~jnp.eye(len(lam), dtype=bool)
+    twice = jnp.any(near & (1 - overlaps**2 < INDEPENDENCE))
+    return ~(solved & ~twice & jnp.all(finite) & jnp.all(norms > 0) & jnp.all(paired))
+
+
+class InspectPairs(eqx.Module):
+    """Judge what the solver returned."""
+
+    problem: str = eqx.field(static=True)
+    residual_rtol: float = eqx.field(static=True)
+
+    def __call__(
+        self,
+        residual: np.ndarray,
+        parts: np.ndarray,
+        size: np.ndarray,
+        overlaps: np.ndarray,
+        norms: np.ndarray,
+        finite: np.ndarray,
+        lam: np.ndarray,
+        paired: np.ndarray,
+    ) -> str | None:
+        k = len(norms)
+        requirement = f"`eigensolver(problem={self.problem}(k={k}))`: "
+        if not finite.all():
+            return (
+                f"{requirement}finite pairs; got NaN or inf in pair {np.flatnonzero(~finite)[0]}. "
+                "Infinite values of a pencil with singular B are no solutions: have the solver "
+                "leave them out; else check its own report of convergence."
+            )
+        if not (norms > 0).all():
+            i = np.flatnonzero(~(norms > 0))[0]
+            return f"{requirement}vectors that are not zero; got one for pair {i}."
+        eps = np.finfo(residual.dtype).eps
+        allowed = self.residual_rtol * parts + ROUNDING * eps * size
+        for side, r, limit, part in zip(
+            ("T(λ) x", "yᴴ T(λ) of a left vector"), residual, allowed, parts, strict=True
+        ):
+            bad = np.flatnonzero(~(r <= limit))
+            if bad.size:
+                i = bad[np.argmax(r[bad])]
+                return (
+                    f"{requirement}pairs with T(λ) x = 0, where T(λ) is A − λB or the polynomial; "
+                    f"got ‖{side}‖ = {r[i]:.1e} for pair {i}, which is {r[i] / part[i]:.1e} of its "
+                    f"terms and above the {limit[i]:.1e} allowed ({bad.size} of {k} pairs fail). "
+                    "Tighten the solver's tolerance, check that it solves this problem and that "
+                    "left vectors are columns y with yᴴA = λ yᴴB, or accept this with "
+                    "`Policy(residual_rtol=...)`."
+                )
+        if not paired.all():
+            i = np.flatnonzero(~paired)[0]
+            return (
+                f"{requirement}left vectors in the order of the values; got yᴴT'(λ)x = 0 for pair "
+                f"{i}. Sort them alike."
+            )
+        close = np.abs(lam[:, None] - lam[None, :]) <= self.residual_rtol * np.abs(lam)[:, None]
+        twice = np.argwhere(np.triu(close & (1 - overlaps**2 < INDEPENDENCE), 1))
+        if twice.size:
+            i, j = twice[0]
+            return (
+                f"{requirement}different pairs; got pairs {i} and {j} with one value and one "
+                "vector. Either the solver found one pair twice, or the value is defective "
+                "and its vectors have no derivative."
+            )
+        return None

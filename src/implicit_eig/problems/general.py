@@ -1,0 +1,67 @@
+"""The general eigenproblem, standard and generalised: A x = λ B x."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Inexact
+
+from .._errors import InputError
+from ._abstract import Operators
+from ._pairs import AbstractPairs, check_k
+
+
+class General(AbstractPairs):
+    """Declare A x = λ B x for square A and B, with simple, finite values; B may be singular.
+
+    `solve(A)` stands for B = I. Values and vectors are complex, also of real operators; the
+    gradient with respect to these is real. Vectors have ‖x‖₂ = 1 and the solver's phase; their
+    tangent keeps xᴴẋ = 0. Left vectors y, yᴴA = λ yᴴB, have yᴴBx = 1.
+
+    Args:
+        k: the number of pairs; 1 ≤ k ≤ n.
+        left: whether left vectors are part of the solution, `solution.left_vectors` (n, k): the
+            solver's third output, or else by one transposed solve for each pair.
+
+    Raises:
+        InputError: k is not a positive integer.
+
+    Cost: one bordered solve for each pair that a derivative touches. Where the solver gives
+        left vectors, and with `left=True`, a gradient of values needs none.
+    Source: see the module `_pairs`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import eigensolver
+        >>> solve = eigensolver(np.linalg.eig, General(k=1))
+        >>> A = jnp.array([[1.0, 2.0], [0.0, 3.0]])
+        >>> jax.grad(lambda A: solve(A).values[0].real)(A).round(4).tolist()
+        [[1.0, 0.0], [-1.0, 0.0]]
+    """
+
+    k: int = eqx.field(static=True)
+    left: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_k("General", self.k)
+
+    @property
+    def left_scale(self) -> float:
+        """Return the number vᵀT'(λ)x, T′ = −B: yᴴBx = 1."""
+        return -1.0
+
+    def most_pairs(self, count: int, n: int) -> int:
+        """Return n."""
+        if not 1 <= count <= 2:
+            raise InputError(
+                "`eigensolver(problem=General(...))`: one operator A, or two, A and B; got "
+                f"{count}. Call `solve(A)` or `solve(A, B)`."
+            )
+        return n
+
+    def terms(self, operators: Operators) -> tuple[lx.AbstractLinearOperator | None, ...]:
+        """Return (A, B), B = `None` for I."""
+        return operators if len(operators) == 2 else (*operators, None)
+
+    def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
+        """Return (1, −λ)."""
+        return jnp.ones_like(lam), -lam

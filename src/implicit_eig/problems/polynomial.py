@@ -1,0 +1,65 @@
+"""The polynomial eigenproblem: (A₀ + λA₁ + … + λᵈA_d) x = 0."""
+
+import equinox as eqx
+import lineax as lx
+from jaxtyping import Array, Inexact
+
+from .._errors import InputError
+from ._abstract import Operators
+from ._pairs import AbstractPairs, check_k
+
+
+class Polynomial(AbstractPairs):
+    """Declare (Σⱼ λʲ Aⱼ) x = 0, of any degree, with simple, finite values.
+
+    `solve(A0, A1, ..., Ad)`, each of any form of operator. Values and vectors are complex, also
+    of real operators. Vectors have ‖x‖₂ = 1 and the solver's phase; their tangent keeps xᴴẋ = 0.
+    Left vectors y, yᴴT(λ) = 0, have yᴴT'(λ)x = 1.
+
+    Args:
+        k: the number of pairs; 1 ≤ k ≤ d n.
+        left: as for `General`.
+
+    Raises:
+        InputError: k is not a positive integer.
+
+    Cost: one bordered solve for each pair that a derivative touches; d + 1 products for each.
+    Source: Andrew, Chu & Lancaster (1993) SIAM J. Matrix Anal. 14, 903; see the module `_pairs`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import eigensolver
+        >>> root = lambda C, K, M: (np.sqrt(-K[0] / M[0] + 0j), np.ones((1, 1)))
+        >>> solve = eigensolver(lambda K, C, M: root(C, K, M), Polynomial(k=1))
+        >>> K, C, M = jnp.array([[4.0]]), jnp.array([[0.0]]), jnp.array([[1.0]])
+        >>> float(jax.grad(lambda C: solve(K, C, M).values[0].real)(C).round(4)[0, 0])
+        -0.5
+    """
+
+    k: int = eqx.field(static=True)
+    left: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_k("Polynomial", self.k)
+
+    @property
+    def left_scale(self) -> float:
+        """Return the number vᵀT'(λ)x, for yᴴT′(λ)x = 1."""
+        return 1.0
+
+    def most_pairs(self, count: int, n: int) -> int:
+        """Return d n."""
+        if count < 2:
+            raise InputError(
+                "`eigensolver(problem=Polynomial(...))`: two operators or more, A0, A1, ..., Ad; "
+                f"got {count}. Call `solve(A0, A1, A2)` for a quadratic problem."
+            )
+        return (count - 1) * n
+
+    def terms(self, operators: Operators) -> tuple[lx.AbstractLinearOperator | None, ...]:
+        """Return all operators."""
+        return operators
+
+    def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
+        """Return the powers of λ."""
+        return tuple(lam**j for j in range(count))

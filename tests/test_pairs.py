@@ -1,0 +1,326 @@
+"""General pencils and polynomials: every order and mode against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.linalg as sla
+import scipy.sparse as sp
+from problems import EPS, Counting, eigh, random_hermitian
+
+import implicit_eig as ie
+
+N, K = 7, 3
+
+
+def dense(A):
+    if isinstance(A, sp.linalg.LinearOperator):
+        return A @ np.eye(A.shape[1], dtype=A.dtype)
+    return A.toarray() if sp.issparse(A) else A
+
+
+def largest(values, *vectors):
+    order = np.argsort(-np.abs(values) - 1e-6 * values.imag)
+    return (values[order], *(part[:, order] for part in vectors))
+
+
+def eig(A, B=None):
+    """Finite pairs, the largest first, without left vectors."""
+    values, vectors = sla.eig(dense(A), None if B is None else dense(B))
+    finite = np.isfinite(values)
+    return largest(values[finite], vectors[:, finite])
+
+
+def eig_left(A, B=None):
+    values, left, vectors = sla.eig(dense(A), None if B is None else dense(B), left=True)
+    return largest(values, vectors, left)
+
+
+def polyeig(*coefficients):
+    """By the companion pencil."""
+    *rest, top = map(dense, coefficients)
+    n, d = len(top), len(rest)
+    A, B = np.eye(n * d, k=n, dtype=top.dtype), np.eye(n * d, dtype=top.dtype)
+    A[-n:], B[-n:, -n:] = -np.hstack(rest), top
+    values, vectors = eig(A, B)
+    return values, vectors[:n]
+
+
+def random(seed, n=N, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((n, n))
+    if np.issubdtype(dtype, np.complexfloating):
+        A = A + 1j * rng.standard_normal((n, n))
+    return jnp.asarray(A.astype(dtype))
+
+
+def pencil(dtype=np.float64):
+    return random(0, dtype=dtype), jnp.eye(N, dtype=dtype) + 0.2 * random(1, dtype=dtype)
+
+
+def loss_of(solve, n=N, left=False, seed=3):
+    """A loss of values and vectors that depends on no phase."""
+    S = jnp.asarray(np.random.default_rng(seed).standard_normal((n, solve.problem.k)))
+
+    def loss(*operators):
+        solution = solve(*operators)
+        values, vectors = solution
+        S_ = S.astype(values.real.dtype)
+        out = jnp.sum(jnp.sin(values.real) + values.imag**2) + jnp.sum(S_ * jnp.abs(vectors) ** 2)
+        if left:
+            out = out + 0.1 * jnp.sum(S_**2 * jnp.abs(solution.left_vectors) ** 2)
+        return out
+
+    return loss
+
+
+def paired(gradients, directions):
+    """JAX's pairing of the gradient of a real function with tangents."""
+    parts = zip(jax.tree.leaves(gradients), jax.tree.leaves(directions), strict=True)
+    return sum(jnp.sum(g * d).real for g, d in parts)
+
+
+CASES = {
+    "general": (eig, ie.General(K), 1),
+    "general, B": (eig, ie.General(K), 2),
+    "left vectors of the solver": (eig_left, ie.General(K, left=True), 2),
+    "left vectors by solves": (eig, ie.General(K, left=True), 2),
+    "quadratic": (polyeig, ie.Polynomial(K), 3),
+    "cubic, left vectors": (polyeig, ie.Polynomial(K, left=True), 4),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_both_modes_and_orders_against_finite_differences(case, dtype):
+    solver, problem, count = CASES[case]
+    A, B = pencil(dtype)
+    # the last one is well conditioned: B, or the leading coefficient
+    between = tuple(random(s, dtype=dtype) for s in range(2, count))
+    operators = (A, *between, B) if count > 1 else (A,)
+    directions = tuple(random(s, dtype=dtype) for s in range(5, 5 + count))
+    loss = loss_of(ie.eigensolver(solver, problem), left=problem.left)
+    push = lambda *P: jax.jvp(loss, P, directions)[1]
+    every = tuple(range(count))
+    found = ie.testing.finite_difference(loss, operators, directions, step=1e-4, order=4)
+    tol = 1e-6 * (1 + abs(float(found)))
+    first = push(*operators)
+    assert abs(first - found) < tol
+    gradients = jax.jit(jax.grad(loss, every))(*operators)
+    assert all(g.dtype == dtype for g in gradients)
+    assert abs(paired(gradients, directions) - first) < 1e-9 * (1 + abs(float(first)))
+
+    found = ie.testing.finite_difference(push, operators, directions, step=1e-4, order=4)
+    second = jax.jvp(push, operators, directions)[1]
+    assert abs(second - found) < 1e-5 * (1 + abs(float(found)))
+    for hvp in (
+        jax.jvp(jax.grad(loss, every), operators, directions)[1],
+        jax.grad(lambda *P: paired(jax.grad(loss, every)(*P), directions), every)(*operators),
+    ):
+        assert abs(paired(hvp, directions) - second) < 1e-8 * (1 + abs(float(second)))
+
+
+def test_values_are_holomorphic():
+    """Cauchy–Riemann: the tangent along iD is i times that along D, of values and of vectors."""
+    A, B = pencil(np.complex128)
+    solve = ie.eigensolver(eig, ie.General(K))
+    D = random(5, dtype=np.complex128)
+    tangents = [jax.jvp(lambda A: solve(A, B).values, (A,), (c * D,))[1] for c in (1, 1j)]
+    assert jnp.max(jnp.abs(tangents[1] - 1j * tangents[0])) < 1e-12
+
+
+def test_hermitian_given_as_general_is_hermitian():
+    A = random_hermitian(N, np.complex128)
+    lowest = lambda A, B=None: tuple(part[..., :K] for part in eigh(A))
+    S = jnp.asarray(np.random.default_rng(0).standard_normal((N, K)))
+    loss = lambda values, vectors: (
+        jnp.sum(jnp.sin(values.real)) + jnp.sum(S * jnp.abs(vectors) ** 2)
+    )
+    hermitian, general = (
+        jax.grad(lambda A, p=p: loss(*ie.eigensolver(lowest, p(K))(A)))(A)
+        for p in (ie.Hermitian, ie.General)
+    )
+    # the Hermitian gradient is the Hermitian part, in JAX's conjugate convention
+    part = (general + general.conj().T) / 2
+    gap = float(np.min(np.diff(eigh(A)[0][: K + 1])))
+    assert jnp.max(jnp.abs(part - hermitian)) < 1e3 * N * EPS[np.dtype(np.float64)] / gap
+
+
+def test_degree_one_is_a_pencil():
+    A, B = pencil()
+    general = jax.grad(loss_of(ie.eigensolver(eig, ie.General(K))), (0, 1))(A, B)
+    solver = lambda A, C: eig(A, -C)
+    degree_one = jax.grad(loss_of(ie.eigensolver(solver, ie.Polynomial(K))), (0, 1))(A, -B)
+    assert jnp.max(jnp.abs(general[0] - degree_one[0])) < 1e-10
+    assert jnp.max(jnp.abs(general[1] + degree_one[1])) < 1e-10
+
+
+def test_values_with_left_vectors_cost_no_solve():
+    A, B = pencil()
+    for solver, problem, expected in (
+        (eig_left, ie.General(K), 0),
+        (eig, ie.General(K), K),
+        (eig, ie.General(K, left=True), K),  # those that find the left vectors
+    ):
+        counting = Counting()
+        solve = ie.eigensolver(solver, problem, linear_solver=counting.solver())
+        for f in (lambda *P, s=solve: s(*P).values, solve.values):
+            counting.calls = 0
+            jax.grad(lambda A, f=f: jnp.sum(jnp.sin(f(A, B).real)))(A)
+            assert counting.calls == expected
+
+
+def test_values_method_in_forward_mode():
+    A, B = pencil()
+    solve = ie.eigensolver(eig, ie.General(K))
+    D = random(5)
+    found = jax.jvp(lambda A: solve.values(A, B), (A,), (D,))[1]
+    expected = jax.jvp(lambda A: solve(A, B).values, (A,), (D,))[1]
+    assert jnp.max(jnp.abs(found - expected)) < 1e-12
+
+
+FORMS = {
+    "sparse": lambda D: ie.SparseOperator(
+        D.reshape(-1), np.repeat(np.arange(N), N), np.tile(np.arange(N), N), (N, N)
+    ),
+    "matrix-free": lambda D: lx.FunctionLinearOperator(
+        lambda v: D @ v, jax.ShapeDtypeStruct((N,), D.dtype)
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_operators(form, dtype):
+    A, B = pencil(dtype)
+    loss = loss_of(ie.eigensolver(eig, ie.General(K, left=True)), left=True)
+    make = FORMS[form]
+    found = jax.jit(jax.grad(lambda A, B: loss(make(A), make(B)), (0, 1)))(A, B)
+    expected = jax.grad(loss, (0, 1))(A, B)
+    for f, e in zip(found, expected, strict=True):
+        assert jnp.max(jnp.abs(f - e)) < 1e-6 * jnp.max(jnp.abs(e))
+
+
+@pytest.mark.parametrize(
+    "linear_solver",
+    [
+        lambda: ie.SparseDirect(),
+        lambda: lx.GMRES(rtol=1e-12, atol=1e-12, restart=20),
+        lambda: ie.host_linear_solver(lambda A, b: np.linalg.solve(dense(A), b)),
+    ],
+    ids=["SparseDirect", "GMRES", "host"],
+)
+def test_linear_solvers(linear_solver):
+    A, B = pencil()
+    make = FORMS["sparse"]
+    expected = jax.grad(loss_of(ie.eigensolver(eig, ie.General(K))))(A, B)
+    solve = ie.eigensolver(eig, ie.General(K), linear_solver=linear_solver())
+    loss = loss_of(solve)
+    found = jax.grad(lambda A: loss(make(A), make(B)))(A)
+    assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
+
+
+def test_batches():
+    A, B = pencil()
+    loss = loss_of(ie.eigensolver(eig, ie.General(K)))
+    stack = jnp.stack([A, A + 0.1 * random(5)])
+    found = jax.vmap(jax.grad(loss), (0, None))(stack, B)
+    expected = jnp.stack([jax.grad(loss)(a, B) for a in stack])
+    assert jnp.max(jnp.abs(found - expected)) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_single_precision(dtype):
+    A, B = pencil(dtype)
+    double = np.result_type(dtype, np.float64)
+    loss = loss_of(ie.eigensolver(eig, ie.General(K)))
+    found = jax.grad(loss)(A, B)
+    expected = jax.grad(loss)(A.astype(double), B.astype(double))
+    assert found.dtype == dtype
+    difference = float(jnp.max(jnp.abs(found - expected.astype(dtype))))
+    assert difference < 1e-3 * float(jnp.max(jnp.abs(expected)))
+
+
+def test_infinite_values_left_out():
+    """Finite pairs of a pencil with infinite ones."""
+    A = random(0)
+    B = jnp.diag(jnp.asarray([1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0]))
+    loss = loss_of(ie.eigensolver(eig, ie.General(2)))
+    D = (random(5), random(6))
+    # B stays singular: its last rows and columns do not move
+    mask = jnp.asarray(np.outer(np.arange(N) < 4, np.arange(N) < 4), float)
+    D = (D[0], D[1] * mask)
+    found = jax.jvp(loss, (A, B), D)[1]
+    expected = ie.testing.finite_difference(loss, (A, B), D, step=1e-4, order=4)
+    assert abs(found - expected) < 1e-6 * (1 + abs(expected))
+
+
+def general(solver, k=K, **options):
+    return lambda *operators: ie.eigensolver(solver, ie.General(k), **options)(*operators)
+
+
+A0, B0 = np.asarray(random(0)), np.asarray(pencil()[1])
+ok = lambda A, B=None: eig(A, B)
+BAD = {
+    "k": (lambda: ie.General(0), ie.InputError, r"`General\(k=...\)`: a positive number"),
+    "k of a polynomial": (lambda: ie.Polynomial(True), ie.InputError, r"`Polynomial\(k=...\)`"),
+    "no operators": (lambda: general(ok)(A0, A0, A0), ie.InputError, "one operator A, or two"),
+    "one coefficient": (
+        lambda: ie.eigensolver(ok, ie.Polynomial(1))(A0),
+        ie.InputError,
+        "two operators or more",
+    ),
+    "shape": (lambda: general(ok)(A0[:, :3]), ie.InputError, "square operators of one size"),
+    "sizes": (lambda: general(ok)(A0, B0[:3, :3]), ie.InputError, "square operators of one size"),
+    "dtypes": (lambda: general(ok)(A0, B0 + 0j), ie.InputError, "operators of one dtype"),
+    "k above n": (lambda: general(ok, N + 1)(A0), ie.InputError, f"at most {N} pairs"),
+    "system": (
+        lambda: jax.grad(lambda A: general(ok, system=ie.Deflated())(A).values[0].real)(
+            jnp.asarray(A0)
+        ),
+        ie.InputError,
+        r"system=Deflated\(\)\)`: `Bordered\(\)`",
+    ),
+    "infinite": (
+        lambda: general(lambda A: (np.full(K, np.inf), np.ones((N, K))))(A0),
+        ie.EigensolverError,
+        "Infinite values of a pencil with singular B",
+    ),
+    "zero vector": (
+        lambda: general(lambda A: (eig(A)[0], 0 * eig(A)[1]))(A0),
+        ie.EigensolverError,
+        "vectors that are not zero",
+    ),
+    "another problem's pairs": (
+        lambda: general(lambda A: eig(A.T))(A0),
+        ie.EigensolverError,
+        r"got ‖T\(λ\) x‖",
+    ),
+    "left vectors that are conjugate": (
+        lambda: general(lambda A: (*eig_left(A)[:2], eig_left(A)[2].conj()))(A0 + 1j * B0),
+        ie.EigensolverError,
+        r"of a left vector‖ .* columns y with yᴴA = λ yᴴB",
+    ),
+    "a pair twice": (
+        lambda: general(lambda A: tuple(part[..., [0, 0, 1]] for part in eig(A)))(A0),
+        ie.EigensolverError,
+        "pairs 0 and 1 with one value and one vector",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_messages(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_double_value_is_no_silent_number():
+    """Its bordered system is singular: the solve fails, aloud."""
+    A = jnp.diag(jnp.asarray([3.0, 3.0, 1.0]))
+    solve = ie.eigensolver(lambda A: (np.array([3.0, 3.0]), np.eye(3)[:, :2]), ie.General(2))
+    S = jnp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="value of this pair is not simple"):
+        jax.block_until_ready(jax.grad(lambda A: jnp.sum(S * solve(A).vectors.real))(A))
