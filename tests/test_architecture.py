@@ -23,6 +23,7 @@ FLOORS = [
     "systems",
     "linear_solvers",
     "degeneracy",
+    "normalization",
     "testing",
     "operators",
     "packed",

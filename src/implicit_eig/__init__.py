@@ -33,6 +33,13 @@ from .linear_solvers.host import host_linear_solver
 from .linear_solvers.minres import MINRES
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
+from .normalization import (
+    AbstractNormalization,
+    BNorm,
+    LargestComponent,
+    TwoNorm,
+    UnitComponent,
+)
 from .operators import SparseOperator
 from .policy import Action, Policy
 from .problems._abstract import AbstractProblem
@@ -50,11 +57,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MINRES",
+    "AbstractNormalization",
     "AbstractProblem",
     "AbstractSystem",
     "Action",
     "AutoLinearSolver",
     "AutoSystem",
+    "BNorm",
     "Bordered",
     "Cholmod",
     "ComplexStep",
@@ -71,6 +80,7 @@ __all__ = [
     "Hermitian",
     "ImplicitEigError",
     "InputError",
+    "LargestComponent",
     "LinearSolveError",
     "LinearSolveWarning",
     "Pardiso",
@@ -82,6 +92,8 @@ __all__ = [
     "SparseDirect",
     "SparseOperator",
     "SuperLU",
+    "TwoNorm",
+    "UnitComponent",
     "UserProducts",
     "eigensolver",
     "factorization_cache",

@@ -16,6 +16,7 @@ from ._implicit import AbstractRoot, find_root, jvp_at
 from .host import Traceable
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
+from .normalization import AbstractNormalization, FunctionNormalization, rescale
 from .operators import as_operator, host_view, traced_view
 from .policy import DEFAULT_POLICY, Policy
 from .problems._abstract import AbstractProblem, Operators
@@ -33,6 +34,7 @@ class Eigensolver(eqx.Module):
     linear_solver: lx.AbstractLinearSolver
     system: AbstractSystem | AutoSystem
     policy: Policy
+    normalization: AbstractNormalization | None = None
 
     def __call__(self, *operators: Any) -> Solution:
         """Return the pairs of A, or of the pencil A − λB.
@@ -50,7 +52,10 @@ class Eigensolver(eqx.Module):
         """
         canonical = self._operators(operators)
         state, stats = find_root(_Pairs(self), canonical)
-        return eqx.tree_at(lambda s: s.stats, self.problem.solution(state), stats)
+        solution = eqx.tree_at(lambda s: s.stats, self.problem.solution(state), stats)
+        if self.normalization is None:
+            return solution
+        return rescale(self.normalization, solution, lambda: self.problem.metric(canonical))
 
     def values(self, *operators: Any) -> jax.Array:
         """Return the values alone, shape (k,).
@@ -97,6 +102,7 @@ def eigensolver(
     *,
     linear_solver: lx.AbstractLinearSolver | Callable[..., Any] | None = None,
     system: AbstractSystem | AutoSystem | None = None,
+    normalization: AbstractNormalization | Callable[[jax.Array], jax.Array] | None = None,
     policy: Policy = DEFAULT_POLICY,
 ) -> Eigensolver:
     """Make an eigensolver differentiable: A x = λ B x holds at its answer, and that is enough.
@@ -113,6 +119,9 @@ def eigensolver(
             a bare function f(matvec, b). Default `AutoLinearSolver()`.
         system: the form of these systems: `Deflated()`, `Bordered()`, `FullSpectrum()`;
             default `AutoSystem()`.
+        normalization: of the vectors: `BNorm()`, `TwoNorm()`, `LargestComponent()`,
+            `UnitComponent(index)`, or a function x (n,) -> x (n,) of your own with f(c x) = f(x)
+            for every number c. Default: the problem's.
         policy: what is checked, and what happens then.
 
     Returns:
@@ -157,7 +166,18 @@ def eigensolver(
                 "or a function f(matvec, b)",
             )
         linear_solver = wrap_function(linear_solver)
-    return Eigensolver(solver, problem, linear_solver, system, policy)
+    return Eigensolver(
+        solver, problem, linear_solver, system, policy, _as_normalization(normalization)
+    )
+
+
+def _as_normalization(given: Any) -> AbstractNormalization | None:
+    if given is None or isinstance(given, AbstractNormalization):
+        return given
+    if isinstance(given, type) or not callable(given):
+        _check_type("normalization", given, AbstractNormalization, "such as `TwoNorm()`")
+    function: Any = given
+    return FunctionNormalization(function)
 
 
 def _check_type(name: str, value: Any, kind: Any, example: str) -> None:

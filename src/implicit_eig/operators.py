@@ -307,6 +307,17 @@ def apply(
     return jax.lax.map(column, X.T).T
 
 
+def apply_complex(
+    operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"]
+) -> Inexact[Array, "m k"]:
+    """Return A X, shape (m, k), also for complex X where A is real."""
+    if operator is None or dtype_of(operator) == X.dtype:
+        return apply(operator, X)
+    k = X.shape[1]
+    both = apply(operator, jnp.concatenate([X.real, X.imag], axis=1))
+    return jax.lax.complex(both[:, :k], both[:, k:])
+
+
 def host_view(operator: lx.AbstractLinearOperator) -> Any:
     """Return the operator as a host solver expects it; its leaves must be concrete.
 

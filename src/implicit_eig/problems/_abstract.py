@@ -7,6 +7,7 @@ import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, PyTree
 
+from .._errors import InputError
 from ..operators import as_operator
 from ..policy import Policy
 from ..solution import Solution
@@ -27,6 +28,13 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
         """Return the operators in canonical form, or raise `InputError`."""
+
+    def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
+        """Return B, `None` for I; for `normalization=BNorm()`."""
+        raise InputError(
+            f"`eigensolver(problem={type(self).__name__}(...), normalization=BNorm())`: a problem "
+            "with an operator B; got one without. Use `TwoNorm()`."
+        )
 
     @abc.abstractmethod
     def structure(self, operators: Operators) -> Solution:

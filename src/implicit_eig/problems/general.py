@@ -58,6 +58,10 @@ class General(AbstractPairs):
             )
         return n
 
+    def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
+        """Return B."""
+        return self.terms(operators)[1]
+
     def terms(self, operators: Operators) -> tuple[lx.AbstractLinearOperator | None, ...]:
         """Return (A, B), B = `None` for I."""
         return operators if len(operators) == 2 else (*operators, None)

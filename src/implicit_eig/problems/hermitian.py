@@ -123,6 +123,10 @@ class Hermitian(AbstractProblem):
         check = forward_check(policy, _inspect_operators, figures)
         return enforce(check, figures, parts, ~(sound & jnp.all(jnp.isfinite(scale))))
 
+    def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
+        """Return B."""
+        return _both(operators)[1]
+
     def structure(self, operators: Operators) -> Solution:
         """Return the shapes: values (k,) real, vectors (n, k)."""
         like: Any = operators[0].in_structure()

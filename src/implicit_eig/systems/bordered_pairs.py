@@ -25,9 +25,8 @@ from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
 from ..operators import (
-    apply,
+    apply_complex,
     column_norms,
-    dtype_of,
     has_entries,
     host_view,
     is_dense,
@@ -168,15 +167,6 @@ def _bordered(
     X, nu = U[:-1], U[-1:]
     top = combine(operators, weights, X) + col * nu
     return jnp.concatenate([top, jnp.sum(row * X, axis=0, keepdims=True)])
-
-
-def apply_complex(operator: Any, X: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-    """Return A X for complex X, also where A is real."""
-    if operator is None or jnp.issubdtype(dtype_of(operator), jnp.complexfloating):
-        return apply(operator, X)
-    k = X.shape[1]
-    both = apply(operator, jnp.concatenate([X.real, X.imag], axis=1))
-    return lax.complex(both[:, :k], both[:, k:])
 
 
 def _host_product(A: Any, X: Any) -> np.ndarray:

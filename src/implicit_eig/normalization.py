@@ -1,0 +1,111 @@
+"""How vectors are scaled, apart from the gauge in which their derivative is found.
+
+The conditions fix a vector up to a factor c(θ), and its tangent in some gauge, ẋ + (ċ/c) x. A
+function f with f(c x) = f(x) for every number c removes what is arbitrary: f(x(θ)) has the same
+derivatives of every order in all gauges, so f is plain JAX code and differentiated as such.
+"""
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Inexact
+
+from ._errors import InputError
+from .operators import apply_complex, scale_columns
+from .solution import Solution
+
+Metric = Callable[[], lx.AbstractLinearOperator | None]
+
+
+class AbstractNormalization(eqx.Module):
+    """A choice among the multiples of a vector; the same for every multiple."""
+
+    @abc.abstractmethod
+    def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
+        """Return the number by which each column is divided; it scales with the column.
+
+        `metric()` is the operator B, `None` for I, and an `InputError` where there is none.
+        """
+
+
+class BNorm(AbstractNormalization):
+    """Scale to xᴴBx = 1, B Hermitian positive definite; the phase is kept, as with `TwoNorm`."""
+
+    def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
+        """Return √(xᴴBx)."""
+        return jnp.sqrt(jnp.sum(X.conj() * apply_complex(metric(), X), axis=0).real).astype(X.dtype)
+
+
+class TwoNorm(AbstractNormalization):
+    """Scale to ‖x‖₂ = 1; the phase is the solver's, and its tangent that of the problem."""
+
+    def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
+        """Return ‖x‖₂."""
+        return jnp.sqrt(jnp.sum(X.conj() * X, axis=0).real).astype(X.dtype)
+
+
+class LargestComponent(AbstractNormalization):
+    """Turn the component of largest modulus to the positive reals; the norm is kept.
+
+    Where two components are equally large the choice between them jumps, and with it the phase.
+    """
+
+    def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
+        """Return the phase of the largest component, whose place carries no derivative."""
+        i = jnp.argmax(jnp.abs(jax.lax.stop_gradient(X)), axis=0)
+        largest = jnp.take_along_axis(X, i[None, :], axis=0)[0]
+        return largest / jnp.abs(largest).astype(X.dtype)
+
+
+class UnitComponent(AbstractNormalization):
+    """Scale so that component `index` is 1; it must not be 0.
+
+    Args:
+        index: of the component, from 0; negative ones count from the end.
+    """
+
+    index: int = eqx.field(static=True)
+
+    def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
+        """Return the component."""
+        if not -len(X) <= self.index < len(X):
+            raise InputError(
+                f"`UnitComponent(index={self.index})`: a component of vectors with n = {len(X)}. "
+                "Give an index from 0 to n − 1."
+            )
+        return X[self.index]
+
+
+class FunctionNormalization(AbstractNormalization):
+    """Scale by the user's function; made from a bare function x (n,) -> x (n,)."""
+
+    fn: Callable[[Array], Array] = eqx.field(static=True)
+
+    def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
+        """Return x / f(x), by a projection on f(x)."""
+        F = jax.vmap(self.fn, 1)(X).T
+        if F.shape != X.shape:
+            raise InputError(
+                "`eigensolver(normalization=...)`: a function of a vector (n,) that returns a "
+                f"multiple of it; got shape {F.T.shape[1:]} for {X.shape[:1]}. Return x divided "
+                "by a number that scales with x."
+            )
+        return jnp.sum(F.conj() * X, axis=0) / jnp.sum(F.conj() * F, axis=0)
+
+
+def rescale(
+    normalization: AbstractNormalization,
+    solution: Solution,
+    metric: Metric,
+) -> Solution:
+    """Return the solution with its vectors scaled; left vectors keep yᴴBx, or yᴴT'(λ)x."""
+    factors = normalization.factors(solution.vectors, metric)
+    vectors = scale_columns(solution.vectors, 1 / factors)
+    left = solution.left_vectors
+    if left is not None:
+        left = scale_columns(jnp.asarray(left), factors.conj())
+    return Solution(solution.values, vectors, left, solution.stats)
