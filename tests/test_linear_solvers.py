@@ -250,21 +250,21 @@ class TestFailures:
 
     @pytest.mark.parametrize("solver", STALLED[:3])
     def test_gives_nan(self, solver):
-        policy = ie.Policy(linear_solver=ie.Action.NAN)
+        policy = ie.Policy(linear_solve=ie.Action.NAN)
         assert bool(jnp.all(jnp.isnan(self.gradient(solver, policy))))
 
     def test_warns(self):
-        policy = ie.Policy(linear_solver=ie.Action.WARN)
+        policy = ie.Policy(linear_solve=ie.Action.WARN)
         with pytest.warns(ie.LinearSolveWarning, match="3 of 3 systems failed"):
             found = self.gradient(STALLED[0], policy)
         assert bool(jnp.all(jnp.isfinite(found)))
 
     def test_ignores_when_told(self):
-        policy = ie.Policy(linear_solver=ie.Action.IGNORE)
+        policy = ie.Policy(linear_solve=ie.Action.IGNORE)
         assert bool(jnp.all(jnp.isfinite(self.gradient(STALLED[0], policy))))
 
     def test_tolerance_is_the_users(self):
-        policy = ie.Policy(linear_solver_rtol=0.9)
+        policy = ie.Policy(linear_solve_rtol=0.9)
         loose = ie.linear_solver(JSP.cg, tol=1e-10, maxiter=12)
         assert bool(jnp.all(jnp.isfinite(self.gradient(loose, policy))))
 

@@ -30,4 +30,4 @@ class ForwardWarning(UserWarning):
 
 
 class LinearSolveWarning(UserWarning):
-    """`Policy(linear_solver=Action.WARN)` let an unconverged solve pass."""
+    """`Policy(linear_solve=Action.WARN)` let an unconverged solve pass."""

@@ -38,12 +38,12 @@ class Policy(eqx.Module):
 
     Args:
         forward: the solver's answer fails its conditions.
-        linear_solver: the tangent or adjoint system was not solved.
+        linear_solve: the tangent or adjoint system was not solved.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two values closer than this times the larger of them, or closer than
             rounding, count as one cluster.
-        linear_solver_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
+        linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
             takes ten times the linear solver's own tolerance where it has one, and √eps
             for a direct solver.
 
@@ -54,13 +54,13 @@ class Policy(eqx.Module):
     """
 
     forward: Action = Action.RAISE
-    linear_solver: Action = Action.RAISE
+    linear_solve: Action = Action.RAISE
     residual_rtol: float | None = None
     degeneracy_rtol: float | None = None
-    linear_solver_rtol: float | None = None
+    linear_solve_rtol: float | None = None
 
     def __check_init__(self):
-        for name in ("residual_rtol", "degeneracy_rtol", "linear_solver_rtol"):
+        for name in ("residual_rtol", "degeneracy_rtol", "linear_solve_rtol"):
             value = vars(self)[name]
             if value is not None and not value >= 0:
                 raise InputError(
@@ -144,4 +144,4 @@ def linear_solver_check(
 ) -> Check:
     """Return the check of a linear solve under `policy`."""
     ndims = tuple(jnp.ndim(figure) for figure in figures)
-    return Check(inspect, policy.linear_solver, LinearSolveError, LinearSolveWarning, ndims)
+    return Check(inspect, policy.linear_solve, LinearSolveError, LinearSolveWarning, ndims)

@@ -86,7 +86,7 @@ def solve_linearised(
 
     Raises:
         InputError: a dense solver is given systems that are not dense.
-        LinearSolveError: a residual is too large, under `Policy(linear_solver=RAISE)`.
+        LinearSolveError: a residual is too large, under `Policy(linear_solve=RAISE)`.
     """
     arrays, static = eqx.partition(solver, eqx.is_array)
     solver = eqx.combine(lax.stop_gradient(arrays), static)
@@ -184,8 +184,8 @@ def solve_by_column(
 
 
 def _accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -> float:
-    if policy.linear_solver_rtol is not None:
-        return policy.linear_solver_rtol
+    if policy.linear_solve_rtol is not None:
+        return policy.linear_solve_rtol
     rtol: float | None = None
     if isinstance(solver, AbstractOwnSolver):
         rtol = solver.working_rtol(dtype)
@@ -221,6 +221,6 @@ class _Inspect(eqx.Module):
             f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({failed.size} of "
             f"{residual.size} systems failed; the solver reported: {report.strip()}). Allow it "
             "more steps or a larger restart, tighten its tolerance, precondition it, choose "
-            "another linear solver, or accept this with `Policy(linear_solver_rtol=...)`. "
+            "another linear solver, or accept this with `Policy(linear_solve_rtol=...)`. "
             f"{self.systems.if_singular()}"
         )
