@@ -17,7 +17,7 @@ from .host import Traceable
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
 from .normalization import AbstractNormalization, FunctionNormalization, rescale
-from .operators import as_operator, host_view, traced_view
+from .operators import traced_view
 from .policy import DEFAULT_POLICY, Policy
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
@@ -66,9 +66,7 @@ class Eigensolver(eqx.Module):
         return _values(self._operators(operators), root=_Pairs(self))
 
     def _operators(self, operators: tuple[Any, ...]) -> Operators:
-        names = [f"A{i}" for i in range(len(operators))] if len(operators) > 2 else "AB"
-        given = tuple(map(as_operator, names, operators))
-        return self.problem.check_operators(given, self.policy)
+        return self.problem.check_operators(self.problem.canonical(operators), self.policy)
 
 
 @eqx.filter_custom_jvp
@@ -166,6 +164,7 @@ def eigensolver(
                 "or a function f(matvec, b)",
             )
         linear_solver = wrap_function(linear_solver)
+    problem = problem.suited_to(solver)
     return Eigensolver(
         solver, problem, linear_solver, system, policy, _as_normalization(normalization)
     )
@@ -196,7 +195,7 @@ class _Pairs(AbstractRoot):
 
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
         problem = self.solve.problem
-        raw = _run_solver(self.solve.solver, theta, problem.structure(theta))
+        raw = _run_solver(self.solve.solver, problem, theta)
         policy, linear_solver = self.solve.policy, self.solve.linear_solver
         solution = problem.normalize(raw, theta, policy)
         solution = problem.complete(solution, theta, linear_solver, policy)
@@ -212,21 +211,25 @@ class _Pairs(AbstractRoot):
         )
 
 
-def _run_solver(solver: Callable[..., Any], operators: Operators, like: Solution) -> Solution:
+def _run_solver(
+    solver: Callable[..., Any], problem: AbstractProblem, operators: Operators
+) -> Solution:
+    like = problem.structure(operators)
     if isinstance(solver, Traceable):
         return _parse(solver.fn(*map(traced_view, operators)), like, jnp)
     arrays, static = eqx.partition(operators, eqx.is_array)
-    return host.call(_HostSolver(solver, static, like), like, arrays)
+    return host.call(_HostSolver(solver, problem, static, like), like, arrays)
 
 
 class _HostSolver(eqx.Module):
     solver: Callable[..., Any] = eqx.field(static=True)
+    problem: AbstractProblem
     operators: Operators
     like: Solution
 
     def __call__(self, arrays: Operators) -> Solution:
         operators = eqx.combine(arrays, self.operators)
-        answer = self.solver(*(host_view(operator) for operator in operators))
+        answer = self.solver(*self.problem.host_views(operators))
         return _parse(answer, self.like, np)
 
 

@@ -8,13 +8,14 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from .._errors import InputError
-from ..operators import as_operator
+from ..operators import as_operator, host_view
 from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
 
-Operators = tuple[lx.AbstractLinearOperator, ...]
+# what `canonical` returns: lineax operators, unless the problem has arguments of another kind
+Operators = tuple[Any, ...]
 
 
 class AbstractProblem(eqx.Module):
@@ -25,9 +26,22 @@ class AbstractProblem(eqx.Module):
 
     k: eqx.AbstractVar[int]
 
+    def suited_to(self, solver: Any) -> "AbstractProblem":
+        """Return the problem, with what a ready-made solver says of it."""
+        return self
+
+    def canonical(self, operators: tuple[Any, ...]) -> Operators:
+        """Return what the user passes as lineax operators, or raise `InputError`."""
+        names = [f"A{i}" for i in range(len(operators))] if len(operators) > 2 else "AB"
+        return tuple(map(as_operator, names, operators))
+
+    def host_views(self, operators: Operators) -> tuple[Any, ...]:
+        """Return what a solver on the host receives; their leaves are NumPy arrays."""
+        return tuple(map(host_view, operators))
+
     @abc.abstractmethod
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
-        """Return the operators in canonical form, or raise `InputError`."""
+        """Return the operators as the problem needs them, or raise `InputError`."""
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
         """Return B, `None` for I; for `normalization=BNorm()`."""
@@ -69,11 +83,10 @@ class AbstractProblem(eqx.Module):
             solution: pairs, for example those that a solver returned.
             *operators: as for the solver made by `eigensolver`.
         """
-        given = [as_operator(f"operators[{i}]", op) for i, op in enumerate(operators)]
-        return self.conditions(self.state(solution), *given)
+        return self.conditions(self.state(solution), *self.canonical(operators))
 
     @abc.abstractmethod
-    def conditions(self, state: PyTree, *operators: lx.AbstractLinearOperator) -> PyTree:
+    def conditions(self, state: PyTree, *operators: Any) -> PyTree:
         """Return the conditions F(state, operators), zero at a solution."""
 
     @abc.abstractmethod
