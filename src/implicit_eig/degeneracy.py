@@ -1,7 +1,9 @@
 """Which values count as one."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Shaped
+from scipy.sparse.csgraph import connected_components
 
 from .policy import Policy, tolerance
 
@@ -29,3 +31,12 @@ def near_mask(
     """
     size = rtol * jnp.abs(lam) + rounding
     return jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])
+
+
+def clusters_of(equal: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of each cluster of a mask of `near_mask`, ascending; on the host.
+
+    Where a is near b and b near c, all three are one cluster.
+    """
+    _, labels = connected_components(equal, directed=False)
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
