@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+import scipy.linalg as sla
 import scipy.sparse as sp
-from problems import grid_pencil, random_definite, random_hermitian, with_spectrum
+from problems import Counting, grid_pencil, random_definite, random_hermitian, with_spectrum
 
 import implicit_eig as ie
-from implicit_eig.solvers import arpack
+from implicit_eig.solvers import arpack, arpack_general
 
 
 @pytest.mark.parametrize("sigma", [None, 0.0, 3.3])
@@ -79,3 +80,141 @@ def test_user_code_shares_its_factorisation():
     direct = ie.eigensolver(arpack(2, 0.0), ie.Hermitian(2), linear_solver=ie.SparseDirect())
     exact = jax.grad(lambda p: direct(*pencil(p)).vectors[3, 0] ** 2)(p)
     assert jnp.max(jnp.abs(gradient - exact)) < 1e-8 * jnp.max(jnp.abs(exact))
+
+
+# ---------------------------------------------------------------- problems that are not Hermitian
+
+
+def forms(form, *matrices):
+    make = (lambda M: M) if form == "dense" else lambda M: sp.csr_matrix(np.asarray(M))
+    return [None if M is None else make(M) for M in matrices]
+
+
+def skewed(n, dtype, seed=0):
+    """A non-normal matrix of known, well separated values; of real dtype in conjugate pairs."""
+    rng = np.random.default_rng(seed)
+    values = np.arange(1.0, n + 1)
+    V = np.eye(n) + 0.3 * rng.standard_normal((n, n)) / np.sqrt(n)
+    if np.issubdtype(dtype, np.complexfloating):
+        return (V @ np.diag(values + 0.5j * values[::-1]) @ np.linalg.inv(V)).astype(dtype)
+    D = np.diag(values)
+    for i in range(0, n - 1, 3):  # every third value and the next are a pair
+        D[i : i + 2, i : i + 2] = [[values[i], 0.7], [-0.7, values[i]]]
+    return (V @ D @ np.linalg.inv(V)).astype(dtype)
+
+
+def nearest(A, B, sigma, k):
+    values = sla.eigvals(A, B)
+    values = values[np.isfinite(values)]
+    values = values[np.argsort(np.abs(values - sigma) - 1e-6 * values.imag)]
+    return values[:k]
+
+
+@pytest.mark.parametrize("sigma", [3.2, 4.1 + 1.3j])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32])
+@pytest.mark.parametrize("generalised", [False, True])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_arpack_general_finds_pairs_and_left_vectors(sigma, dtype, generalised, form):
+    n, k = 24, 5
+    A = skewed(n, dtype)
+    B = None
+    if generalised:  # any matrix: neither Hermitian nor definite
+        B = (np.eye(n) + 0.1 * skewed(n, dtype, 1) / n).astype(dtype)
+        B[:, 0] *= -1
+    operators = [M for M in forms(form, A, B) if M is not None]
+    values, X, Y = arpack_general(k, sigma, left=True)(*operators)
+    eps = np.finfo(dtype).eps
+    assert values.dtype == np.result_type(dtype, np.complex64)
+    assert np.max(np.abs(values - nearest(A, B, sigma, k))) < 1e3 * n * eps
+    B_ = np.eye(n) if B is None else B
+    overlaps = Y.conj().T @ B_ @ X
+    assert np.all(np.abs(np.diagonal(overlaps)) > 0.1 * np.linalg.norm(Y, axis=0))
+    assert np.max(np.abs(A @ X - B_ @ X * values)) < 1e3 * n * eps
+    defect = np.abs(Y.conj().T @ A - values[:, None] * (Y.conj().T @ B_)).max(axis=1)
+    assert np.all(defect < 1e3 * n * eps * np.linalg.norm(Y, axis=0))
+
+
+def test_arpack_general_keeps_the_upper_of_a_pair_that_k_cuts():
+    A = skewed(12, np.float64)
+    for k in (1, 2, 3):
+        values, X, Y = arpack_general(k, 0.9, left=True)(sp.csr_matrix(A))
+        assert values[0].imag > 0
+        assert np.allclose(A @ X, X * values)
+        assert np.allclose(A.T @ Y, Y * values.conj())
+    assert values[1] == values[0].conj()
+
+
+@pytest.mark.parametrize("generalised", [False, True])
+def test_arpack_general_without_a_shift(generalised):
+    n = 20
+    A = skewed(n, np.float64)
+    B = np.eye(n) + 0.1 * skewed(n, np.float64, 1) / n if generalised else None
+    for form in ("dense", "sparse"):
+        operators = [M for M in forms(form, A, B) if M is not None]
+        values, _, Y = arpack_general(3, left=True)(*operators)
+        every = sla.eigvals(A, B)
+        every = every[np.argsort(-np.abs(every) - 1e-6 * every.imag)]
+        assert np.max(np.abs(values - every[:3])) < 1e-9
+        B_ = np.eye(n) if B is None else B
+        assert np.allclose(Y.conj().T @ A, values[:, None] * (Y.conj().T @ B_))
+        lowest = arpack_general(2, which="SR")(*operators)[0]
+        assert np.allclose(np.sort(lowest.real), np.sort(every.real)[:2])
+
+
+def test_arpack_general_leaves_infinite_values_out():
+    A, B = skewed(16, np.float64), np.diag(np.r_[np.ones(9), np.zeros(7)])
+    values = arpack_general(4, 0.3, left=True)(sp.csr_matrix(A), sp.csr_matrix(B))[0]
+    assert np.allclose(values, nearest(A, B, 0.3, 4))
+    # of twelve, nine are finite; the problem refuses the others
+    values = arpack_general(12, 0.3)(sp.csr_matrix(A), sp.csr_matrix(B))[0]
+    assert np.isfinite(values).tolist() == [True] * 9 + [False] * 3
+
+
+def test_left_vectors_spare_every_solve_and_factorisation():
+    A = sp.csr_matrix(skewed(20, np.float64)).tocoo()
+    rows, cols = A.row.astype(np.int32), A.col.astype(np.int32)
+    count = Counting()
+
+    def gradient_of(solver):
+        solve = ie.eigensolver(solver, ie.General(3), linear_solver=count.solver())
+        loss = lambda data: jnp.sum(
+            solve(ie.SparseOperator(data, rows, cols, A.shape)).values.imag ** 2
+        )
+        return jax.grad(loss)(jnp.asarray(A.data))
+
+    ie.factorization_cache.clear()
+    found = gradient_of(arpack_general(3, 4.1 + 1.3j, left=True))
+    assert (count.calls, ie.factorization_cache.misses) == (0, 1)
+    expected = gradient_of(arpack_general(3, 4.1 + 1.3j))
+    assert count.calls == 3
+    assert jnp.max(jnp.abs(found - expected)) < 1e-10 * jnp.max(jnp.abs(expected))
+
+
+def test_arpack_general_on_products():
+    A = skewed(20, np.float64)
+    operator = sp.linalg.aslinearoperator(A)
+    values, _, Y = arpack_general(2, left=True)(operator)
+    assert np.allclose(Y.conj().T @ A, values[:, None] * Y.conj().T)
+    with pytest.raises(ie.InputError, match="operators of known entries, to factorise A − σB"):
+        arpack_general(2, 0.0)(operator)
+    with pytest.raises(ie.InputError, match="got MatrixLinearOperator"):
+        arpack_general(2)(A, operator)
+
+
+def test_arpack_general_refuses():
+    A = skewed(12, np.float64)
+    with pytest.raises(ie.InputError, match="eigs`; got mode"):
+        arpack_general(2, mode="normal")
+    with pytest.raises(ie.InputError, match="LM, SM, LR, SR, LI, SI; got 'LA'"):
+        arpack_general(2, which="LA")
+    with pytest.raises(ie.InputError, match="at most n − 2 pairs; got n = 12"):
+        arpack_general(11)(A)
+    with pytest.raises(ie.LinearSolveError, match="a nonsingular matrix A − σB, or B"):
+        arpack_general(2, 2.0)(np.diag(np.arange(1.0, 9.0)))
+    with pytest.raises(ie.EigensolverError, match=r"arpack_general\(k=3\)`: convergence; got"):
+        arpack_general(3, maxiter=1, ncv=5)(
+            np.asarray(grid_pencil(10)[0](jnp.ones((2, 100)))[0].as_matrix())
+        )
+    # all values at one distance: each run takes others
+    with pytest.raises(ie.EigensolverError, match="a left vector for each value; got none near"):
+        arpack_general(4, 0.0, left=True)(np.roll(np.eye(12), 1, axis=0))

@@ -2,5 +2,6 @@
 
 from ._abstract import AbstractForwardSolver
 from .arpack import arpack
+from .arpack_general import arpack_general
 
-__all__ = ["AbstractForwardSolver", "arpack"]
+__all__ = ["AbstractForwardSolver", "arpack", "arpack_general"]

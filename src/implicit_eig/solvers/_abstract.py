@@ -10,8 +10,8 @@ class AbstractForwardSolver(abc.ABC):
     """A solver that runs on the host, and knows which linear solver goes with it."""
 
     @abc.abstractmethod
-    def __call__(self, A: Any, B: Any = None) -> tuple[Any, Any]:
-        """Return (values, vectors) of host operators, as `eigensolver` says."""
+    def __call__(self, A: Any, B: Any = None) -> tuple[Any, ...]:
+        """Return (values, vectors) or (values, vectors, left_vectors) of host operators."""
 
     @abc.abstractmethod
     def linear_solver(self) -> lx.AbstractLinearSolver:

@@ -40,10 +40,7 @@ class Arpack(AbstractForwardSolver):
         try:
             values, vectors = spla.eigsh(A, self.k, M=B, **(options | self.options))
         except spla.ArpackNoConvergence as error:
-            raise EigensolverError(
-                f"`solvers.arpack(k={self.k})`: convergence; got {error}. Give a `sigma` near the "
-                "wanted values, or a larger `ncv` or `maxiter`."
-            ) from error
+            raise not_converged(f"arpack(k={self.k})", error) from error
         order = np.argsort(values)
         return values[order], vectors[:, order]
 
@@ -97,10 +94,23 @@ def arpack(
         >>> solve(A).values.round(4).tolist()
         [1.0, 2.0]
     """
-    unknown = set(options) - {"which", "ncv", "maxiter", "tol", "v0", "mode"}
+    check_options("arpack", "eigsh", options, ("which", "ncv", "maxiter", "tol", "v0", "mode"))
+    return Arpack(k, shift(sigma), factorize, options)
+
+
+def check_options(name: str, function: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raise `InputError` unless all options are known."""
+    unknown = set(given) - set(known)
     if unknown:
         raise InputError(
-            "`solvers.arpack(...)`: options of `scipy.sparse.linalg.eigsh`; got "
-            f"{', '.join(sorted(unknown))}. Use `which`, `ncv`, `maxiter`, `tol`, `v0`, `mode`."
+            f"`solvers.{name}(...)`: options of `scipy.sparse.linalg.{function}`; got "
+            f"{', '.join(sorted(unknown))}. Use {', '.join(f'`{option}`' for option in known)}."
         )
-    return Arpack(k, shift(sigma), factorize, options)
+
+
+def not_converged(call: str, error: Exception) -> EigensolverError:
+    """Return the error of a run that did not converge."""
+    return EigensolverError(
+        f"`solvers.{call}`: convergence; got {error}. Give a `sigma` near the wanted values, or a "
+        "larger `ncv` or `maxiter`."
+    )

@@ -1,0 +1,267 @@
+"""ARPACK, through SciPy, for problems that are not Hermitian, with left vectors.
+
+ARPACK sees one standard operator: with M = A − σB and N = B, or M = B and N = A without a shift,
+
+    M⁻¹N x = θ x,        λ = σ + 1/θ, or λ = θ.
+
+So B may be any matrix, beside a shift a singular one, where SciPy's `eigs` wants it Hermitian. The
+adjoint operator has the conjugate values, and its vectors give the left ones, yᴴA = λ yᴴB:
+
+    NᴴM⁻ᴴ w = θ̄ w,       y = M⁻ᴴ w,
+
+by the same factors of M.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+from scipy.optimize import linear_sum_assignment
+
+from .._errors import EigensolverError, InputError
+from ..linear_solvers.auto import AutoLinearSolver
+from ..linear_solvers.cache import factorize
+from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
+from ._abstract import AbstractForwardSolver
+from .arpack import check_options, not_converged
+
+# What each `which` puts first: the least of these numbers of θ.
+FIRST = {
+    "LM": lambda theta: -np.abs(theta),
+    "SM": np.abs,
+    "LR": lambda theta: -theta.real,
+    "SR": lambda theta: theta.real,
+    "LI": lambda theta: -np.abs(theta.imag),
+    "SI": lambda theta: np.abs(theta.imag),
+}
+# So many left pairs more are sought: where values of one size meet the end of the k pairs, the two
+# runs may cut them differently.
+SPARE = 2
+# Values θ below this many eps of the largest are rounding, so λ = σ + 1/θ is infinite; those within
+# this many √eps of it are one value, or cannot be told apart by value.
+ROUNDING = 10
+
+
+class ArpackGeneral(AbstractForwardSolver):
+    """Some pairs of a general pencil, and their left vectors; made by `arpack_general`."""
+
+    def __init__(
+        self,
+        k: int,
+        sigma: Shift | None,
+        left: bool,
+        factorize: Callable[[Any], Any],
+        options: dict[str, Any],
+    ):
+        self.k = k
+        self.sigma = sigma
+        self.left = left
+        self.factorize = factorize
+        self.options = options
+
+    def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, ...]:
+        """Return values (k,), vectors (n, k), and left vectors (n, k) if they are wanted."""
+        n = A.shape[0]
+        if self.k > n - 2:
+            raise InputError(
+                f"`solvers.arpack_general(k={self.k})`: at most n − 2 pairs; got n = {n}. Ask for "
+                "fewer pairs, or use `scipy.linalg.eig`."
+            )
+        seen = self._seen(A, B)
+        right = self._pairs(seen.operator, self.k, adjoint=False)
+        if not self.left:
+            return right.lam, right.X
+        left = self._pairs(seen.operator.H, min(self.k + SPARE, n - 2), adjoint=True)
+        BX = right.X if B is None else B @ right.X
+        return right.lam, right.X, _match(right, BX, left.theta, seen.solve_adjoint(left.X))
+
+    def linear_solver(self) -> AutoLinearSolver:
+        """Return the default, with the shift that is factorised here already."""
+        return AutoLinearSolver(self.sigma, self.factorize)
+
+    def _seen(self, A: Any, B: Any) -> "_Seen":
+        if self.sigma is not None:
+            inverse, N = self._inverse(A, B, self.sigma), B
+        elif B is not None:
+            inverse, N = self._inverse(B, None, 0.0), A
+        else:
+            return _Seen(spla.aslinearoperator(A), lambda W: W)
+        operator = inverse if N is None else inverse @ spla.aslinearoperator(N)
+        return _Seen(operator, inverse.H.matmat)
+
+    def _inverse(self, A: Any, B: Any, sigma: Shift) -> spla.LinearOperator:
+        """Return (A − σB)⁻¹, its adjoint by the same factors."""
+        given = [M for M in (A, B) if M is not None]
+        if not all(sp.issparse(M) or isinstance(M, np.ndarray) for M in given):
+            raise InputError(
+                "`solvers.arpack_general(...)`: operators of known entries, to factorise A − σB, "
+                f"or B without a shift; got {' and '.join(type(M).__name__ for M in given)}. "
+                "Without B leave `sigma` out for a matrix-free operator."
+            )
+        if all(map(sp.issparse, given)):
+            factors = factorize(A, B, sigma, self.factorize)
+            solve, adjoint = factors.solve, factors.solve_adjoint
+        else:
+            solve, adjoint = _dense_inverse(*(_dense(M) for M in given), sigma=sigma)
+        number = np.complex64(0) if np.iscomplexobj(sigma) else np.float32(0)
+        options: dict[str, Any] = {
+            "matvec": solve,
+            "rmatvec": adjoint,
+            "rmatmat": adjoint,
+            "dtype": np.result_type(*given, number),
+        }
+        return spla.LinearOperator(A.shape, **options)
+
+    def _pairs(self, operator: Any, k: int, adjoint: bool) -> "_Pairs":
+        """Return k pairs of an operator, or of an adjoint that is given, in order."""
+        n, dtype = operator.shape[0], operator.dtype
+        # ARPACK's own start is random: the same operators would not give the same answer
+        v0 = np.random.default_rng(0).standard_normal(n).astype(dtype)
+        options = {"which": "LM", "v0": v0, "ncv": min(n, 2 * k + 20)} | self.options
+        options["ncv"] = max(options["ncv"], k + 2)
+        try:
+            answer: Any = spla.eigs(operator, k, **options)
+        except spla.ArpackNoConvergence as error:
+            raise not_converged(f"arpack_general(k={self.k})", error) from error
+        theta, X = answer
+        theta = theta.conj() if adjoint else theta
+        eps = float(np.finfo(dtype).eps)
+        theta[np.abs(theta) <= ROUNDING * eps * np.max(np.abs(theta))] = 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lam = theta if self.sigma is None else self.sigma + 1 / theta
+        if not np.issubdtype(dtype, np.complexfloating):
+            # where k cuts a conjugate pair, chance must not decide which of the two stays
+            alone = (lam.imag < 0) & ~np.isin(lam, lam.conj())
+            theta, lam = (np.where(alone, part.conj(), part) for part in (theta, lam))
+            X = np.where(alone, X.conj(), X)
+        order = _order(FIRST[options["which"]](theta), lam)
+        return _Pairs(theta[order], lam[order], X[:, order])
+
+
+class _Seen(NamedTuple):
+    """The operator M⁻¹N, and M⁻ᴴ."""
+
+    operator: Any
+    solve_adjoint: Callable[[np.ndarray], np.ndarray]
+
+
+class _Pairs(NamedTuple):
+    theta: np.ndarray
+    lam: np.ndarray
+    X: np.ndarray
+
+
+def _order(first: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    """Return the order by `first`, then by the imaginary and the real part, the larger first.
+
+    Numbers are equal that agree to half their digits: rounding does not order conjugates.
+    """
+    finite: Any = np.where(np.isfinite(lam), lam, 0)
+    digits = np.sqrt(np.finfo(lam.dtype).eps)
+
+    def coarse(numbers: np.ndarray, size: np.ndarray) -> np.ndarray:
+        return np.round(numbers / (digits * (np.max(np.abs(size)) or 1)))
+
+    keys = (-coarse(finite.real, finite), -coarse(finite.imag, finite), coarse(first, first))
+    return np.lexsort(keys)
+
+
+def _match(right: _Pairs, BX: np.ndarray, theta: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """Return the columns of Y that belong to the right vectors, by value and then by yᴴBx."""
+    eps = float(np.finfo(Y.dtype).eps)
+    distance = np.abs(right.theta[:, None] - theta[None, :])
+    near = distance <= ROUNDING * np.sqrt(eps) * np.max(np.abs(right.theta))
+    sizes = np.linalg.norm(BX, axis=0)[:, None] * np.linalg.norm(Y, axis=0)[None, :]
+    overlap = np.abs(BX.T @ Y.conj()) / np.where(sizes > 0, sizes, 1)
+    # vectors of different values have none; those of a defective one little
+    _, chosen = linear_sum_assignment(np.where(near, -overlap, 1))
+    rows = np.arange(len(chosen))
+    lost = np.flatnonzero(~near[rows, chosen])
+    if lost.size:
+        i = lost[0]
+        raise EigensolverError(
+            f"`solvers.arpack_general(k={len(rows)}, left=True)`: a left vector for each value; "
+            f"got none near value {i}, {right.lam[i]:.6g}. Ask for a pair more or less, where "
+            "values of one distance meet the end of the k, or choose another `sigma`."
+        )
+    return Y[:, chosen]
+
+
+def _dense(M: Any) -> np.ndarray:
+    return M.toarray() if sp.issparse(M) else M
+
+
+def _dense_inverse(
+    A: np.ndarray, B: np.ndarray | None = None, *, sigma: Shift
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """Return b -> (A − σB)⁻¹ b and b -> (A − σB)⁻ᴴ b."""
+    B = np.eye(len(A), dtype=A.dtype) if B is None else B
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sla.LinAlgWarning)
+        factors = sla.lu_factor(A - sigma * B)
+    if not np.all(np.diagonal(factors[0])):
+        raise SingularError(
+            "`solvers.arpack_general(...)`: a nonsingular matrix A − σB, or B without a shift; got "
+            "one that is not. Choose a `sigma` that is not an eigenvalue."
+        )
+    return (
+        lambda b: sla.lu_solve(factors, b),
+        lambda b: sla.lu_solve(factors, b, trans=2),
+    )
+
+
+def arpack_general(
+    k: int,
+    sigma: Shift | None = None,
+    *,
+    left: bool = False,
+    factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
+    **options: Any,
+) -> ArpackGeneral:
+    """Make a solver for k pairs of a general problem by SciPy's ARPACK.
+
+    Args:
+        k: number of pairs, at most n − 2.
+        sigma: the pairs nearest to it are found, by shift and invert; real or complex; unit:
+            that of the values. `None`: the pairs of largest |λ|, by products with A; a B is
+            factorised.
+        left: whether left vectors are found too, by the adjoint solves of the same factors: then
+            derivatives of values need no solve.
+        factorize: for sparse operators, as for `ShiftInvert`.
+        **options: those of `scipy.sparse.linalg.eigs`: `which` (of λ, or of 1/(λ − σ) beside a
+            shift), `ncv`, `maxiter`, `tol`, `v0`.
+
+    Returns:
+        A solver for `eigensolver`: nearest to `sigma` first, or as `which` says; of equal ones
+        the larger imaginary part first, so of a conjugate pair that k cuts. The same start at
+        every call. A real operator with a real shift, or with none, is treated in real numbers.
+
+    Raises:
+        InputError: an option is unknown; or k is too large, or an operator to factorise is
+            matrix-free (when run).
+        LinearSolveError: `sigma` is a value (when run).
+        EigensolverError: ARPACK does not converge, or a value has no left vector (when run).
+
+    Cost: one factorisation; with `left` twice the solves.
+    Source: Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM, section 3.2.
+
+    Examples:
+        >>> import jax, numpy as np, scipy.sparse as sp
+        >>> from implicit_eig import General, eigensolver
+        >>> solve = eigensolver(arpack_general(k=2, sigma=0.0, left=True), General(k=2))
+        >>> A = sp.diags_array([np.ones(7), np.arange(1.0, 9.0)], offsets=[1, 0], dtype=np.float32)
+        >>> solve(A).values.real.round(4).tolist()
+        [1.0, 2.0]
+    """
+    check_options("arpack_general", "eigs", options, ("which", "ncv", "maxiter", "tol", "v0"))
+    which = options.get("which", "LM")
+    if which not in FIRST:
+        raise InputError(
+            f"`solvers.arpack_general(which=...)`: {', '.join(FIRST)}; got {which!r}. The default "
+            "is 'LM'."
+        )
+    return ArpackGeneral(k, shift(sigma), left, factorize, options)
