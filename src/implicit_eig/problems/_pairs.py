@@ -1,10 +1,10 @@
-"""Simple pairs of T(λ) x = 0, T(λ) = Σⱼ fⱼ(λ) Aⱼ holomorphic in λ: pencils and polynomials.
+"""Simple pairs of T(λ) x = 0, T holomorphic in λ: pencils, polynomials, any function.
 
 Tangents. With a normalisation cᴴx = 1, c being x itself and constant, the conditions
 
     T(λ) x = 0,    cᴴx = 1
 
-are holomorphic in λ, x and the entries of the Aⱼ, so complex derivatives are those of JAX:
+are holomorphic in λ and x, so complex derivatives are those of JAX:
 
     T(λ) ẋ + λ̇ T'(λ) x = −Ṫ x,    cᴴẋ = 0,
 
@@ -26,20 +26,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Inexact
 
 from .._errors import InputError
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
-from ..operators import column_norms, dtype_of, scale_columns
+from ..operators import column_norms, scale_columns
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
 from ..systems.bordered import Bordered
-from ..systems.bordered_pairs import BORDER, BorderedPairs, combine, sizes, structure_of
+from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
 from ._pairs_check import InspectPairs, normalize, suspect
 
@@ -68,58 +68,17 @@ class AbstractPairs(AbstractProblem):
         return type(self).__name__
 
     @abc.abstractmethod
-    def terms(self, operators: Operators) -> tuple[lx.AbstractLinearOperator | None, ...]:
-        """Return the Aⱼ, `None` for the identity."""
-
-    @abc.abstractmethod
-    def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
-        """Return the `count` functions fⱼ(λ), each of shape (k,)."""
-
-    @abc.abstractmethod
-    def most_pairs(self, count: int, n: int) -> int:
-        """Return how many pairs `count` operators have; raise `InputError` if they have none."""
-
-    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
-        """Return the operators, square and of one size and dtype."""
-        first = operators[0]
-        most = self.most_pairs(len(operators), first.in_size())
-        if self.k > most:
-            raise InputError(
-                f"`eigensolver(problem={self.name}(k={self.k}))`: at most {most} pairs, for "
-                f"n = {first.in_size()}. Ask for fewer pairs."
-            )
-        for operator in operators:
-            shape = (operator.out_size(), operator.in_size())
-            if shape != (first.in_size(),) * 2:
-                raise InputError(
-                    f"`eigensolver(problem={self.name}(...))`: square operators of one size; got "
-                    f"shape {shape} beside n = {first.in_size()}. Check how they were assembled."
-                )
-            if dtype_of(operator) != dtype_of(first):
-                raise InputError(
-                    f"`eigensolver(problem={self.name}(...))`: operators of one dtype; got "
-                    f"{dtype_of(first)} and {dtype_of(operator)}. Cast one of them, for example "
-                    f"to {np.result_type(dtype_of(first), dtype_of(operator))}."
-                )
-        return operators
-
-    def structure(self, operators: Operators) -> Solution:
-        """Return the shapes: values (k,), vectors and left vectors (n, k), all complex."""
-        n = operators[0].in_size()
-        dtype = np.result_type(dtype_of(operators[0]), np.complex64)
-        values: Any = jax.ShapeDtypeStruct((self.k,), dtype)
-        vectors: Any = jax.ShapeDtypeStruct((n, self.k), dtype)
-        return Solution(values, vectors, vectors)
+    def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> AbstractMatrices:
+        """Return T at each of the λᵢ."""
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the pairs with ‖x‖ = 1 and left vectors, if given, to match, checked."""
-        terms = self.terms(operators)
-        weights = self.weights(solution.values, len(terms))
         norms = column_norms(solution.vectors)
         X = scale_columns(solution.vectors, 1 / jnp.where(norms > 0, norms, 1))
-        border = self.border(terms, solution.values, X)
+        border = self.border(solution.values, X, operators)
+        matrices = self.matrices(solution.values, operators)
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
-        solution, figures = normalize(solution, norms, terms, weights, border, self.left_scale)
+        solution, figures = normalize(solution, norms, matrices, border, self.left_scale)
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         check = forward_check(policy, InspectPairs(self.name, rtol), figures)
         residual, scale, *_ = figures
@@ -156,12 +115,12 @@ class AbstractPairs(AbstractProblem):
         left = scale_columns(state.V, norms).conj() if self.left else None
         return Solution(state.lam, scale_columns(state.X, 1 / norms), left)
 
-    def conditions(self, state: Pairs, *operators: lx.AbstractLinearOperator) -> tuple[Array, ...]:
+    def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
         """Return T(λ) x and cᴴx − 1; with left vectors also T(λ)ᵀ v and vᵀT'(λ)x − s."""
-        terms = self.terms(operators)
         c = lax.stop_gradient(state.X)
-        right = (self._apply(terms, state.lam, state.X), jnp.sum(c.conj() * state.X, axis=0) - 1)
-        return (*right, *self._left_conditions(terms, state)) if self.left else right
+        Tx = self.matrices(state.lam, operators).product(state.X)
+        right = (Tx, jnp.sum(c.conj() * state.X, axis=0) - 1)
+        return (*right, *self._left_conditions(state, operators)) if self.left else right
 
     def values_dot(self, state: Pairs, residual_dot: tuple[Array, ...]) -> None:
         """Return `None`: without left vectors it needs the solve that the vectors need."""
@@ -181,36 +140,32 @@ class AbstractPairs(AbstractProblem):
                 f"`eigensolver(problem={self.name}(...), system={type(system).__name__}())`: "
                 "`Bordered()`; its pairs are solved for one by one. Leave `system` out."
             )
-        terms = self.terms(operators)
-        solve = _Solve(self, terms, state, linear_solver, policy)
+        solve = _Solve(self, operators, state, linear_solver, policy)
         lam_dot, X_dot = solve(residual_dot[0], residual_dot[1], False)
         if not self.left:
             return Pairs(lam_dot, X_dot, jnp.zeros_like(X_dot))
         _, along = jax.jvp(
-            lambda lam, X: self._left_conditions(terms, Pairs(lam, X, state.V)),
+            lambda lam, X: self._left_conditions(Pairs(lam, X, state.V), operators),
             (state.lam, state.X),
             (lam_dot, X_dot),
         )
         _, V_dot = solve(residual_dot[2] + along[0], residual_dot[3] + along[1], True)
         return Pairs(lam_dot, X_dot, V_dot)
 
-    def border(self, terms: tuple, lam: Array, X: Array) -> Inexact[Array, "n k"]:
+    def border(self, lam: Array, X: Array, operators: Operators) -> Inexact[Array, "n k"]:
         """Return T'(λ) x, shape (n, k)."""
-        _, dot = jax.jvp(lambda lam: self._apply(terms, lam, X), (lam,), (jnp.ones_like(lam),))
-        return dot
+        product = lambda lam: self.matrices(lam, operators).product(X)  # noqa: E731
+        return jax.jvp(product, (lam,), (jnp.ones_like(lam),))[1]
 
-    def _apply(self, terms: tuple, lam: Array, X: Array) -> Inexact[Array, "n k"]:
-        return combine(terms, self.weights(lam, len(terms)), X)
-
-    def _left_conditions(self, terms: tuple, state: Pairs) -> tuple[Array, Array]:
-        transposed = tuple(None if A is None else A.transpose() for A in terms)
-        scale = jnp.sum(state.V * self.border(terms, state.lam, state.X), axis=0)
-        return self._apply(transposed, state.lam, state.V), scale - self.left_scale
+    def _left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
+        transposed = self.matrices(state.lam, operators).transposed()
+        scale = jnp.sum(state.V * self.border(state.lam, state.X, operators), axis=0)
+        return transposed.product(state.V), scale - self.left_scale
 
 
 class _Linearisation(AbstractLinearisation):
     problem: AbstractPairs
-    terms: tuple
+    operators: Operators
     state: Pairs
     alpha: Array
     beta: Array
@@ -218,13 +173,13 @@ class _Linearisation(AbstractLinearisation):
 
     def assemble(self) -> AbstractLinearSystems:
         lam, X = self.state.lam, self.state.X
-        weights = self.problem.weights(lam, len(self.terms))
-        col = scale_columns(self.problem.border(self.terms, lam, X), self.beta)
+        matrices = self.problem.matrices(lam, self.operators)
+        col = scale_columns(self.problem.border(lam, X, self.operators), self.beta)
         row = scale_columns(lax.stop_gradient(X).conj(), self.alpha)
         # the known left vectors in the scale of the border
         size = jnp.sum(self.state.V * col, axis=0)
         left = scale_columns(self.state.V, 1 / jnp.where(size == 0, 1, size))
-        systems = BorderedPairs(structure_of(self.terms), self.terms, weights, col, row, left)
+        systems = BorderedPairs(matrices.structure(len(X)), matrices, col, row, left)
         return systems.transposed() if self.transposed else systems
 
 
@@ -232,21 +187,22 @@ class _Solve(eqx.Module):
     """Solve the linearised conditions, or their transpose, for given right sides."""
 
     problem: AbstractPairs
-    terms: tuple
+    operators: Operators
     state: Pairs
     linear_solver: lx.AbstractLinearSolver
     policy: Policy
 
     def __call__(self, top: Array, bottom: Array, transposed: bool) -> tuple[Array, Array]:
         """Return (ν, u) with (T u + ν T'x, cᴴu) = −(top, bottom), or the transpose."""
-        problem, terms, state = self.problem, self.terms, self.state
-        border = lax.stop_gradient(column_norms(problem.border(terms, state.lam, state.X)))
-        size = sizes(terms, problem.weights(state.lam, len(terms)), state.X[:, :1])
+        problem, operators, state = self.problem, self.operators, self.state
+        border = column_norms(problem.border(state.lam, state.X, operators))
+        border = lax.stop_gradient(border)
+        size = problem.matrices(state.lam, operators).sizes(state.X[:, :1])
         alpha = BORDER * size
         beta = alpha / jnp.where(border > 0, border, 1)
         # the row of the transpose is the column, and the other way round
         on_row, on_col = (beta, alpha) if transposed else (alpha, beta)
-        linearisation = _Linearisation(problem, terms, state, alpha, beta, transposed)
+        linearisation = _Linearisation(problem, operators, state, alpha, beta, transposed)
         b = -jnp.concatenate([top, scale_columns(bottom[None, :], on_row)])
         U = solve_linearised(linearisation, b, self.linear_solver, self.policy)
         return U[-1] * on_col.astype(U.dtype), U[:-1]
@@ -262,10 +218,17 @@ def _find_left(
 ) -> Array:
     """Return V, by the transposed systems where it is not known: Mᵀ (v, 0) = (0, s)."""
     known = jnp.any(state.V != 0, axis=0)
-    solve = _Solve(problem, problem.terms(operators), state, linear_solver, policy)
+    solve = _Solve(problem, operators, state, linear_solver, policy)
     wanted = jnp.where(known, 0, -problem.left_scale).astype(state.V.dtype)
     _, V = solve(jnp.zeros_like(state.V), wanted, True)
     return V + state.V
+
+
+def solution_structure(n: int, k: int, dtype: Any) -> Solution:
+    """Return the shapes: values (k,), vectors and left vectors (n, k), of a complex dtype."""
+    values: Any = jax.ShapeDtypeStruct((k,), dtype)
+    vectors: Any = jax.ShapeDtypeStruct((n, k), dtype)
+    return Solution(values, vectors, vectors)
 
 
 def check_k(name: str, k: Any) -> None:

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool
 
 from ..degeneracy import cluster_mask
 from ..operators import column_norms, scale_columns
-from ..policy import Policy
+from ..policy import Policy, tolerance
 from ..solution import Solution
-from ..systems.bordered_pairs import combine, sizes
+from ..systems.matrices import AbstractMatrices
 
 # Rounding of a product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
@@ -21,7 +21,11 @@ INDEPENDENCE = 1e-6
 
 @eqx.filter_jit
 def normalize(
-    solution: Solution, norms: Array, terms: Any, weights: Any, border: Array, left_scale: float
+    solution: Solution,
+    norms: Array,
+    matrices: AbstractMatrices,
+    border: Array,
+    left_scale: float,
 ) -> tuple[Solution, tuple[Array, ...]]:
     """Return the pairs with left vectors such that yᴴT'(λ)x is `left_scale`, and the figures.
 
@@ -34,28 +38,19 @@ def normalize(
     left_norms = column_norms(Y)
     V = scale_columns(Y, 1 / jnp.where(left_norms > 0, left_norms, 1)).conj()
     angle = jnp.sum(V * border, axis=0)
-    transposed = tuple(None if A is None else A.transpose() for A in terms)
-    sides = ((terms, X), (transposed, V))
-    residual = [column_norms(combine(t, weights, W)) for t, W in sides]
-    ones = jnp.ones_like(lam)
-    parts = [
-        sum(
-            jnp.abs(f) * column_norms(combine((A,), (ones,), W))
-            for f, A in zip(weights, t, strict=True)
-        )
-        for t, W in sides
-    ]
+    sides = ((matrices, X), (matrices.transposed(), V))
     factor = left_scale / jnp.where(angle == 0, 1, angle)
     solution = Solution(lam, X, scale_columns(V, factor).conj())
     figures = (
-        jnp.stack(residual),
-        jnp.stack(parts),
-        sizes(terms, weights, X[:, :1]),
+        jnp.stack([column_norms(T.product(W)) for T, W in sides]),
+        jnp.stack([T.scales(W) for T, W in sides]),
+        matrices.sizes(X[:, :1]),
         jnp.abs(X.conj().T @ X),
         norms,
         finite,
         lam,
         ~given | (angle != 0),
+        matrices.defects(X),
     )
     return solution, figures
 
@@ -71,13 +66,15 @@ def suspect(
     finite: Array,
     lam: Array,
     paired: Array,
+    defects: Array,
 ) -> Bool[Array, ""]:
     """Return False where `InspectPairs` cannot object."""
     eps = float(jnp.finfo(residual.dtype).eps)
     solved = jnp.all(residual <= rtol * parts + ROUNDING * eps * size[None, :])
     near = cluster_mask(lam, 10 * eps * jnp.abs(lam), policy) & ~jnp.eye(len(lam), dtype=bool)
     twice = jnp.any(near & (1 - overlaps**2 < INDEPENDENCE))
-    return ~(solved & ~twice & jnp.all(finite) & jnp.all(norms > 0) & jnp.all(paired))
+    as_declared = jnp.all(defects <= tolerance(None, defects.dtype))
+    return ~(as_declared & solved & ~twice & jnp.all(finite & (norms > 0) & paired))
 
 
 class InspectPairs(eqx.Module):
@@ -96,6 +93,7 @@ class InspectPairs(eqx.Module):
         finite: np.ndarray,
         lam: np.ndarray,
         paired: np.ndarray,
+        defects: np.ndarray,
     ) -> str | None:
         k = len(norms)
         requirement = f"`eigensolver(problem={self.problem}(k={k}))`: "
@@ -103,11 +101,21 @@ class InspectPairs(eqx.Module):
             return (
                 f"{requirement}finite pairs; got NaN or inf in pair {np.flatnonzero(~finite)[0]}. "
                 "Infinite values of a pencil with singular B are no solutions: have the solver "
-                "leave them out; else check its own report of convergence."
+                "leave them out. `solvers.newton` returns NaN where it does not converge: start "
+                "nearer to the pair. Else check the solver's own report of convergence."
             )
         if not (norms > 0).all():
             i = np.flatnonzero(~(norms > 0))[0]
             return f"{requirement}vectors that are not zero; got one for pair {i}."
+        for what, found in zip(("linear in x", "holomorphic in λ"), defects, strict=True):
+            # NaN is left to the residual
+            bad = np.flatnonzero(found > tolerance(None, found.dtype))
+            if bad.size:
+                return (
+                    f"{requirement}a function T(λ, x, *args) that is {what}; got a relative "
+                    f"deviation of {found[bad[0]]:.1e} at pair {bad[0]}. Leave out of T what "
+                    "does not multiply x, and every conjugate and absolute value of λ and x."
+                )
         eps = np.finfo(residual.dtype).eps
         allowed = self.residual_rtol * parts + ROUNDING * eps * size
         for side, r, limit, part in zip(
@@ -117,9 +125,10 @@ class InspectPairs(eqx.Module):
             if bad.size:
                 i = bad[np.argmax(r[bad])]
                 return (
-                    f"{requirement}pairs with T(λ) x = 0, where T(λ) is A − λB or the polynomial; "
-                    f"got ‖{side}‖ = {r[i]:.1e} for pair {i}, which is {r[i] / part[i]:.1e} of its "
-                    f"terms and above the {limit[i]:.1e} allowed ({bad.size} of {k} pairs fail). "
+                    f"{requirement}pairs with T(λ) x = 0, where T(λ) is A − λB, the polynomial or "
+                    f"the function; got ‖{side}‖ = {r[i]:.1e} for pair {i}, above the "
+                    f"{limit[i]:.1e} allowed of terms of size {part[i]:.1e} ({bad.size} of {k} "
+                    "pairs fail). "
                     "Tighten the solver's tolerance, check that it solves this problem and that "
                     "left vectors are columns y with yᴴA = λ yᴴB, or accept this with "
                     "`Policy(residual_rtol=...)`."

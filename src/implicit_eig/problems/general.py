@@ -7,10 +7,11 @@ from jaxtyping import Array, Inexact
 
 from .._errors import InputError
 from ._abstract import Operators
-from ._pairs import AbstractPairs, check_k
+from ._pairs import check_k
+from ._sums import AbstractSums
 
 
-class General(AbstractPairs):
+class General(AbstractSums):
     """Declare A x = λ B x for square A and B, with simple, finite values; B may be singular.
 
     `solve(A)` stands for B = I. Values and vectors are complex, also of real operators; the

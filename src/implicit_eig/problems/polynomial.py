@@ -6,10 +6,11 @@ from jaxtyping import Array, Inexact
 
 from .._errors import InputError
 from ._abstract import Operators
-from ._pairs import AbstractPairs, check_k
+from ._pairs import check_k
+from ._sums import AbstractSums
 
 
-class Polynomial(AbstractPairs):
+class Polynomial(AbstractSums):
     """Declare (Σⱼ λʲ Aⱼ) x = 0, of any degree, with simple, finite values.
 
     `solve(A0, A1, ..., Ad)`, each of any form of operator. Values and vectors are complex, also

@@ -20,19 +20,12 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-from jax import lax
+import scipy.sparse.linalg as spla
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
-from ..operators import (
-    apply_complex,
-    column_norms,
-    has_entries,
-    host_view,
-    is_dense,
-    product_view,
-)
-from ..operators import scale_columns as scale
+from ..linear_solvers._systems import AbstractLinearSystems, Structure
+from ..operators import product_view
+from .matrices import AbstractMatrices
 
 # (ẋ, ν) as one array, m = n + 1: JAX transposes a solve only if its whole right side is linear
 Unknowns = Inexact[Array, "m k"]
@@ -42,11 +35,10 @@ BORDER = 1e-3
 
 
 class BorderedPairs(AbstractLinearSystems):
-    """The matrices Mᵢ, by their parts: T(λᵢ) = Σⱼ fⱼᵢ Aⱼ, a column and a row."""
+    """The matrices Mᵢ, by their parts: T(λᵢ), a column and a row."""
 
     structure: Structure
-    operators: tuple[lx.AbstractLinearOperator | None, ...]  # `None` is the identity
-    weights: tuple[Inexact[Array, " k"], ...]
+    matrices: AbstractMatrices
     col: Inexact[Array, "n k"]
     row: Inexact[Array, "n k"]
     # vectors with Mᵢᵀ (v, 0) = (0, 1), zero where they are not known
@@ -68,19 +60,19 @@ class BorderedPairs(AbstractLinearSystems):
 
     def sizes(self) -> Float[Array, " k"]:
         """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1; shape (k,)."""
-        return sizes(self.operators, self.weights, self.col[:, :1])
+        return self.matrices.sizes(self.col[:, :1])
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
-        return _bordered(self.operators, self.weights, self.col, self.row, U)
+        return _bordered(self.matrices, self.col, self.row, U)
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ as a product."""
-        weights = [weight[i][None] for weight in self.weights]
+        matrices = self.matrices.take(i)
         col, row = self.col[:, i, None], self.row[:, i, None]
 
         def product(u: Array) -> Array:
-            return _bordered(self.operators, weights, col, row, u[:, None])[:, 0]
+            return _bordered(matrices, col, row, u[:, None])[:, 0]
 
         structure = jax.ShapeDtypeStruct((len(col) + 1,), col.dtype)
         tags = {lx.positive_semidefinite_tag} if definite else ()
@@ -90,46 +82,23 @@ class BorderedPairs(AbstractLinearSystems):
         """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
         n = len(self.col)
         dtype = np.asarray(self.col).dtype
-        # a real matrix multiplies complex vectors in SciPy, a real operator of products does not
-        operators = [
-            sp.eye_array(n, dtype=dtype.type, format="csr")
-            if operator is None
-            else host_view(operator)
-            for operator in self.operators
-        ]
-        weights, cols, rows = map(np.asarray, (self.weights, self.col, self.row))
+        matrix = self.matrices.host_matrices(n, dtype)
+        cols, rows = map(np.asarray, (self.col, self.row))
 
         def column(i: int) -> Any:
-            col, row = cols[:, i, None], rows[:, i, None]
-            pairs = list(zip(weights[:, i], operators, strict=True))
-            if self.structure is Structure.MATRIX_FREE:
-
-                def product(u: np.ndarray) -> np.ndarray:
-                    x, nu = u[:n], u[n:]
-                    top = sum(f * _host_product(A, x) for f, A in pairs)
-                    return np.concatenate([top + col * nu, row.T @ x])
-
-                def adjoint(u: np.ndarray) -> np.ndarray:
-                    x, nu = u[:n], u[n:]
-                    adjoints = ((np.conj(f), A.conj().T) for f, A in pairs)
-                    top = sum(f * _host_product(A, x) for f, A in adjoints)
-                    return np.concatenate([top + row.conj() * nu, col.conj().T @ x])
-
-                return product_view((n + 1, n + 1), dtype, product, adjoint)
-            if self.structure is Structure.DENSE:
-                dense = [(f, A.toarray() if sp.issparse(A) else A) for f, A in pairs]
-                matrix = np.asarray(sum(f * A for f, A in dense))
-                return np.block([[matrix, col], [row.T, np.zeros((1, 1), dtype)]])
-            matrix = sum(f * A for f, A in pairs)
-            return sp.bmat([[matrix, sp.csr_matrix(col)], [sp.csr_matrix(row.T), None]], "csc")
+            T, col, row = matrix(i), cols[:, i, None], rows[:, i, None]
+            if isinstance(T, np.ndarray):
+                return np.block([[T, col], [row.T, np.zeros((1, 1), dtype)]])
+            if sp.issparse(T):
+                return sp.bmat([[T, sp.csr_matrix(col)], [sp.csr_matrix(row.T), None]], "csc")
+            return _host_operator(T, col, row)
 
         return column
 
     def transposed(self) -> "BorderedPairs":
         """Return Mᵢᵀ, of which no left vectors are known."""
-        operators = tuple(None if A is None else A.transpose() for A in self.operators)
         none = jnp.zeros_like(self.left)
-        return BorderedPairs(self.structure, operators, self.weights, self.row, self.col, none)
+        return BorderedPairs(self.structure, self.matrices.transposed(), self.row, self.col, none)
 
     def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
         """Solve with Mᵢᵀ; a right side (0, ·) costs nothing where the left vector is known."""
@@ -139,37 +108,21 @@ class BorderedPairs(AbstractLinearSystems):
         return run(self.transposed(), rest).at[:-1].add(self.left * bottom)
 
 
-def structure_of(operators: tuple[lx.AbstractLinearOperator | None, ...]) -> Structure:
-    """Return how much of the operators is known."""
-    if not all(map(has_entries, operators)):
-        return Structure.MATRIX_FREE
-    return Structure.DENSE if any(map(is_dense, operators)) else Structure.SPARSE
-
-
-def sizes(operators: Any, weights: Any, like: Array) -> Float[Array, " k"]:
-    """Return Σⱼ |fⱼᵢ| ‖Aⱼ v‖ for a random unit vector v, shape (k,); it carries no derivative."""
-    v = probe(like)
-    norms = [column_norms(apply_complex(A, v)) for A in operators]
-    terms = [jnp.abs(f) * norm for f, norm in zip(weights, norms, strict=True)]
-    return lax.stop_gradient(sum(terms[1:], terms[0]))
-
-
-def combine(operators: Any, weights: Any, X: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-    """Return Σⱼ fⱼᵢ Aⱼ xᵢ, shape (n, k)."""
-    pairs = zip(weights, operators, strict=True)
-    terms = [scale(apply_complex(A, X), f) for f, A in pairs]
-    return sum(terms[1:], terms[0])
-
-
 def _bordered(
-    operators: Any, weights: Any, col: Array, row: Array, U: Unknowns
+    matrices: AbstractMatrices, col: Array, row: Array, U: Unknowns
 ) -> Inexact[Array, "m k"]:
     X, nu = U[:-1], U[-1:]
-    top = combine(operators, weights, X) + col * nu
+    top = matrices.product(X) + col * nu
     return jnp.concatenate([top, jnp.sum(row * X, axis=0, keepdims=True)])
 
 
-def _host_product(A: Any, X: Any) -> np.ndarray:
-    if np.iscomplexobj(X) and not np.issubdtype(A.dtype, np.complexfloating):
-        return A @ X.real + 1j * (A @ X.imag)
-    return A @ X
+def _host_operator(T: Any, col: np.ndarray, row: np.ndarray) -> spla.LinearOperator:
+    n = len(col)
+
+    def product(u: np.ndarray) -> np.ndarray:
+        return np.concatenate([T @ u[:n] + col * u[n:], row.T @ u[:n]])
+
+    def adjoint(u: np.ndarray) -> np.ndarray:
+        return np.concatenate([T.adjoint() @ u[:n] + row.conj() * u[n:], col.conj().T @ u[:n]])
+
+    return product_view((n + 1, n + 1), T.dtype, product, adjoint)

@@ -1,0 +1,65 @@
+"""Problems T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators: pencils and polynomials."""
+
+import abc
+
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Inexact
+
+from .._errors import InputError
+from ..operators import dtype_of
+from ..policy import Policy
+from ..solution import Solution
+from ..systems.matrices import Sum
+from ._abstract import Operators
+from ._pairs import AbstractPairs, solution_structure
+
+
+class AbstractSums(AbstractPairs):
+    """A kind of problem with T(λ) = Σⱼ fⱼ(λ) Aⱼ, square operators of one size."""
+
+    @abc.abstractmethod
+    def terms(self, operators: Operators) -> tuple[lx.AbstractLinearOperator | None, ...]:
+        """Return the Aⱼ, `None` for the identity."""
+
+    @abc.abstractmethod
+    def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
+        """Return the `count` functions fⱼ(λ), each of shape (k,)."""
+
+    @abc.abstractmethod
+    def most_pairs(self, count: int, n: int) -> int:
+        """Return how many pairs `count` operators have; raise `InputError` if they have none."""
+
+    def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> Sum:
+        """Return the sums at each of the λᵢ."""
+        terms = self.terms(operators)
+        return Sum(terms, self.weights(lam, len(terms)))
+
+    def structure(self, operators: Operators) -> Solution:
+        """Return the shapes, with complex dtypes."""
+        dtype = np.result_type(dtype_of(operators[0]), np.complex64)
+        return solution_structure(operators[0].in_size(), self.k, dtype)
+
+    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
+        """Return the operators, square and of one size and dtype."""
+        first = operators[0]
+        most = self.most_pairs(len(operators), first.in_size())
+        if self.k > most:
+            raise InputError(
+                f"`eigensolver(problem={self.name}(k={self.k}))`: at most {most} pairs, for "
+                f"n = {first.in_size()}. Ask for fewer pairs."
+            )
+        for operator in operators:
+            shape = (operator.out_size(), operator.in_size())
+            if shape != (first.in_size(),) * 2:
+                raise InputError(
+                    f"`eigensolver(problem={self.name}(...))`: square operators of one size; got "
+                    f"shape {shape} beside n = {first.in_size()}. Check how they were assembled."
+                )
+            if dtype_of(operator) != dtype_of(first):
+                raise InputError(
+                    f"`eigensolver(problem={self.name}(...))`: operators of one dtype; got "
+                    f"{dtype_of(first)} and {dtype_of(operator)}. Cast one of them, for example "
+                    f"to {np.result_type(dtype_of(first), dtype_of(operator))}."
+                )
+        return operators

@@ -1,0 +1,152 @@
+"""The k matrices T(λᵢ) of a problem T(λ) x = 0, as far as they are known.
+
+`Sum`: T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators, a pencil or a polynomial. `Function`, in `systems.function`:
+products by the user's function.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+from jaxtyping import Array, Float, Inexact
+
+from ..linear_solvers._systems import Structure, probe
+from ..operators import (
+    apply_complex,
+    column_norms,
+    has_entries,
+    host_view,
+    is_dense,
+    product_view,
+    scale_columns,
+)
+
+
+class AbstractMatrices(eqx.Module):
+    """k square matrices T(λᵢ), linear in what they multiply and holomorphic in λᵢ."""
+
+    @abc.abstractmethod
+    def structure(self, n: int) -> Structure:
+        """Return how much of the matrices, of size n, is known."""
+
+    @abc.abstractmethod
+    def product(self, X: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return T(λᵢ) xᵢ for all i."""
+
+    @abc.abstractmethod
+    def transposed(self) -> "AbstractMatrices":
+        """Return T(λᵢ)ᵀ."""
+
+    @abc.abstractmethod
+    def take(self, i: Any) -> "AbstractMatrices":
+        """Return T(λᵢ) alone, k = 1; `i` may be traced."""
+
+    @abc.abstractmethod
+    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
+        """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1; it carries no derivative."""
+
+    @abc.abstractmethod
+    def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+        """Return the sizes of what cancels in T(λᵢ) xᵢ = 0."""
+
+    @abc.abstractmethod
+    def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
+        """Return how far T is from linear in x, and from holomorphic in λ; relative."""
+
+    @abc.abstractmethod
+    def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
+        """Return i -> T(λᵢ) as a NumPy array, a SciPy matrix, or a `LinearOperator`.
+
+        Called on the host, where the leaves of `self` are NumPy arrays.
+        """
+
+
+class Sum(AbstractMatrices):
+    """T(λᵢ) = Σⱼ fⱼᵢ Aⱼ."""
+
+    operators: tuple[lx.AbstractLinearOperator | None, ...]  # `None` is the identity
+    weights: tuple[Inexact[Array, " k"], ...]
+
+    def structure(self, n: int) -> Structure:
+        """Return the least that is known of an operator; dense if one of them is."""
+        if not all(map(has_entries, self.operators)):
+            return Structure.MATRIX_FREE
+        return Structure.DENSE if any(map(is_dense, self.operators)) else Structure.SPARSE
+
+    def product(self, X: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return Σⱼ fⱼᵢ Aⱼ xᵢ."""
+        terms = [scale_columns(apply_complex(A, X), f) for f, A in self._pairs()]
+        return sum(terms[1:], terms[0])
+
+    def transposed(self) -> "Sum":
+        """Return the sum of the Aⱼᵀ."""
+        operators = tuple(None if A is None else A.transpose() for A in self.operators)
+        return Sum(operators, self.weights)
+
+    def take(self, i: Any) -> "Sum":
+        """Return the sum with the weights of λᵢ."""
+        return Sum(self.operators, tuple(f[i][None] for f in self.weights))
+
+    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
+        """Return Σⱼ |fⱼᵢ| ‖Aⱼ v‖."""
+        return jax.lax.stop_gradient(self._parts(probe(like)))
+
+    def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+        """Return Σⱼ |fⱼᵢ| ‖Aⱼ xᵢ‖."""
+        return self._parts(X)
+
+    def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
+        """Return 0."""
+        return jnp.zeros((2, X.shape[1]), X.real.dtype)
+
+    def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
+        """Return i -> Σⱼ fⱼᵢ Aⱼ."""
+        # a real matrix multiplies complex vectors in SciPy, a real operator of products does not
+        operators = [
+            sp.eye_array(n, dtype=dtype.type, format="csr") if A is None else host_view(A)
+            for A in self.operators
+        ]
+        weights = np.asarray(self.weights)
+        structure = self.structure(n)
+
+        def matrix(i: int) -> Any:
+            pairs = list(zip(weights[:, i], operators, strict=True))
+            if structure is Structure.MATRIX_FREE:
+                adjoints = [(np.conj(f), _adjoint(A)) for f, A in pairs]
+                return product_view(
+                    (n, n), dtype, lambda X: _products(pairs, X), lambda X: _products(adjoints, X)
+                )
+            if structure is Structure.DENSE:
+                dense = [(f, A.toarray() if sp.issparse(A) else A) for f, A in pairs]
+                return np.asarray(sum(f * A for f, A in dense))
+            return sum(f * A for f, A in pairs)
+
+        return matrix
+
+    def _pairs(self) -> Any:
+        return zip(self.weights, self.operators, strict=True)
+
+    def _parts(self, X: Array) -> Array:
+        terms = [jnp.abs(f) * column_norms(apply_complex(A, X)) for f, A in self._pairs()]
+        return sum(terms[1:], terms[0])
+
+
+def _products(pairs: Any, X: np.ndarray) -> Any:
+    return sum(f * _host_product(A, X) for f, A in pairs)
+
+
+def _adjoint(A: Any) -> Any:
+    return A.adjoint() if isinstance(A, spla.LinearOperator) else A.conj().T
+
+
+def _host_product(A: Any, X: Any) -> np.ndarray:
+    if np.iscomplexobj(X) and not np.issubdtype(A.dtype, np.complexfloating):
+        return A @ X.real + 1j * (A @ X.imag)
+    return A @ X
