@@ -13,12 +13,14 @@ from jaxtyping import PyTree
 from . import host
 from ._errors import EigensolverError, InputError
 from ._implicit import AbstractRoot, find_root, jvp_at
+from .gauge import watch_state, watch_values
 from .host import Traceable
+from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
-from .normalization import AbstractNormalization, FunctionNormalization, rescale
+from .normalization import AbstractNormalization, FunctionNormalization
 from .operators import traced_view
-from .policy import DEFAULT_POLICY, Policy
+from .policy import DEFAULT_POLICY, Action, Policy
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
@@ -50,12 +52,13 @@ class Eigensolver(eqx.Module):
             InputError: an operator does not fit (when traced).
             EigensolverError: the solver's pairs fail their check (when run).
         """
-        canonical = self._operators(operators)
+        canonical = self.canonical(operators)
         state, stats = find_root(_Pairs(self), canonical)
-        solution = eqx.tree_at(lambda s: s.stats, self.problem.solution(state), stats)
-        if self.normalization is None:
-            return solution
-        return rescale(self.normalization, solution, lambda: self.problem.metric(canonical))
+        solution = self.solution(state, canonical)
+        solution = eqx.tree_at(
+            lambda s: s.values, solution, _alike(solution.values, state, canonical, solve=self)
+        )
+        return eqx.tree_at(lambda s: s.stats, solution, stats)
 
     def values(self, *operators: Any) -> jax.Array:
         """Return the values alone, shape (k,).
@@ -63,10 +66,60 @@ class Eigensolver(eqx.Module):
         The same as `solve(*operators).values`, but the derivative of the vectors is never
         formed: an eager `jax.jvp` makes no linear solve either.
         """
-        return _values(self._operators(operators), root=_Pairs(self))
+        return _values(self.canonical(operators), root=_Pairs(self))
 
-    def _operators(self, operators: tuple[Any, ...]) -> Operators:
+    def canonical(self, operators: tuple[Any, ...]) -> Operators:
+        """Return the operators as lineax operators, checked."""
         return self.problem.check_operators(self.problem.canonical(operators), self.policy)
+
+    def clusters(self, state: PyTree, canonical: Operators) -> jax.Array | None:
+        """Return which values count as one, (k, k); `None` where nobody asks or nobody knows."""
+        if self.policy.gauge is Action.IGNORE:
+            return None
+        arrays, static = eqx.partition((state, canonical), eqx.is_array)
+        state, canonical = eqx.combine(jax.lax.stop_gradient(arrays), static)
+        return self.problem.clusters(state, canonical, self.policy)
+
+    def gauge_rtol(self, dtype: Any) -> float:
+        """Return the tolerance of the check of cotangents."""
+        if self.policy.gauge_rtol is not None:
+            return self.policy.gauge_rtol
+        solved = accepted_rtol(self.linear_solver, self.policy, dtype)
+        return max(float(jnp.finfo(dtype).eps) ** 0.4, solved)
+
+    def state(self, canonical: Operators) -> PyTree:
+        """Return what the problem's conditions are stated in, of canonical operators."""
+        return find_root(_Pairs(self), canonical)[0]
+
+    def solution(self, state: PyTree, canonical: Operators) -> Solution:
+        """Return the solution that a state stands for, normalised."""
+        solution = self.problem.solution(state)
+        if self.normalization is None:
+            return solution
+        return self.problem.rescale(self.normalization, solution, canonical, self.policy)
+
+
+@eqx.filter_custom_jvp
+def _alike(values: jax.Array, state: PyTree, theta: Operators, *, solve: Eigensolver) -> jax.Array:
+    """Return the values; a derivative that tells those of a cluster apart will be called out."""
+    return values
+
+
+@_alike.def_jvp
+def _alike_jvp(primals: Any, tangents: Any, *, solve: Eigensolver) -> tuple[jax.Array, Any]:
+    (values, state, theta), (values_dot, *_) = primals, tangents
+    out = _alike(values, state, theta, solve=solve)
+    return out, None if values_dot is None else _watch_values(solve, state, theta, values_dot)
+
+
+@eqx.filter_jit
+def _watch_values(
+    solve: Eigensolver, state: PyTree, theta: Operators, values_dot: jax.Array
+) -> jax.Array:
+    clusters = solve.clusters(state, theta)
+    if clusters is None:
+        return values_dot
+    return watch_values(solve.policy, solve.gauge_rtol(values_dot.dtype), values_dot, clusters)
 
 
 @eqx.filter_custom_jvp
@@ -79,8 +132,11 @@ def _values_jvp(
     primals: tuple[Operators], tangents: tuple[Operators], *, root: "_Pairs"
 ) -> tuple[jax.Array, jax.Array]:
     (theta,), (theta_dot,) = primals, tangents
+    solve = root.solve
     z, _ = find_root(root, theta)
-    return root.solve.problem.solution(z).values, _values_tangent(root, z, theta, theta_dot)
+    values_dot = _values_tangent(root, z, theta, theta_dot)
+    out = _alike(solve.problem.solution(z).values, z, theta, solve=solve)
+    return out, _watch_values(solve, z, theta, values_dot)
 
 
 @eqx.filter_jit
@@ -209,6 +265,14 @@ class _Pairs(AbstractRoot):
         return solve.problem.solve_linearised(
             z, theta, residual_dot, solve.system, solve.linear_solver, solve.policy
         )
+
+    def watch(self, z: PyTree, theta: Operators, z_dot: PyTree) -> PyTree:
+        solve = self.solve
+        clusters = solve.clusters(z, theta)
+        if clusters is None:
+            return z_dot
+        rtol = solve.gauge_rtol(jax.tree.leaves(z_dot)[0].dtype)
+        return watch_state(solve.problem, solve.policy, rtol, z, clusters, z_dot)
 
 
 def _run_solver(

@@ -25,9 +25,25 @@ class LinearSolveError(ImplicitEigError, RuntimeError):
     """
 
 
+class GaugeError(ImplicitEigError, ValueError):
+    """A function depends on a phase, or on the basis in a cluster; raised in reverse mode."""
+
+
 class ForwardWarning(UserWarning):
     """`Policy(forward=Action.WARN)` let a forward result pass that fails its check."""
 
 
 class LinearSolveWarning(UserWarning):
     """`Policy(linear_solve=Action.WARN)` let an unconverged solve pass."""
+
+
+class ClusterWarning(UserWarning):
+    """`Policy(cluster=Action.WARN)` let a cluster pass that k cuts."""
+
+
+class GaugeWarning(UserWarning):
+    """A function depends on a phase, or on the basis in a cluster: it has no derivative."""
+
+
+class ExceptionalPointWarning(UserWarning):
+    """A value is so ill-conditioned that its derivatives mean little."""

@@ -35,6 +35,10 @@ class AbstractRoot(eqx.Module):
     def solve_linearised(self, z: PyTree, theta: PyTree, residual_dot: PyTree) -> PyTree:
         """Return ż with ∂F/∂z · ż = −residual_dot."""
 
+    def watch(self, z: PyTree, theta: PyTree, z_dot: PyTree) -> PyTree:
+        """Return ż, perhaps with an eye on the cotangents that come back through it."""
+        return z_dot
+
 
 @eqx.filter_custom_jvp
 def _find(theta: PyTree, *, root: AbstractRoot) -> tuple[PyTree, PyTree]:
@@ -57,7 +61,7 @@ def _find_jvp(
 @eqx.filter_jit
 def _tangent(root: AbstractRoot, z: PyTree, theta: PyTree, theta_dot: PyTree) -> PyTree:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
-    return root.solve_linearised(z, theta, residual_dot)
+    return root.watch(z, theta, root.solve_linearised(z, theta, residual_dot))
 
 
 def find_root(root: AbstractRoot, theta: PyTree) -> tuple[PyTree, PyTree]:

@@ -12,8 +12,12 @@ from jaxtyping import Array, Bool, PyTree
 
 from . import host
 from ._errors import (
+    ClusterWarning,
     EigensolverError,
+    ExceptionalPointWarning,
     ForwardWarning,
+    GaugeError,
+    GaugeWarning,
     ImplicitEigError,
     InputError,
     LinearSolveError,
@@ -38,11 +42,18 @@ class Policy(eqx.Module):
 
     Args:
         forward: the solver's answer fails its conditions.
+        cluster: k cuts a cluster, as the pairs beyond k show that `guard` asks for.
+        gauge: in reverse mode, a function depends on a phase or on the basis in a cluster.
         linear_solve: the tangent or adjoint system was not solved.
+        exceptional: the condition number 1/|yᴴBx| of a value exceeds 1/√eps, where ‖x‖ = ‖y‖ = 1
+            and its left vector y is known.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two values closer than this times the larger of them, or closer than
             rounding, count as one cluster.
+        gauge_rtol: largest change of a function under a change of gauge, relative to the norm of
+            its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32), or the
+            tolerance of the linear solver where that is larger.
         linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
             takes ten times the linear solver's own tolerance where it has one, and √eps
             for a direct solver.
@@ -54,13 +65,17 @@ class Policy(eqx.Module):
     """
 
     forward: Action = Action.RAISE
+    cluster: Action = Action.RAISE
+    gauge: Action = Action.WARN
     linear_solve: Action = Action.RAISE
+    exceptional: Action = Action.WARN
     residual_rtol: float | None = None
     degeneracy_rtol: float | None = None
+    gauge_rtol: float | None = None
     linear_solve_rtol: float | None = None
 
     def __check_init__(self):
-        for name in ("residual_rtol", "degeneracy_rtol", "linear_solve_rtol"):
+        for name in ("residual_rtol", "degeneracy_rtol", "gauge_rtol", "linear_solve_rtol"):
             value = vars(self)[name]
             if value is not None and not value >= 0:
                 raise InputError(
@@ -135,13 +150,36 @@ def enforce(
 
 def forward_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
     """Return the check of a forward result under `policy`."""
-    ndims = tuple(jnp.ndim(figure) for figure in figures)
-    return Check(inspect, policy.forward, EigensolverError, ForwardWarning, ndims)
+    return _check(inspect, policy.forward, EigensolverError, ForwardWarning, figures)
+
+
+def cluster_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+    """Return the check for a cluster that is cut under `policy`."""
+    return _check(inspect, policy.cluster, EigensolverError, ClusterWarning, figures)
+
+
+def gauge_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+    """Return the check of a cotangent under `policy`."""
+    return _check(inspect, policy.gauge, GaugeError, GaugeWarning, figures)
+
+
+def exceptional_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+    """Return the check of the values' condition under `policy`."""
+    return _check(inspect, policy.exceptional, EigensolverError, ExceptionalPointWarning, figures)
 
 
 def linear_solver_check(
     policy: Policy, inspect: Callable[..., str | None], figures: tuple
 ) -> Check:
     """Return the check of a linear solve under `policy`."""
-    ndims = tuple(jnp.ndim(figure) for figure in figures)
-    return Check(inspect, policy.linear_solve, LinearSolveError, LinearSolveWarning, ndims)
+    return _check(inspect, policy.linear_solve, LinearSolveError, LinearSolveWarning, figures)
+
+
+def _check(
+    inspect: Callable[..., str | None],
+    action: Action,
+    error: type[ImplicitEigError],
+    warning: type[Warning],
+    figures: tuple,
+) -> Check:
+    return Check(inspect, action, error, warning, tuple(jnp.ndim(figure) for figure in figures))

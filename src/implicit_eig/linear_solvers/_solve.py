@@ -138,7 +138,7 @@ def _solve_and_check(
     eps = float(jnp.finfo(dtype).eps)
     rounding = ROUNDING * eps * systems.sizes() * system_norms(U)
     allowed = jnp.maximum(
-        _accepted_rtol(solver, policy, dtype),
+        accepted_rtol(solver, policy, dtype),
         jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
     )
     figures = (residual, allowed, verdicts)
@@ -183,16 +183,17 @@ def solve_by_column(
     return columns_last(U), verdicts
 
 
-def _accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -> float:
+def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -> float:
+    """Return the largest relative residual that counts as solved, beyond rounding."""
     if policy.linear_solve_rtol is not None:
         return policy.linear_solve_rtol
     rtol: float | None = None
     if isinstance(solver, AbstractOwnSolver):
         rtol = solver.working_rtol(dtype)
     elif isinstance(solver, LineaxWithOptions):
-        return _accepted_rtol(solver.solver, policy, dtype)
+        return accepted_rtol(solver.solver, policy, dtype)
     elif isinstance(solver, lx.Normal):
-        return _accepted_rtol(solver.inner_solver, policy, dtype)
+        return accepted_rtol(solver.inner_solver, policy, dtype)
     elif isinstance(solver, (lx.CG, lx.GMRES, lx.BiCGStab)):
         rtol = solver.rtol
     elif isinstance(solver, DENSE_SOLVERS):

@@ -4,10 +4,12 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._errors import InputError
+from ..normalization import AbstractNormalization, rescale
 from ..operators import as_operator, host_view
 from ..policy import Policy
 from ..solution import Solution
@@ -50,6 +52,16 @@ class AbstractProblem(eqx.Module):
             "with an operator B; got one without. Use `TwoNorm()`."
         )
 
+    def rescale(
+        self,
+        normalization: AbstractNormalization,
+        solution: Solution,
+        operators: Operators,
+        policy: Policy,
+    ) -> Solution:
+        """Return the solution in the normalisation that the user asks for."""
+        return rescale(normalization, solution, lambda: self.metric(operators))
+
     @abc.abstractmethod
     def structure(self, operators: Operators) -> Solution:
         """Return the shapes and dtypes of the solution."""
@@ -88,6 +100,23 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def conditions(self, state: PyTree, *operators: Any) -> PyTree:
         """Return the conditions F(state, operators), zero at a solution."""
+
+    def clusters(
+        self, state: PyTree, operators: Operators, policy: Policy
+    ) -> Bool[Array, "k k"] | None:
+        """Return which values count as one; `None` where the gauge of the answer is not known."""
+        return None
+
+    def gauge_defect(
+        self, state: PyTree, cotangent: PyTree, clusters: Bool[Array, "k k"]
+    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+        """Return how much a function with this cotangent changes with the gauge, and its size.
+
+        Entry (i, i) belongs to the phase of pair i, (i, j) to a turn of pairs i and j of a
+        cluster; the size is that of ‖x̄‖ ‖x‖. By default nothing of the vectors is arbitrary.
+        """
+        real = jnp.zeros(clusters.shape)
+        return real, jnp.ones_like(real[0, 0])
 
     @abc.abstractmethod
     def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array | None:

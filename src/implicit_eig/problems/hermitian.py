@@ -31,12 +31,12 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..degeneracy import cluster_mask
 from ..linear_solvers._solve import solve_linearised
-from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems, probe
+from ..linear_solvers._systems import probe
 from ..operators import apply, column_norms, dtype_of, is_dense, scale_columns
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
@@ -44,11 +44,17 @@ from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
+from ._blocks import (
+    Linearisation,
+    couplings,
+    independent,
+    inspect_independence,
+    orthonormalizer,
+    turn_defect,
+)
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
-# Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
-INDEPENDENCE = 1e-3
 
 
 class Invariant(eqx.Module):
@@ -167,6 +173,19 @@ class Hermitian(AbstractProblem):
         identity = jnp.eye(self.k, dtype=X.dtype)
         return apply(A, X) - BX @ S, X.conj().T @ BX - identity
 
+    def clusters(
+        self, state: "Invariant", operators: Operators, policy: Policy
+    ) -> Bool[Array, "k k"]:
+        """Return which values count as one."""
+        pencil = Pencil(*_both(operators), state.S, state.X)
+        return cluster_mask(pencil.lam, pencil.rounding(), policy)
+
+    def gauge_defect(
+        self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
+    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+        """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
+        return turn_defect(state.S, state.X, cotangent.S, cotangent.X, clusters)
+
     def values_dot(
         self,
         state: "Invariant",
@@ -193,7 +212,7 @@ class Hermitian(AbstractProblem):
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
         equal = cluster_mask(pencil.lam, pencil.rounding(), policy)
-        C = _couplings(S, jnp.where(equal, -0.5 * N, G), equal)
+        C = couplings(S, jnp.where(equal, -0.5 * N, G), equal)
         S_dot = jnp.where(equal, G, jnp.zeros_like(G))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
             return Invariant(S_dot, X @ C)
@@ -201,39 +220,10 @@ class Hermitian(AbstractProblem):
         BX = apply(B, X)
         R = BX @ G - W
         b = system.right_side(R)
-        U = solve_linearised(_Linearisation(system, pencil), b, linear_solver, policy)
+        U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
         return Invariant(S_dot, X @ C + Z)
-
-
-def _couplings(
-    S: Inexact[Array, "k k"], b: Inexact[Array, "k k"], equal: Bool[Array, "k k"]
-) -> Inexact[Array, "k k"]:
-    """Return C with C = b inside clusters and CS − SC = b between them.
-
-    S is diagonal in value, so the solve is a division; as a solve it also has the derivative
-    with respect to the blocks of S.
-    """
-
-    def commutator(C: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
-        between = jnp.where(equal, jnp.zeros_like(C), C)
-        return jnp.where(equal, C, between @ S - S @ between)
-
-    def divide(_: Any, b: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
-        lam = jnp.diagonal(S)
-        return b / jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None])
-
-    # the transpose of a diagonal map is itself
-    return jax.lax.custom_linear_solve(commutator, b, divide, divide)
-
-
-class _Linearisation(AbstractLinearisation):
-    system: AbstractSystem
-    pencil: Pencil
-
-    def assemble(self) -> AbstractLinearSystems:
-        return self.system.assemble(self.pencil)
 
 
 def _both(
@@ -302,13 +292,7 @@ def _normalize(
     X = scale_columns(X, 1 / jnp.where(largest > 0, largest, 1))
     BX = apply(B, X)
     gram = X.conj().T @ BX
-    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
-    inverse = 1 / jnp.where(norms > 0, norms, 1)
-    gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
-    inverse_factor = jax.scipy.linalg.solve_triangular(
-        jnp.linalg.cholesky(gram), jnp.eye(len(lam), dtype=X.dtype), lower=True
-    )
-    mix = inverse[:, None].astype(X.dtype) * inverse_factor.conj().T
+    mix, gram, norms = orthonormalizer(gram)
     X, BX = X @ mix, BX @ mix
     AX = apply(A, X)
 
@@ -334,9 +318,7 @@ def _suspect(
 ) -> Bool[Array, ""]:
     """Return False where `_InspectPairs` cannot object; in a batch it is slow."""
     solved = jnp.all(residual <= rtol * scale + rounding)
-    # Gershgorin: the smallest eigenvalue of the Gram matrix is above 1/2
-    independent = jnp.all(jnp.sum(jnp.abs(gram), axis=0) < 1.5)
-    return ~(solved & independent & jnp.all(finite) & jnp.all(norms > 0))
+    return ~(solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0))
 
 
 class _InspectPairs(eqx.Module):
@@ -365,15 +347,9 @@ class _InspectPairs(eqx.Module):
                 f"{requirement}vectors with xᴴBx > 0; got none for pair {i}. Either the vector is "
                 "zero or B is not positive definite."
             )
-        spectrum, mixes = np.linalg.eigh(gram)
-        if spectrum[0] < INDEPENDENCE:
-            i, j = np.sort(np.argsort(-np.abs(mixes[:, 0]))[:2])
-            return (
-                f"{requirement}independent vectors; got pairs {i} and {j} with |xᴴBx'| = "
-                f"{np.abs(gram[i, j]):.6f} of 1 (smallest eigenvalue of the Gram matrix "
-                f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
-                "pairs, a larger subspace, or use a block method."
-            )
+        message = inspect_independence(requirement, "|xᴴBx'|", gram)
+        if message is not None:
+            return message
         allowed = self.residual_rtol * scale + rounding
         bad = np.flatnonzero(~(residual <= allowed))
         if bad.size:

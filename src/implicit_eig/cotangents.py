@@ -1,0 +1,110 @@
+"""An identity for tangents that shows a function what cotangents come back through it.
+
+JAX has no public means for this that keeps forward mode: `custom_vjp` forbids it, and what
+`lax.custom_linear_solve` calls in reverse mode it calls again on the tangents of a cotangent,
+of which other things hold. So it is a primitive, with the rules of an identity but for the
+transposition.
+
+Source: "JAX Internals: primitives" in JAX's documentation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import PyTree
+
+
+def watch(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree) -> PyTree:
+    """Return `tangents`; in reverse mode their cotangents become `fn(cotangents, residuals)`.
+
+    Args:
+        fn: JAX code, hashable, that returns its first argument, perhaps marked as invalid. It is
+            called in reverse mode alone, once for each pass.
+        tangents: a pytree of arrays, on which the result depends linearly.
+        residuals: a pytree of arrays that `fn` receives as they are.
+    """
+    leaves, structure = jax.tree.flatten(tangents)
+    others, other_structure = jax.tree.flatten(residuals)
+    out = _watch_p.bind(
+        *leaves, *others, count=len(leaves), fn=_OnLeaves(fn, structure, other_structure)
+    )
+    return jax.tree.unflatten(structure, out)
+
+
+class _OnLeaves(eqx.Module):
+    fn: Callable[[PyTree, PyTree], PyTree] = eqx.field(static=True)
+    structure: Any = eqx.field(static=True)
+    other_structure: Any = eqx.field(static=True)
+
+    def __call__(self, cotangents: list, residuals: list) -> list:
+        tree = jax.tree.unflatten(self.structure, cotangents)
+        others = jax.tree.unflatten(self.other_structure, residuals)
+        return jax.tree.leaves(self.fn(tree, others))
+
+
+class _Mapped(eqx.Module):
+    fn: Callable[[list, list], list] = eqx.field(static=True)
+
+    def __call__(self, cotangents: list, residuals: list) -> list:
+        return jax.vmap(self.fn)(cotangents, residuals)
+
+
+_watch_p = Primitive("watch_cotangents")
+_watch_p.multiple_results = True
+
+
+@_watch_p.def_impl
+def _impl(*operands: Any, count: int, fn: Any) -> list:
+    return list(operands[:count])
+
+
+@_watch_p.def_abstract_eval
+def _abstract_eval(*operands: Any, count: int, fn: Any) -> list:
+    return list(operands[:count])
+
+
+def _jvp(primals: Any, tangents: Any, *, count: int, fn: Any) -> tuple[list, list]:
+    out = _watch_p.bind(*primals, count=count, fn=fn)
+    moving = [ad.instantiate_zeros(t) for t in tangents[:count]]
+    return out, _watch_p.bind(*moving, *primals[count:], count=count, fn=fn)
+
+
+def _transpose(cotangents: Any, *operands: Any, count: int, fn: Any) -> list:
+    # what is zero when traced stays so: nothing is computed for it further back
+    zero = [isinstance(c, ad.Zero) for c in cotangents]
+    out = list(cotangents)
+    if not all(zero):
+        seen = fn([ad.instantiate_zeros(c) for c in cotangents], list(operands[count:]))
+        out = [c if z else s for c, z, s in zip(cotangents, zero, seen, strict=True)]
+    linear = [
+        c if ad.is_undefined_primal(operand) else None
+        for c, operand in zip(out, operands[:count], strict=True)
+    ]
+    return linear + [None] * (len(operands) - count)
+
+
+def _batch(operands: Any, axes: Any, *, count: int, fn: Any) -> tuple[list, list]:
+    (size,) = {
+        operand.shape[axis]
+        for operand, axis in zip(operands, axes, strict=True)
+        if axis is not None
+    }
+    mapped = [
+        jnp.broadcast_to(operand, (size, *jnp.shape(operand)))
+        if axis is None
+        else jnp.moveaxis(operand, axis, 0)
+        for operand, axis in zip(operands, axes, strict=True)
+    ]
+    out = _watch_p.bind(*mapped, count=count, fn=_Mapped(fn))
+    return out, [0] * count
+
+
+ad.primitive_jvps[_watch_p] = _jvp
+ad.primitive_transposes[_watch_p] = _transpose
+batching.primitive_batchers[_watch_p] = _batch
+mlir.register_lowering(_watch_p, mlir.lower_fun(_impl, multiple_results=True))

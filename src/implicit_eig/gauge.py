@@ -1,0 +1,184 @@
+"""Does a function depend on what an eigenproblem leaves open: phases, and bases of clusters?
+
+The answer moves under x → x c, and within a cluster under X → XQ; a function of it has a derivative
+with respect to the operators only if it stays. In reverse mode the cotangent says whether it does,
+and so it is looked at there. Forward mode has none to look at.
+
+Source: Kasim (2020) arXiv:2011.04366 for the condition on the vectors.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
+
+from ._errors import InputError
+from .cotangents import watch
+from .policy import Policy, enforce, gauge_check
+from .problems._abstract import AbstractProblem
+
+
+def watch_state(
+    problem: AbstractProblem, policy: Policy, rtol: float, z: PyTree, clusters: Any, z_dot: PyTree
+) -> PyTree:
+    """Return ż; its cotangent will be checked for a dependence on the gauge."""
+    arrays, static = eqx.partition(problem, eqx.is_array)
+    return watch(_State(static, policy, rtol), z_dot, (arrays, z, clusters))
+
+
+def watch_values(
+    policy: Policy, rtol: float, values_dot: Array, clusters: Bool[Array, "k k"]
+) -> Array:
+    """Return the tangents of the values; their cotangents must be alike in a cluster."""
+    return watch(_Values(policy, rtol), values_dot, clusters)
+
+
+def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Float[Array, " k"]:
+    """Return how much the gradient of f depends on phases and on the bases of clusters.
+
+    Args:
+        f: a real function of a `Solution`.
+        solve: made by `eigensolver`.
+        *operators: as for `solve`.
+
+    Returns:
+        For each pair, the change of f under a turn of its phase or of the basis in its cluster,
+        relative to the largest ‖∂f/∂x‖ ‖x‖, or the difference of its derivatives by the values of
+        its cluster, relative to the largest; whichever is larger; shape (k,). It is of the size of
+        rounding for a function that has a derivative.
+
+    Raises:
+        InputError: the problem does not say what is arbitrary in its answer.
+
+    Cost: one solve, and the gradient of f.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> A = jnp.diag(jnp.array([1.0, 1.0, 2.0]))
+        >>> gauge_defect(lambda s: jnp.sum(s.vectors[0] ** 2), solve, A).tolist()
+        [0.0, 0.0]
+        >>> gauge_defect(lambda s: s.values[0], solve, A).tolist()
+        [1.0, 1.0]
+    """
+    problem, canonical = solve.problem, solve.canonical(operators)
+    z = solve.state(canonical)
+    clusters = problem.clusters(z, canonical, solve.policy)
+    if clusters is None:
+        raise InputError(
+            "`gauge_defect(solve=...)`: a problem that says what is arbitrary in its answer; got "
+            f"{type(problem).__name__}. Define its `clusters` and `gauge_defect`."
+        )
+
+    def of(z: PyTree, values: Array) -> Array:
+        return f(eqx.tree_at(lambda s: s.values, solve.solution(z, canonical), values))
+
+    z_bar, values_bar = jax.grad(of, (0, 1))(z, problem.solution(z).values)
+    parts = []
+    for defect, size in (
+        problem.gauge_defect(z, z_bar, clusters),
+        _differences(values_bar, clusters),
+    ):
+        parts.append(jnp.max(defect, axis=0) / jnp.where(size > 0, size, 1))
+    return jnp.maximum(*parts)
+
+
+def _differences(
+    values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"]
+) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+    differences = jnp.abs(values_bar[:, None] - values_bar[None, :])
+    return jnp.where(clusters, differences, 0), jnp.max(jnp.abs(values_bar))
+
+
+class _State(eqx.Module):
+    """Judge the cotangent of a state."""
+
+    problem: AbstractProblem = eqx.field(static=True)
+    policy: Policy = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+
+    def __call__(self, z_bar: PyTree, residuals: Any) -> PyTree:
+        arrays, z, clusters = residuals
+        problem = eqx.combine(arrays, self.problem)
+        figures = problem.gauge_defect(z, z_bar, clusters)
+        return _judge(self.policy, _InspectVectors(self.rtol), figures, z_bar)
+
+
+class _Values(eqx.Module):
+    """Judge the cotangent of the values."""
+
+    policy: Policy = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+
+    def __call__(self, values_bar: Array, clusters: Bool[Array, "k k"]) -> Array:
+        return _judge_values(values_bar, clusters, verdict=self)
+
+
+@eqx.filter_custom_jvp
+def _judge_values(values_bar: Array, clusters: Bool[Array, "k k"], *, verdict: _Values) -> Array:
+    figures = _differences(values_bar, clusters)
+    return _judge(verdict.policy, _InspectValues(verdict.rtol), figures, values_bar)
+
+
+# A nonlinear function of a cluster's values has second derivatives by the block of the cluster, of
+# which the values are the diagonal and no more: its cotangents are equal, but move apart.
+@_judge_values.def_jvp
+def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple[Array, Any]:
+    (values_bar, clusters), (dot, _) = primals, tangents
+    out = _judge_values(values_bar, clusters, verdict=verdict)
+    return out, None if dot is None else _judge_values(dot, clusters, verdict=verdict)
+
+
+def _judge(policy: Policy, inspect: Any, figures: tuple[Array, Array], value: PyTree) -> PyTree:
+    defect, size = figures
+    # what is not finite is somebody else's complaint
+    suspect = jnp.any(defect > inspect.rtol * size)
+    return enforce(gauge_check(policy, inspect, figures), figures, value, suspect)
+
+
+class _InspectVectors(eqx.Module):
+    """Say what the function depends on."""
+
+    rtol: float = eqx.field(static=True)
+
+    def __call__(self, defect: np.ndarray, size: np.ndarray) -> str | None:
+        if not (defect > self.rtol * size).any():
+            return None
+        i, j = np.sort(np.unravel_index(np.argmax(defect), defect.shape))
+        depends = (
+            f"on the phase of pair {i}"
+            if i == j
+            else f"on the basis in the cluster of pairs {i} and {j}"
+        )
+        return (
+            f"`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one that "
+            f"depends {depends}, by {defect[i, j] / size:.1e} of its cotangent, where "
+            f"{self.rtol:.1e} is allowed. Use |x|², products x xᴴ summed over a cluster, or "
+            "overlaps' moduli; or fix phases with `eigensolver(normalization=LargestComponent())`; "
+            "or accept this with `Policy(gauge=Action.IGNORE)`."
+        )
+
+
+class _InspectValues(eqx.Module):
+    """Say that the function tells the values of a cluster apart."""
+
+    rtol: float = eqx.field(static=True)
+
+    def __call__(self, defect: np.ndarray, size: np.ndarray) -> str | None:
+        if not (defect > self.rtol * size).any():
+            return None
+        i, j = np.sort(np.unravel_index(np.argmax(defect), defect.shape))
+        return (
+            "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
+            f"whose derivatives by values {i} and {j}, which are equal, differ by "
+            f"{defect[i, j] / size:.1e} of the largest. Single values of a cluster have no "
+            "derivative: use their sum, `directional_derivatives` or `minimum_norm_subgradient`. "
+            "For second derivatives write a nonlinear function of them through the vectors or by "
+            "`Subspace`, as `docs/conventions.md` says. Or accept this with "
+            "`Policy(gauge=Action.IGNORE)`."
+        )

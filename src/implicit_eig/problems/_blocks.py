@@ -1,0 +1,107 @@
+"""What problems with several vectors at once share: S is diagonal in value, not in its tangent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Inexact
+
+from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
+from ..operators import column_norms
+from ..systems._abstract import AbstractSystem, Pencil
+
+# Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
+INDEPENDENCE = 1e-3
+
+
+class Linearisation(AbstractLinearisation):
+    """A pencil, and the form of its systems."""
+
+    system: AbstractSystem
+    pencil: Pencil
+
+    def assemble(self) -> AbstractLinearSystems:
+        """Return the systems."""
+        return self.system.assemble(self.pencil)
+
+
+def divide(fn: Callable[[Array], Array], b: Array, divisor: Array) -> Array:
+    """Return the solution of fn(C) = b, where `fn` multiplies by `divisor` in value.
+
+    As a solve it also has the derivative with respect to what `fn` closes over.
+    """
+
+    def solve(_: Any, b: Array) -> Array:
+        return b / divisor
+
+    # the transpose of a diagonal map is itself
+    return jax.lax.custom_linear_solve(fn, b, solve, solve)
+
+
+def couplings(
+    S: Inexact[Array, "k k"], b: Inexact[Array, "k k"], equal: Bool[Array, "k k"]
+) -> Inexact[Array, "k k"]:
+    """Return C with C = b inside clusters and CS − SC = b between them."""
+
+    def commutator(C: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
+        between = jnp.where(equal, jnp.zeros_like(C), C)
+        return jnp.where(equal, C, between @ S - S @ between)
+
+    lam = jnp.diagonal(S)
+    return divide(commutator, b, jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None]))
+
+
+def orthonormalizer(
+    gram: Inexact[Array, "k k"],
+) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"], Float[Array, " k"]]:
+    """Return M with Mᴴ gram M = I, the Gram matrix of the unit vectors, and the norms.
+
+    By the Cholesky factor, which also makes the vectors of a cluster orthogonal; others it
+    leaves as they are, to rounding.
+    """
+    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
+    inverse = 1 / jnp.where(norms > 0, norms, 1)
+    gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
+    inverse_factor = jax.scipy.linalg.solve_triangular(
+        jnp.linalg.cholesky(gram), jnp.eye(len(gram), dtype=gram.dtype), lower=True
+    )
+    return inverse[:, None].astype(gram.dtype) * inverse_factor.conj().T, gram, norms
+
+
+def independent(gram: Inexact[Array, "k k"]) -> Bool[Array, ""]:
+    """Return whether `inspect_independence` cannot object."""
+    # Gershgorin: the smallest eigenvalue of the Gram matrix is above 1/2
+    return jnp.all(jnp.sum(jnp.abs(gram), axis=0) < 1.5)
+
+
+def inspect_independence(requirement: str, overlap: str, gram: np.ndarray) -> str | None:
+    """Return what is wrong with unit vectors of this Gram matrix, whose entries are `overlap`."""
+    spectrum, mixes = np.linalg.eigh(gram)
+    if spectrum[0] >= INDEPENDENCE:
+        return None
+    i, j = np.sort(np.argsort(-np.abs(mixes[:, 0]))[:2])
+    return (
+        f"{requirement}independent vectors; got pairs {i} and {j} with {overlap} = "
+        f"{np.abs(gram[i, j]):.6f} of 1 (smallest eigenvalue of the Gram matrix "
+        f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
+        "pairs, a larger subspace, or use a block method."
+    )
+
+
+def turn_defect(
+    S: Inexact[Array, "k k"],
+    X: Inexact[Array, "n k"],
+    S_bar: Inexact[Array, "k k"],
+    X_bar: Inexact[Array, "n k"],
+    clusters: Bool[Array, "k k"],
+) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+    """Return |D| and the size of X̄, D being what X → X exp(K), S → exp(−K) S exp(K) changes.
+
+    For skew-Hermitian K within clusters the change is Re tr(DK), D the skew-Hermitian part of
+    X̄ᵀX + S̄ᵀS − SS̄ᵀ, for JAX pairs a cotangent with a tangent by Re ΣX̄Ẋ.
+    """
+    M = X_bar.T @ X + S_bar.T @ S - S @ S_bar.T
+    D = jnp.where(clusters, (M - M.conj().T) / 2, jnp.zeros_like(M))
+    return jnp.abs(D), jnp.max(column_norms(X_bar) * column_norms(X))
