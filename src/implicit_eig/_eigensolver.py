@@ -19,7 +19,6 @@ from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
 from .normalization import AbstractNormalization, FunctionNormalization
-from .operators import traced_view
 from .policy import DEFAULT_POLICY, Action, Policy
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
@@ -280,7 +279,7 @@ def _run_solver(
 ) -> Solution:
     like = problem.structure(operators)
     if isinstance(solver, Traceable):
-        return _parse(solver.fn(*map(traced_view, operators)), like, jnp)
+        return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
     arrays, static = eqx.partition(operators, eqx.is_array)
     return host.call(_HostSolver(solver, problem, static, like), like, arrays)
 

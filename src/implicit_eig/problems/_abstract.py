@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._errors import InputError
 from ..normalization import AbstractNormalization, rescale
-from ..operators import as_operator, host_view
+from ..operators import as_operator, host_view, traced_view
 from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
@@ -36,6 +36,10 @@ class AbstractProblem(eqx.Module):
         """Return what the user passes as lineax operators, or raise `InputError`."""
         names = [f"A{i}" for i in range(len(operators))] if len(operators) > 2 else "AB"
         return tuple(map(as_operator, names, operators))
+
+    def traced_views(self, operators: Operators) -> tuple[Any, ...]:
+        """Return what a solver that JAX traces receives."""
+        return tuple(map(traced_view, operators))
 
     def host_views(self, operators: Operators) -> tuple[Any, ...]:
         """Return what a solver on the host receives; their leaves are NumPy arrays."""
