@@ -45,6 +45,7 @@ from .policy import Action, Policy
 from .problems._abstract import AbstractProblem
 from .problems.general import General
 from .problems.hermitian import Hermitian
+from .problems.nonlinear import Nonlinear
 from .problems.polynomial import Polynomial
 from .solution import Solution
 from .systems._abstract import AbstractSystem
@@ -83,6 +84,7 @@ __all__ = [
     "LargestComponent",
     "LinearSolveError",
     "LinearSolveWarning",
+    "Nonlinear",
     "Pardiso",
     "Policy",
     "Polynomial",

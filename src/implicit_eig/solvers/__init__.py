@@ -3,5 +3,6 @@
 from ._abstract import AbstractForwardSolver
 from .arpack import arpack
 from .arpack_general import arpack_general
+from .newton import newton
 
-__all__ = ["AbstractForwardSolver", "arpack", "arpack_general"]
+__all__ = ["AbstractForwardSolver", "arpack", "arpack_general", "newton"]

@@ -1,0 +1,168 @@
+"""The nonlinear eigenproblem: T(λ, x, parameters) = 0, linear in x."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.sparse as sp
+from jax.experimental.sparse import BCOO, BCSR
+from jaxtyping import Array, Inexact
+
+from .._errors import InputError
+from ..operators import as_operator, host_view
+from ..policy import Policy
+from ..solution import Solution
+from ..solvers.newton import Newton
+from ..systems.function import ComplexView, Function, is_operator, leaves, working_dtype
+from ._abstract import Operators
+from ._pairs import AbstractPairs, check_k, solution_structure
+
+
+class Nonlinear(AbstractPairs):
+    """Declare T(λ, x, *args) = 0, linear in x and holomorphic in λ, with simple values.
+
+    `solve(*args)` takes any pytrees of arrays, and operators in all forms that `eigensolver`
+    lists; derivatives are with respect to the arrays in them. T is JAX code of one number λ and
+    one vector x (n,), both complex, and returns (n,); T'(λ) is found by JAX. Vectors have
+    ‖x‖₂ = 1 and the solver's phase; their tangent keeps xᴴẋ = 0. Left vectors y, yᴴT(λ) = 0,
+    have yᴴT'(λ)x = 1.
+
+    T and a traceable solver receive arrays as JAX arrays and operators as lineax operators,
+    A.mv(x), which multiply complex vectors whatever their own dtype; a solver on the host receives
+    NumPy arrays, SciPy CSR matrices and `LinearOperator`s. Python integers and what is no array
+    are passed on as they are.
+
+    Args:
+        T: the function. It closes over no array that a derivative is taken by.
+        k: the number of pairs.
+        n: the length of x; `None` takes that of the start of `solvers.newton`, or else the
+            last dimension of the first matrix or operator among the arguments.
+        left: as for `General`.
+
+    Raises:
+        InputError: k or n is no positive integer; n is not known; T does not return (n,)
+            complex numbers (when traced).
+        EigensolverError: T is not linear in x, or not holomorphic in λ, at the pairs (when run).
+
+    Cost: one bordered solve for each pair that a derivative touches. The default solver makes the
+        bordered matrix from n + 1 products and factorises it where n ≤ 256, or where an argument
+        is an array of n² numbers itself; with a sparse or matrix-free operator among the
+        arguments, and for larger n, it iterates on products, by GMRES.
+    Source: Güttel & Tisseur (2017) Acta Numerica 26, 1, doi:10.1017/S0962492917000034; see the
+        module `_pairs`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from implicit_eig import eigensolver, solvers
+        >>> T = lambda lam, x, a, tau: (-lam - a * jnp.exp(-lam * tau)) * x
+        >>> solve = eigensolver(solvers.newton(T, (1j, jnp.ones(1))), Nonlinear(T))
+        >>> growth = lambda a, tau: solve(a, tau).values[0].real
+        >>> round(float(jax.grad(growth)(jnp.pi / 2, 1.0)), 3)  # of Re λ = 0: a/(1 + a²)
+        0.453
+    """
+
+    T: Any = eqx.field(static=True)
+    k: int = eqx.field(static=True, default=1)
+    n: int | None = eqx.field(static=True, default=None, kw_only=True)
+    left: bool = eqx.field(static=True, default=False, kw_only=True)
+
+    def __check_init__(self):
+        check_k("Nonlinear", self.k)
+        if not callable(self.T):
+            raise InputError(
+                f"`Nonlinear(T=...)`: a function T(λ, x, *args); got {type(self.T).__name__}. "
+                "Pass the function itself."
+            )
+        if self.n is not None and (not isinstance(self.n, int) or self.n < 1):
+            raise InputError(
+                f"`Nonlinear(n=...)`: the length of x, a positive integer; got {self.n!r}. "
+                "Leave it out where a matrix among the arguments tells it."
+            )
+
+    @property
+    def left_scale(self) -> float:
+        """Return the number vᵀT'(λ)x, for yᴴT′(λ)x = 1."""
+        return 1.0
+
+    def suited_to(self, solver: Any) -> "Nonlinear":
+        """Return the problem with the n of Newton's start."""
+        if self.n is None and isinstance(solver, Newton):
+            return dataclasses.replace(self, n=solver.n)
+        return self
+
+    def canonical(self, operators: tuple[Any, ...]) -> Operators:
+        """Return the arguments with arrays of JAX, and operators that multiply complex vectors."""
+        return jax.tree_util.tree_map_with_path(_canonical, operators, is_leaf=_is_given_operator)
+
+    def traced_views(self, operators: Operators) -> tuple[Any, ...]:
+        """Return the arguments, as T receives them."""
+        return operators
+
+    def host_views(self, operators: Operators) -> tuple[Any, ...]:
+        """Return the arguments with NumPy arrays, SciPy matrices and operators."""
+        return jax.tree.map(_host_view, operators, is_leaf=is_operator)
+
+    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
+        """Return the arguments, if T maps (n,) complex numbers to as many."""
+        n, dtype = self._size(operators), working_dtype(operators)
+        lam, x = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((), (n,)))
+        try:
+            out = eqx.filter_eval_shape(self.T, lam, x, *operators)
+        except TypeError as error:
+            error.add_note(f"`Nonlinear`: T was called with λ {dtype} and x of shape ({n},).")
+            raise
+        found = (out.shape, out.dtype) if eqx.is_array(out) or _is_shape(out) else type(out)
+        if found != (x.shape, x.dtype):
+            raise InputError(
+                f"`eigensolver(problem=Nonlinear(T))`: T(λ, x, *args) of shape ({n},) and dtype "
+                f"{dtype}, for λ and x of this dtype; got {found}. Give `n=` if x has another "
+                "length, and cast constants in T."
+            )
+        return operators
+
+    def structure(self, operators: Operators) -> Solution:
+        """Return the shapes, with complex dtypes."""
+        return solution_structure(self._size(operators), self.k, working_dtype(operators))
+
+    def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> Function:
+        """Return T at each of the λᵢ."""
+        return Function(self.T, lam, operators)
+
+    def _size(self, operators: Operators) -> int:
+        if self.n is not None:
+            return self.n
+        for leaf in leaves(operators):
+            if is_operator(leaf):
+                return leaf.in_size()
+            if eqx.is_array(leaf) and leaf.ndim >= 2:
+                return leaf.shape[-1]
+        raise InputError(
+            "`eigensolver(problem=Nonlinear(T))`: the length of x; got neither `n=` nor a matrix "
+            "among the arguments. Write `Nonlinear(T, n=...)`."
+        )
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _is_given_operator(leaf: Any) -> bool:
+    return sp.issparse(leaf) or isinstance(leaf, (lx.AbstractLinearOperator, BCOO, BCSR))
+
+
+def _canonical(path: Any, leaf: Any) -> Any:
+    if _is_given_operator(leaf):
+        return ComplexView(as_operator(f"args{jax.tree_util.keystr(path)}", leaf))
+    # a Python integer may be a size or an exponent; a float becomes an array of weak type
+    return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic, float, complex)) else leaf
+
+
+def _host_view(leaf: Any) -> Any:
+    if is_operator(leaf):
+        return host_view(leaf.operator)
+    # copied: the solver may overwrite what it is given
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf

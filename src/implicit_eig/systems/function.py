@@ -1,0 +1,179 @@
+"""T(λ) by the user's function T(λ, x, *args), of which products are known.
+
+Its transpose is that of its derivative in x, which is T(λ) itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float, Inexact, PyTree
+
+from ..host import as_jax
+from ..linear_solvers._systems import Structure, probe
+from ..linear_solvers.auto import SMALL
+from ..operators import apply_complex, column_norms, dtype_of, host_view, is_dense
+from ..packed import register_sparse
+from .matrices import AbstractMatrices
+
+# A combination by a complex number, which a conjugation of x does not pass.
+FACTOR = 0.6 + 0.8j
+
+
+class ComplexView(lx.AbstractLinearOperator):
+    """An operator, real or complex, that multiplies complex vectors."""
+
+    operator: lx.AbstractLinearOperator
+
+    def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
+        """Return A x, shape (m,)."""
+        return apply_complex(self.operator, vector[:, None])[:, 0]
+
+    def as_matrix(self) -> Inexact[Array, "m n"]:
+        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        matrix = self.operator.as_matrix()
+        return matrix.astype(jnp.result_type(matrix.dtype, jnp.complex64))
+
+    def transpose(self) -> "ComplexView":
+        """Return Aᵀ, shape (n, m)."""
+        return ComplexView(self.operator.transpose())
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of x."""
+        return _as_complex(self.operator.in_structure())
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of A x."""
+        return _as_complex(self.operator.out_structure())
+
+
+register_sparse(ComplexView)
+
+
+@lx.conj.register(ComplexView)
+def _(operator: ComplexView) -> ComplexView:
+    return ComplexView(lx.conj(operator.operator))
+
+
+def _as_complex(structure: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(structure.shape, np.result_type(structure.dtype, np.complex64))
+
+
+def is_operator(leaf: Any) -> bool:
+    """Return whether this is an operator among the arguments."""
+    return isinstance(leaf, ComplexView)
+
+
+def leaves(args: PyTree) -> list[Any]:
+    """Return the arguments' operators, arrays and all else."""
+    return jax.tree.leaves(args, is_leaf=is_operator)
+
+
+def working_dtype(args: PyTree) -> Any:
+    """Return the complex dtype of λ and x: that of the arguments, or JAX's default."""
+    found = [
+        dtype_of(leaf.operator) if is_operator(leaf) else leaf.dtype
+        for leaf in leaves(args)
+        if is_operator(leaf) or (eqx.is_inexact_array(leaf) and not leaf.weak_type)
+    ]
+    return np.result_type(np.complex64, *found) if found else jnp.result_type(complex)
+
+
+def structure_of(args: PyTree, n: int) -> Structure:
+    """Return `DENSE` where a matrix of n² numbers may be made from n products.
+
+    Never from a sparse or matrix-free operator. Else where n is small, or an argument has as
+    many numbers itself.
+    """
+    found = leaves(args)
+    if any(is_operator(leaf) and not is_dense(leaf.operator) for leaf in found):
+        return Structure.MATRIX_FREE
+    large = any(is_operator(leaf) or jnp.size(leaf) >= n**2 for leaf in found if _counts(leaf))
+    return Structure.DENSE if n <= SMALL or large else Structure.MATRIX_FREE
+
+
+def _counts(leaf: Any) -> bool:
+    return is_operator(leaf) or eqx.is_array(leaf)
+
+
+class Function(AbstractMatrices):
+    """T(λᵢ) x = T(λᵢ, x, *args), or its transpose."""
+
+    T: Callable[..., Any] = eqx.field(static=True)
+    lam: Inexact[Array, " k"]
+    args: tuple[Any, ...]
+    is_transposed: bool = eqx.field(static=True, default=False)
+
+    def structure(self, n: int) -> Structure:
+        """Return `DENSE` or `MATRIX_FREE`."""
+        return structure_of(self.args, n)
+
+    def product(self, X: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return T(λᵢ) xᵢ."""
+        return self._product(self.lam, X)
+
+    def transposed(self) -> "Function":
+        """Return T(λᵢ)ᵀ."""
+        return Function(self.T, self.lam, self.args, not self.is_transposed)
+
+    def take(self, i: Any) -> "Function":
+        """Return T(λᵢ) alone."""
+        return Function(self.T, self.lam[i][None], self.args, self.is_transposed)
+
+    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
+        """Return ‖T(λᵢ) v‖."""
+        return jax.lax.stop_gradient(column_norms(self.product(self._probes(like))))
+
+    def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+        """Return |λᵢ| ‖T'(λᵢ) xᵢ‖: a change of λᵢ by a part of it changes T(λᵢ) xᵢ by that part."""
+        return jnp.abs(self.lam) * column_norms(self._along(X, jnp.ones_like(self.lam)))
+
+    def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
+        """Return ‖T(a v + x) − a T v − T x‖ / ‖T v‖, and T'x along i against i times it along 1."""
+        V = self._probes(X[:, :1])
+        a = jnp.asarray(FACTOR, X.dtype)
+        TV = self.product(V)
+        additive = self.product(a * V + X) - a * TV - self.product(X)
+        ones = jnp.ones_like(self.lam)
+        i = jnp.asarray(1j, X.dtype)
+        along, across = self._along(X, ones), self._along(X, i * ones)
+        parts = ((additive, TV), (across - i * along, along))
+        return jnp.stack([_ratio(column_norms(d), column_norms(size)) for d, size in parts])
+
+    def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
+        """Return i -> T(λᵢ), an array or a `LinearOperator` of JAX's products."""
+        on_device = as_jax(self)
+        structure = jax.ShapeDtypeStruct((n,), dtype)
+        dense = self.structure(n) is Structure.DENSE
+
+        def matrix(i: int) -> Any:
+            one = on_device.take(i)
+            product = lx.FunctionLinearOperator(lambda x: one.product(x[:, None])[:, 0], structure)
+            return np.asarray(product.as_matrix()) if dense else host_view(product)
+
+        return matrix
+
+    def _product(self, lam: Array, X: Array) -> Array:
+        def apply(lam: Array, x: Array) -> Array:
+            return self.T(lam, x, *self.args)
+
+        def apply_transposed(lam: Array, v: Array) -> Array:
+            # at zero, where the derivative of a linear function is what it is everywhere
+            _, pull = jax.vjp(lambda x: apply(lam, x), jnp.zeros_like(v))
+            return pull(v)[0]
+
+        return jax.vmap(apply_transposed if self.is_transposed else apply, (0, 1), 1)(lam, X)
+
+    def _along(self, X: Array, lam_dot: Array) -> Array:
+        return jax.jvp(lambda lam: self._product(lam, X), (self.lam,), (lam_dot,))[1]
+
+    def _probes(self, like: Array) -> Array:
+        return jnp.broadcast_to(probe(like), (len(like), len(self.lam)))
+
+
+def _ratio(part: Array, size: Array) -> Array:
+    return jnp.where(part == 0, 0, part / jnp.where(size == 0, 1, size))
