@@ -1,13 +1,13 @@
 # %% [markdown]
-# # Where to put dashpots along a cantilever
+# # Where to put dashpots along a beam
 #
 # The free vibration u(t) = x exp(λt) of a damped structure is a quadratic eigenproblem,
 #
 #     (K + λ C + λ² M) x = 0,    damping ratio ζ = −Re λ / |λ|.
 #
-# A dashpot between each node of a beam and the ground: first the gradient of the damping ratios of
-# several modes with respect to all of them, then a given sum of dashpots is spread so that the
-# least damped mode is damped most.
+# A dashpot between each node of a hinged beam and the ground: first the gradient of the damping
+# ratios of several modes with respect to all of them, then a given sum of dashpots is spread so
+# that the geometric mean of the ratios is largest.
 
 # %%
 import argparse
@@ -33,13 +33,13 @@ parser.add_argument("--steps", type=int, default=150, help="steps of the optimis
 parser.add_argument("--output", default="damped_structure.png", help="where the picture goes")
 options = parser.parse_args()
 MODES = 5
-BUDGET = 1.2  # the sum of all dashpots
+BUDGET = 1.5  # the sum of all dashpots
 
 # %% [markdown]
 # ## The beam
 #
 # Euler–Bernoulli elements with a deflection and a rotation at each node; length, stiffness and mass
-# a length are one, and the left end is held.
+# a length are one, and both ends are hinged.
 
 # %%
 E = options.elements
@@ -68,13 +68,15 @@ for element in range(E):
     places = slice(2 * element, 2 * element + 4)
     K[places, places] += stiffness
     M[places, places] += mass
-K, M = jnp.asarray(K[2:, 2:]), jnp.asarray(M[2:, 2:])
+free = np.delete(np.arange(2 * E + 2), [0, 2 * E])
+K, M = jnp.asarray(K[np.ix_(free, free)]), jnp.asarray(M[np.ix_(free, free)])
 n = 2 * E
+deflections = np.flatnonzero(free % 2 == 0)
 
 
 def damping(dashpots):
-    """Return C; a dashpot acts on the deflection of each node but the one that is held."""
-    return jnp.diag(jnp.zeros(n).at[::2].set(dashpots))
+    """Return C; a dashpot acts on the deflection of each node between the ends."""
+    return jnp.diag(jnp.zeros(n).at[deflections].set(dashpots))
 
 
 # %% [markdown]
@@ -105,34 +107,32 @@ def modes(dashpots):
 
 
 ratios_of = lambda dashpots: modes(dashpots)[0]
-free = jnp.full(E, 1e-12)
-frequencies = np.asarray(jnp.abs(modes(free)[1]))
+frequencies = np.asarray(jnp.abs(modes(jnp.full(E - 1, 1e-12))[1]))
 print("frequencies without dashpots:", " ".join(f"{number:.3f}" for number in frequencies))
-# of the first two the roots of cos β cosh β = −1 are known, ω = β²
-assert np.all(np.abs(frequencies[:2] / np.array([1.8751040687, 4.6940911330]) ** 2 - 1) < 1e-3)
+# those of the beam are (mπ)²; the elements' error grows as the fourth power of m
+assert np.all(np.abs(frequencies / (np.pi * np.arange(1, MODES + 1)) ** 2 - 1) < 1e-2)
 
 # %% [markdown]
 # ## The gradient of all damping ratios
 
 # %%
-uniform = jnp.full(E, BUDGET / E)
+uniform = jnp.full(E - 1, BUDGET / (E - 1))
 sensitivities = jax.jit(jax.jacrev(ratios_of))(uniform)
 rng = np.random.default_rng(0)
-direction = jnp.asarray(rng.standard_normal(E))
+direction = jnp.asarray(rng.standard_normal(E - 1))
 by_differences = ie.testing.finite_difference(
     jax.jit(ratios_of), (uniform,), (direction,), step=1e-3, order=4
 )
 error = jnp.max(jnp.abs(sensitivities @ direction - by_differences)) / jnp.max(
     jnp.abs(by_differences)
 )
-print(f"gradient of {MODES} ratios by {E} dashpots, against differences: {error:.0e}")
+print(f"gradient of {MODES} ratios by {E - 1} dashpots, against differences: {error:.0e}")
 assert error < 1e-7
 
 # %% [markdown]
 # ## The placement
 #
-# Dashpots are positive and have a given sum. A soft minimum of the ratios is smooth where two are
-# least together.
+# Dashpots are positive and have a given sum.
 
 
 # %%
@@ -142,41 +142,46 @@ def design(raw):
 
 def objective(raw):
     ratios = ratios_of(design(raw))
-    sharpness = 200.0
-    return jax.nn.logsumexp(-sharpness * ratios) / sharpness, ratios
+    return -jnp.mean(jnp.log(ratios)), ratios
 
 
 step = jax.jit(jax.value_and_grad(objective, has_aux=True))
 optimiser = optax.adam(0.1)
-raw = jnp.zeros(E)
+raw = jnp.zeros(E - 1)
 state = optimiser.init(raw)
 history = []
+mean = lambda ratios: np.exp(np.mean(np.log(ratios)))
 progress = trange(options.steps, desc="placing dashpots")
 for _ in progress:
     (_, ratios), slope = step(raw)
     history.append(np.asarray(ratios))
-    progress.set_postfix(least=f"{100 * min(history[-1]):.2f} %")
+    progress.set_postfix(mean=f"{100 * mean(history[-1]):.2f} %")
     updates, state = optimiser.update(slope, state)
     raw = optax.apply_updates(raw, updates)
 after, placed = design(raw), np.asarray(step(raw)[0][1])
 before = history[0]
 history = np.array([*history, placed])
-print(f"least damping ratio: {100 * min(before):.2f} % before, {100 * min(placed):.2f} % after")
+print(
+    f"geometric mean of the ratios: {100 * mean(before):.2f} % before, {100 * mean(placed):.2f} % after"
+)
 assert abs(float(after.sum()) - BUDGET) < 1e-12
-assert min(placed) > 1.2 * min(before)
+assert mean(placed) > 1.05 * mean(before)
+# the beam has two like ends
+assert jnp.max(jnp.abs(after - after[::-1])) < 1e-6 * BUDGET
 
 # %% [markdown]
 # ## The picture
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(16, 4.6), layout="constrained")
-position = np.arange(1, E + 1) * h
+position = np.arange(1, E) * h
 axes[0].bar(position, uniform, 0.8 * h, color="0.75", label="before")
 axes[0].bar(position, after, 0.4 * h, color="C1", label="after")
 axes[0].set(xlabel="place along the beam", ylabel="dashpot", title=f"dashpots, their sum {BUDGET}")
 axes[0].legend()
-image = axes[1].imshow(np.asarray(sensitivities), aspect="auto", cmap="viridis")
-axes[1].set(xlabel="dashpot", ylabel="mode", title="∂ζ/∂c of the uniform ones")
+relative = sensitivities / jnp.max(sensitivities, axis=1, keepdims=True)
+image = axes[1].imshow(np.asarray(relative), aspect="auto", cmap="viridis")
+axes[1].set(xlabel="dashpot", ylabel="mode", title="∂ζ/∂c of uniform ones, of each mode's largest")
 axes[1].set_yticks(range(MODES), range(1, MODES + 1))
 figure.colorbar(image, ax=axes[1])
 for mode in range(MODES):
@@ -184,8 +189,8 @@ for mode in range(MODES):
 axes[2].set(xlabel="step", ylabel="damping ratio in %", title="damping ratios", yscale="log")
 axes[2].legend()
 figure.suptitle(
-    f"cantilever: the least damping ratio grows from {100 * min(before):.2f} % to "
-    f"{100 * min(placed):.2f} % with the same sum of dashpots"
+    f"hinged beam: the geometric mean of the damping ratios grows from {100 * mean(before):.2f} % to "
+    f"{100 * mean(placed):.2f} % with the same sum of dashpots"
 )
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

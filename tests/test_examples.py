@@ -32,6 +32,24 @@ def test_membrane_on_a_coarse_mesh(tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+SMALL = {
+    "orr_sommerfeld": (("--order", 48, "--grid", 2, "--curve", 3), "neutral curve: 7 points"),
+    "band_structure": (("--pixels", 16, "--points", 3), "long waves: group velocity"),
+    "damped_structure": (("--elements", 8, "--steps", 40), "% after"),
+    "exceptional_point": (("--distances", 12, "--trials", 4), "relative error ~ κ^"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_examples_with_small_settings(name, tmp_path):
+    settings, text = SMALL[name]
+    script = ROOT / "examples" / f"{name}.py"
+    result = run(script, *settings, "--output", "picture.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert text in result.stdout
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_readmes_snippet():
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     path = ROOT / "README.md"
@@ -43,3 +61,9 @@ def test_the_readmes_first_two_blocks_are_one_line_each():
     assert all(len(block.strip().splitlines()) == 1 for block in blocks)
     assert "examples/membrane.py" in blocks[0]
     assert blocks[1].strip().endswith("python -m pytest")
+
+
+def test_the_page_names_every_example():
+    page = (ROOT / "docs" / "examples.md").read_text()
+    named = re.findall(r"^\*\*`(\w+\.py)`\*\*", page, re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
