@@ -47,6 +47,7 @@ from .problems.general import General
 from .problems.hermitian import Hermitian
 from .problems.nonlinear import Nonlinear
 from .problems.polynomial import Polynomial
+from .problems.singular import Singular
 from .solution import Solution
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
@@ -90,6 +91,7 @@ __all__ = [
     "Polynomial",
     "ReverseMode",
     "ShiftInvert",
+    "Singular",
     "Solution",
     "SparseDirect",
     "SparseOperator",

@@ -1,0 +1,75 @@
+"""The Hermitian embedding H = [[0, A], [Aᴴ, 0]] of an (m, n) operator, on vectors (u; v)."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Inexact
+
+from ..operators import SparseOperator, apply, dtype_of
+from ..packed import PackedOperator, pack, pattern_of, register_sparse
+
+# Of a dense A, H has (m + n)² entries against the mn of A: 4 times as many if A is square. It is
+# formed up to twice that (m/n below 5.8), and where it is small anyway.
+GROWTH = 8
+SMALL = 256
+
+
+def apply_adjoint(A: lx.AbstractLinearOperator, U: Inexact[Array, "m k"]) -> Inexact[Array, "n k"]:
+    """Return Aᴴ U, shape (n, k)."""
+    return apply(A.transpose(), U.conj()).conj()
+
+
+def embedding(A: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """Return H, shape (m+n, m+n): sparse if A is, dense if A is and H is not much larger."""
+    m, n = A.out_size(), A.in_size()
+    if isinstance(A, lx.MatrixLinearOperator):
+        if (m + n) ** 2 <= max(GROWTH * m * n, SMALL**2):
+            return lx.MatrixLinearOperator(_dense(A.matrix))
+    elif isinstance(A, PackedOperator):
+        data, rows, cols = A.entries()
+        places = np.concatenate([rows, cols + m]), np.concatenate([cols + m, rows])
+        return pack(jnp.concatenate([data, data.conj()]), pattern_of(*places, (m + n, m + n)))
+    elif isinstance(A, SparseOperator):
+        rows, cols = jnp.asarray(A.rows), jnp.asarray(A.cols) + m
+        data = jnp.concatenate([A.data, A.data.conj()])
+        places = jnp.concatenate([rows, cols]), jnp.concatenate([cols, rows])
+        return SparseOperator(data, *places, (m + n, m + n))
+    return Embedding(A)
+
+
+class Embedding(lx.AbstractLinearOperator):
+    """H by products with A and Aᴴ."""
+
+    A: lx.AbstractLinearOperator
+
+    def mv(self, vector: Inexact[Array, " d"]) -> Inexact[Array, " d"]:
+        """Return (A v; Aᴴ u)."""
+        u, v = vector[: self.A.out_size(), None], vector[self.A.out_size() :, None]
+        return jnp.concatenate([apply(self.A, v), apply_adjoint(self.A, u)])[:, 0]
+
+    def as_matrix(self) -> Inexact[Array, "d d"]:
+        """Return the dense matrix: for tests and small problems."""
+        return _dense(self.A.as_matrix())
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """Return Hᵀ, the conjugate of H."""
+        product = lambda w: self.mv(w.conj()).conj()  # noqa: E731
+        return lx.FunctionLinearOperator(product, self.in_structure())
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of (u; v)."""
+        return jax.ShapeDtypeStruct((self.A.out_size() + self.A.in_size(),), dtype_of(self.A))
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        """Return that of (u; v) again."""
+        return self.in_structure()
+
+
+register_sparse(Embedding)
+
+
+def _dense(A: Inexact[Array, "m n"]) -> Inexact[Array, "d d"]:
+    m, n = A.shape
+    zeros = [jnp.zeros((size, size), A.dtype) for size in (m, n)]
+    return jnp.block([[zeros[0], A], [A.conj().T, zeros[1]]])

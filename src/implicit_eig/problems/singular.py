@@ -1,0 +1,243 @@
+"""Singular triplets: A v = σ u, Aᴴ u = σ v, ‖u‖ = ‖v‖ = 1, A of shape (m, n).
+
+Tangents. They are pairs of the Hermitian H = [[0, A], [Aᴴ, 0]], which has them twice:
+
+    H [U; V] = [U; V] S,    H [U; −V] = −[U; −V] S.
+
+S is Σ in value, with a full block for each cluster in its tangent (`problems.hermitian`). So a
+tangent has parts along the known (U; V) and (U; −V), both by division, and a rest Y across them:
+
+    U̇ = U (C + D) + Y_u,    V̇ = V (C − D) + Y_v.
+
+With W_u = ȦV, W_v = ȦᴴU, K = UᴴW_u and L = VᴴW_v, the rule for H says
+
+    Ṡ = (K + L)/2            inside a cluster,      so σ̇ᵢ = Re uᵢᴴȦvᵢ,
+    CS − SC = (K + L)/2      between clusters,      so Cⱼᵢ = (K + L)ⱼᵢ / 2(σᵢ − σⱼ),
+    DS + SD = (K − L)/2,                            so Dⱼᵢ = (K − L)ⱼᵢ / 2(σᵢ + σⱼ),
+    H Y − Y S = −(W_u − UK; W_v − VL),    UᴴY_u = 0,  VᴴY_v = 0,
+
+the last being the only linear solves, (H − σᵢ) yᵢ = rᵢ. Where all min(m, n) triplets are known,
+Y lies in the null space of H, and −YS is the right side: no solve.
+
+Source: Papadopoulo & Lourakis (2000) ECCV, 554, doi:10.1007/3-540-45054-8_36; differs in: some
+triplets rather than all, complex ones, clusters.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Inexact
+
+from .._errors import InputError
+from ..degeneracy import cluster_mask
+from ..linear_solvers._solve import solve_linearised
+from ..normalization import AbstractNormalization, rescale
+from ..operators import apply, dtype_of
+from ..policy import Check, Policy, enforce, forward_check, tolerance
+from ..solution import Solution
+from ..systems._abstract import AbstractSystem, Pencil
+from ..systems.auto import AutoSystem, resolve
+from ..systems.full_spectrum import FullSpectrum
+from ._abstract import AbstractProblem, Operators
+from ._blocks import Linearisation, couplings, divide, turn_defect
+from ._embedding import apply_adjoint, embedding
+from ._pairs import check_k
+from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
+
+
+class Triplets(eqx.Module):
+    """The state of the conditions A V = U S, Aᴴ U = V S, UᴴU + VᴴV = 2I."""
+
+    S: Inexact[Array, "k k"]
+    U: Inexact[Array, "m k"]
+    V: Inexact[Array, "n k"]
+
+
+class Singular(AbstractProblem):
+    """Declare A V = U Σ, Aᴴ U = V Σ, UᴴU = VᴴV = I, with A of shape (m, n), Σ positive.
+
+    The solver returns (values, vectors, left_vectors) = (σ, V, U), columns v and u; or (σ, V),
+    and U is then A V Σ⁻¹. A zero singular value has no derivative, and is refused. The
+    gradient with respect to a dense array is an array (m, n), its entries independent.
+
+    Args:
+        k: the number of triplets; 1 ≤ k ≤ min(m, n).
+
+    Raises:
+        InputError: k is not a positive integer.
+
+    Cost: products with A and Aᴴ. Gradients of values, and all gradients where k = min(m, n),
+        need no linear solve; those of vectors one with [[0, A], [Aᴴ, 0]] for each triplet,
+        of which a sparse A gives a sparse matrix and a matrix-free one products; of a
+        dense A it is formed unless m and n differ sixfold, and m + n > 256.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import eigensolver
+        >>> def svd(A):
+        ...     U, sigma, Vh = np.linalg.svd(A, full_matrices=False)
+        ...     return sigma, Vh.conj().T, U
+        >>> solve = eigensolver(svd, Singular(k=1))
+        >>> A = jnp.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> abs(jax.grad(lambda A: solve(A).values[0])(A)).round(4).tolist()
+        [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+
+    k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)
+
+    def __check_init__(self):
+        check_k("Singular", self.k)
+
+    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
+        """Return A, of any shape with at least k rows and columns."""
+        if len(operators) != 1:
+            raise InputError(
+                "`eigensolver(problem=Singular(...))`: one operator A; got "
+                f"{len(operators)}. Call `solve(A)`."
+            )
+        m, n = operators[0].out_size(), operators[0].in_size()
+        if self.k > min(m, n):
+            raise InputError(
+                f"`eigensolver(problem=Singular(k={self.k}))`: at most min(m, n) triplets; got A "
+                f"of shape ({m}, {n}). Ask for fewer triplets."
+            )
+        return operators
+
+    def structure(self, operators: Operators) -> Solution:
+        """Return the shapes: values (k,) real, vectors (n, k), left vectors (m, k)."""
+        (A,) = operators
+        dtype = dtype_of(A)
+        shapes = (self.k,), (A.in_size(), self.k), (A.out_size(), self.k)
+        dtypes = jnp.finfo(dtype).dtype, dtype, dtype
+        parts: Any = map(jax.ShapeDtypeStruct, shapes, dtypes)
+        return Solution(*parts)
+
+    def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
+        """Return the triplets with UᴴU = VᴴV = I, checked as `Policy(forward=...)` says."""
+        solution, figures, residuals = normalize(solution, operators[0])
+        rtol = tolerance(policy.residual_rtol, solution.values.dtype)
+        check = forward_check(policy, InspectTriplets(rtol), figures)
+        solution = enforce(check, figures, solution, suspect(rtol, *figures))
+        return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
+
+    def rescale(
+        self,
+        normalization: AbstractNormalization,
+        solution: Solution,
+        operators: Operators,
+        policy: Policy,
+    ) -> Solution:
+        """Return the triplets with u and v turned by one phase; other factors are refused."""
+        metric = lambda: self.metric(operators)  # noqa: E731
+        modulus = jnp.abs(normalization.factors(solution.vectors, metric))
+        rtol = tolerance(None, modulus.dtype)
+        inspect = InspectFactors(type(normalization).__name__, rtol)
+        forward = forward_check(policy, inspect, (modulus,))
+        check = Check(inspect, forward.action, InputError, forward.warning, forward.ndims)
+        suspicious = ~jnp.all(jnp.abs(modulus - 1) <= rtol)
+        solution = enforce(check, (modulus,), solution, suspicious)
+        # left vectors times the conjugate of a phase are left vectors divided by it
+        return rescale(normalization, solution, metric)
+
+    def state(self, solution: Solution) -> Triplets:
+        """Return (S, U, V) with S = Σ."""
+        V = solution.vectors
+        return Triplets(
+            jnp.diag(solution.values).astype(V.dtype), jnp.asarray(solution.left_vectors), V
+        )
+
+    def solution(self, state: Triplets) -> Solution:
+        """Return the triplets, σ being the diagonal of S."""
+        return Solution(jnp.diagonal(state.S).real, state.V, state.U)
+
+    def conditions(
+        self, state: Triplets, *operators: lx.AbstractLinearOperator
+    ) -> tuple[Inexact[Array, "m k"], Inexact[Array, "n k"], Inexact[Array, "k k"]]:
+        """Return (A V − U S, Aᴴ U − V S, (UᴴU + VᴴV)/2 − I) of the state."""
+        (A,) = operators
+        S, U, V = state.S, state.U, state.V
+        gram = (U.conj().T @ U + V.conj().T @ V) / 2
+        return (
+            apply(A, V) - U @ S,
+            apply_adjoint(A, U) - V @ S,
+            gram - jnp.eye(*gram.shape, dtype=gram.dtype),
+        )
+
+    def clusters(self, state: Triplets, operators: Operators, policy: Policy) -> Bool[Array, "k k"]:
+        """Return which values count as one."""
+        pencil = _pencil(state, operators)
+        return cluster_mask(pencil.lam, pencil.rounding(), policy)
+
+    def gauge_defect(
+        self, state: Triplets, cotangent: Triplets, clusters: Bool[Array, "k k"]
+    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+        """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
+        W, W_bar = (jnp.concatenate([t.U, t.V]) for t in (state, cotangent))
+        return turn_defect(state.S, W, cotangent.S, W_bar, clusters)
+
+    def values_dot(
+        self, state: Triplets, residual_dot: tuple[Array, Array, Array]
+    ) -> Inexact[Array, " k"]:
+        """Return σ̇ᵢ = Re uᵢᴴȦvᵢ, shape (k,), as the mean of its two forms."""
+        W_u, W_v, _ = residual_dot
+        along = jnp.sum(state.U.conj() * W_u, axis=0) + jnp.sum(state.V.conj() * W_v, axis=0)
+        return along.real / 2
+
+    def solve_linearised(
+        self,
+        state: Triplets,
+        operators: Operators,
+        residual_dot: tuple[Array, Array, Array],
+        system: AbstractSystem | AutoSystem,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Triplets:
+        """Return Ṡ, U̇ and V̇; `residual_dot` is (W_u, W_v, 0) of the derivation above."""
+        S, U, V = state.S, state.U, state.V
+        W_u, W_v, N = residual_dot
+        K, L = U.conj().T @ W_u, V.conj().T @ W_v
+        pencil = _pencil(state, operators)
+        equal = cluster_mask(pencil.lam, pencil.rounding(), policy)
+        C = couplings(S, jnp.where(equal, -0.5 * N, (K + L) / 2), equal)
+        lam = jnp.diagonal(S)
+        D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
+        R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
+        m, n = len(U), len(V)
+        if isinstance(system, (AutoSystem, FullSpectrum)) and self.k == min(m, n):
+            Y = divide(lambda Y: -(Y @ S), R, jnp.broadcast_to(-lam[None, :], R.shape))
+        else:
+            Y = self._solve(pencil, R, system, linear_solver, policy)
+        # (U; −V) is left in the systems: what rounding finds along it is taken out here
+        Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
+        S_dot = jnp.where(equal, (K + L) / 2, jnp.zeros_like(S))
+        return Triplets(S_dot, U @ (C + D) + Y_u, V @ (C - D) + Y_v)
+
+    def _solve(
+        self,
+        pencil: Pencil,
+        R: Inexact[Array, "d k"],
+        system: AbstractSystem | AutoSystem,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Inexact[Array, "d k"]:
+        if isinstance(system, FullSpectrum):
+            raise InputError(
+                "`eigensolver(problem=Singular(...), system=FullSpectrum())`: all min(m, n) "
+                f"triplets; got k = {self.k}. Declare the problem with k = min(m, n), or leave "
+                "`system` out."
+            )
+        system = resolve(system, linear_solver, pencil)
+        linearisation = Linearisation(system, pencil)
+        return system.solution(
+            solve_linearised(linearisation, system.right_side(R), linear_solver, policy)
+        )
+
+
+def _pencil(state: Triplets, operators: Operators) -> Pencil:
+    """Return the embedding with its known pairs (u; v)/√2."""
+    W = jnp.concatenate([state.U, state.V]) / 2**0.5
+    return Pencil(embedding(operators[0]), None, state.S, W)
