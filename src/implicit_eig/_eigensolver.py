@@ -1,5 +1,6 @@
 """`eigensolver`: a solver and a declared problem, wired into one differentiable function."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -52,12 +53,10 @@ class Eigensolver(eqx.Module):
             EigensolverError: the solver's pairs fail their check (when run).
         """
         canonical = self.canonical(operators)
-        state, stats = find_root(_Pairs(self), canonical)
+        state, (stats, equal) = find_root(self.root, canonical)
         solution = self.solution(state, canonical)
-        solution = eqx.tree_at(
-            lambda s: s.values, solution, _alike(solution.values, state, canonical, solve=self)
-        )
-        return eqx.tree_at(lambda s: s.stats, solution, stats)
+        values = _alike(solution.values, state, canonical, solve=self)
+        return dataclasses.replace(solution, values=values, stats=stats, _equal=equal)
 
     def values(self, *operators: Any) -> jax.Array:
         """Return the values alone, shape (k,).
@@ -65,7 +64,12 @@ class Eigensolver(eqx.Module):
         The same as `solve(*operators).values`, but the derivative of the vectors is never
         formed: an eager `jax.jvp` makes no linear solve either.
         """
-        return _values(self.canonical(operators), root=_Pairs(self))
+        return _values(self.canonical(operators), root=self.root)
+
+    @property
+    def root(self) -> "_Pairs":
+        """The pairs as the root of the problem's conditions."""
+        return _Pairs(self)
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
         """Return the operators as lineax operators, checked."""
@@ -88,7 +92,7 @@ class Eigensolver(eqx.Module):
 
     def state(self, canonical: Operators) -> PyTree:
         """Return what the problem's conditions are stated in, of canonical operators."""
-        return find_root(_Pairs(self), canonical)[0]
+        return find_root(self.root, canonical)[0]
 
     def solution(self, state: PyTree, canonical: Operators) -> Solution:
         """Return the solution that a state stands for, normalised."""
@@ -116,7 +120,7 @@ def _watch_values(
     solve: Eigensolver, state: PyTree, theta: Operators, values_dot: jax.Array
 ) -> jax.Array:
     clusters = solve.clusters(state, theta)
-    if clusters is None:
+    if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not values
         return values_dot
     return watch_values(solve.policy, solve.gauge_rtol(values_dot.dtype), values_dot, clusters)
 
@@ -254,7 +258,7 @@ class _Pairs(AbstractRoot):
         policy, linear_solver = self.solve.policy, self.solve.linear_solver
         solution = problem.normalize(raw, theta, policy)
         solution = problem.complete(solution, theta, linear_solver, policy)
-        return problem.state(solution), solution.stats
+        return problem.state(solution), (solution.stats, solution._equal)
 
     def residual(self, z: PyTree, theta: Operators) -> PyTree:
         return self.solve.problem.conditions(z, *theta)

@@ -33,6 +33,10 @@ class ForwardWarning(UserWarning):
     """`Policy(forward=Action.WARN)` let a forward result pass that fails its check."""
 
 
+class TrackingWarning(UserWarning):
+    """A branch shares less than half with its predecessor: its mode is lost."""
+
+
 class LinearSolveWarning(UserWarning):
     """`Policy(linear_solve=Action.WARN)` let an unconverged solve pass."""
 

@@ -6,6 +6,7 @@ derivatives of every order in all gauges, so f is plain JAX code and differentia
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -108,4 +109,4 @@ def rescale(
     left = solution.left_vectors
     if left is not None:
         left = scale_columns(jnp.asarray(left), factors.conj())
-    return Solution(solution.values, vectors, left, solution.stats)
+    return dataclasses.replace(solution, vectors=vectors, left_vectors=left)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Inexact, PyTree, Shaped
+from jaxtyping import Array, Bool, Inexact, PyTree, Shaped
 
 if TYPE_CHECKING:
     AnyArray = Array
@@ -18,7 +18,8 @@ class Solution(eqx.Module):
     """Hold the pairs of an eigenproblem; unpacks as `values, vectors = solution`.
 
     Attributes:
-        values: shape (k,); real for a Hermitian problem; unit [a]/[b].
+        values: shape (k,); real for a Hermitian problem; unit [a]/[b]. The block S (k, k) of a
+            `Subspace`.
         vectors: shape (n, k); column i belongs to value i; unit of the normalisation.
         left_vectors: shape (n, k), or `None` where the problem has none of its own.
         stats: figures of the run that carry no derivative: `"residuals"` (k,), each
@@ -27,10 +28,14 @@ class Solution(eqx.Module):
     The order of the pairs is the solver's.
     """
 
-    values: Shaped[AnyArray, " k"]
+    values: Shaped[AnyArray, " k"] | Inexact[AnyArray, "k k"]
     vectors: Inexact[AnyArray, "n k"]
     left_vectors: Inexact[AnyArray, "m k"] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
+    # For derivatives at multiple values, of a problem whose conditions have a block S: S itself,
+    # diagonal in value, its tangent full inside a cluster; and which values count as one.
+    _block: Inexact[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
+    _equal: Bool[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[PyTree]:
         yield self.values

@@ -9,8 +9,10 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool
 
+from ..degeneracy import cluster_mask
 from ..linear_solvers._systems import probe
 from ..operators import apply, column_norms, dtype_of, scale_columns
+from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import ROUNDING as VALUE_ROUNDING
 from ._blocks import independent, inspect_independence, orthonormalizer
@@ -22,7 +24,7 @@ ROUNDING = 1e3
 
 @eqx.filter_jit
 def normalize(
-    solution: Solution, A: lx.AbstractLinearOperator
+    solution: Solution, A: lx.AbstractLinearOperator, policy: Policy
 ) -> tuple[Solution, tuple[Array, ...], Array]:
     """Return triplets with UᴴU = VᴴV = I, figures to be judged, and relative residuals.
 
@@ -52,7 +54,8 @@ def normalize(
     figures = (sigma, residual, scale, rounding, zero, angle, gram, norms, finite)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    return Solution(sigma, V, U), figures, relative
+    equal = cluster_mask(sigma, VALUE_ROUNDING * eps * (size + jnp.abs(sigma)), policy)
+    return Solution(sigma, V, U, _equal=equal), figures, relative
 
 
 def _unit(X: Array) -> Array:

@@ -148,7 +148,7 @@ class Hermitian(AbstractProblem):
         orthogonal; others it leaves as they are, to rounding.
         """
         A, B = _both(operators)
-        solution, figures, residuals = _normalize(solution, A, B)
+        solution, figures, residuals = _normalize(solution, A, B, policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
         check = forward_check(policy, _InspectPairs(rtol), figures)
         solution = enforce(check, figures, solution, _suspect(rtol, *figures))
@@ -161,7 +161,7 @@ class Hermitian(AbstractProblem):
 
     def solution(self, state: "Invariant") -> Solution:
         """Return the pairs, λ being the diagonal of S."""
-        return Solution(jnp.diagonal(state.S).real, state.X)
+        return Solution(jnp.diagonal(state.S).real, state.X, _block=state.S)
 
     def conditions(
         self, state: "Invariant", *operators: lx.AbstractLinearOperator
@@ -184,7 +184,9 @@ class Hermitian(AbstractProblem):
         self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
-        return turn_defect(state.S, state.X, cotangent.S, cotangent.X, clusters)
+        # of S a solution shows the diagonal alone; what is asked of its blocks is asked on purpose
+        unseen = jnp.zeros_like(state.S)
+        return turn_defect(state.S, state.X, unseen, cotangent.X, clusters)
 
     def values_dot(
         self,
@@ -283,7 +285,10 @@ def _inspect_operators(
 
 @eqx.filter_jit
 def _normalize(
-    solution: Solution, A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None
+    solution: Solution,
+    A: lx.AbstractLinearOperator,
+    B: lx.AbstractLinearOperator | None,
+    policy: Policy,
 ) -> tuple[Solution, tuple[Array, ...], Array]:
     """Return the B-orthonormal pairs, the figures of `_InspectPairs`, the relative residuals."""
     lam, X = solution.values, solution.vectors
@@ -298,13 +303,14 @@ def _normalize(
 
     residual = column_norms(AX - scale_columns(BX, lam))
     scale = column_norms(AX) + jnp.abs(lam) * column_norms(BX)
-    v = probe(jax.ShapeDtypeStruct((len(X), 1), X.dtype))
-    size_A, size_B = column_norms(apply(A, v)), column_norms(apply(B, v))
+    pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * (size_A + jnp.abs(lam) * size_B) * column_norms(X)
+    rounding = ROUNDING * eps * pencil.sizes() * column_norms(X)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / jnp.sqrt(eps))
-    return Solution(lam, X), (residual, scale, rounding, gram, norms, finite), relative
+    equal = cluster_mask(lam, pencil.rounding(), policy)
+    figures = (residual, scale, rounding, gram, norms, finite)
+    return Solution(lam, X, _equal=equal), figures, relative
 
 
 def _suspect(

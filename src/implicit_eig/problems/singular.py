@@ -118,7 +118,7 @@ class Singular(AbstractProblem):
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the triplets with UᴴU = VᴴV = I, checked as `Policy(forward=...)` says."""
-        solution, figures, residuals = normalize(solution, operators[0])
+        solution, figures, residuals = normalize(solution, operators[0], policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
         check = forward_check(policy, InspectTriplets(rtol), figures)
         solution = enforce(check, figures, solution, suspect(rtol, *figures))
@@ -152,7 +152,7 @@ class Singular(AbstractProblem):
 
     def solution(self, state: Triplets) -> Solution:
         """Return the triplets, σ being the diagonal of S."""
-        return Solution(jnp.diagonal(state.S).real, state.V, state.U)
+        return Solution(jnp.diagonal(state.S).real, state.V, state.U, _block=state.S)
 
     def conditions(
         self, state: Triplets, *operators: lx.AbstractLinearOperator
@@ -177,7 +177,8 @@ class Singular(AbstractProblem):
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
         W, W_bar = (jnp.concatenate([t.U, t.V]) for t in (state, cotangent))
-        return turn_defect(state.S, W, cotangent.S, W_bar, clusters)
+        # as in `hermitian`: of S a solution shows the diagonal alone
+        return turn_defect(state.S, W, jnp.zeros_like(state.S), W_bar, clusters)
 
     def values_dot(
         self, state: Triplets, residual_dot: tuple[Array, Array, Array]
