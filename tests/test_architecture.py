@@ -13,6 +13,10 @@ SOURCE = ROOT / "src" / "implicit_eig"
 # From the top of the building to its ground. A room imports from rooms below it, or its own.
 FLOORS = [
     "__init__",
+    "plot",
+    "tracking",
+    "subgradient",
+    "one_sided",
     "_eigensolver",
     "_implicit_function",
     "_derivatives",

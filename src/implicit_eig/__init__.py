@@ -1,6 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
-from . import solvers, testing
+from . import plot, solvers, testing
 from ._derivatives import (
     ComplexStep,
     FiniteDifferences,
@@ -17,6 +17,7 @@ from ._errors import (
     InputError,
     LinearSolveError,
     LinearSolveWarning,
+    TrackingWarning,
 )
 from ._implicit_function import implicit_function
 from .host import traceable
@@ -40,6 +41,7 @@ from .normalization import (
     TwoNorm,
     UnitComponent,
 )
+from .one_sided import directional_derivatives
 from .operators import SparseOperator
 from .policy import Action, Policy
 from .problems._abstract import AbstractProblem
@@ -49,11 +51,13 @@ from .problems.nonlinear import Nonlinear
 from .problems.polynomial import Polynomial
 from .problems.singular import Singular
 from .solution import Solution
+from .subgradient import minimum_norm_subgradient
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
 from .systems.bordered import Bordered
 from .systems.deflated import Deflated
 from .systems.full_spectrum import FullSpectrum
+from .tracking import Followed, Tracked, follow, track
 
 __version__ = "0.1.0"
 
@@ -75,6 +79,7 @@ __all__ = [
     "Factorization",
     "FactorizationCache",
     "FiniteDifferences",
+    "Followed",
     "ForwardMode",
     "ForwardWarning",
     "FullSpectrum",
@@ -96,17 +101,24 @@ __all__ = [
     "SparseDirect",
     "SparseOperator",
     "SuperLU",
+    "Tracked",
+    "TrackingWarning",
     "TwoNorm",
     "UnitComponent",
     "UserProducts",
+    "directional_derivatives",
     "eigensolver",
     "factorization_cache",
     "factorize",
+    "follow",
     "host_function",
     "host_linear_solver",
     "implicit_function",
     "linear_solver",
+    "minimum_norm_subgradient",
+    "plot",
     "solvers",
     "testing",
     "traceable",
+    "track",
 ]

@@ -1,0 +1,259 @@
+"""One-sided derivatives of the values, where a multiple value has no others.
+
+On the line A + tȦ, B + tḂ with t ≥ 0 the values of a cluster are those of its block S(t), with
+A X = B X S and XᴴBX = I. S is Hermitian, S(0) = λ I, and S(t) = λ I + t Ṡ + ½t² S̈ + …, so
+
+    first order:   the eigenvalues of Ṡ = Xᴴ(Ȧ − λḂ)X,
+    second order:  Ṡ = Q diag(g) Qᴴ; of each group of equal g those of Qᴴ S̈ Q,
+
+for between two different g the part of S̈ counts only at t³. S̈ is the derivative of Ṡ along
+the line. With Ẋ = −½XXᴴḂX + Ẋ', Ẋ' outside the cluster, the conditions differentiated twice give
+
+    S̈ = 2Xᴴ(Ȧ − λḂ)Ẋ' − NṠ − ṠN,    N = XᴴḂX,
+
+and differentiating the rule Ṡ = G of `problems.hermitian` gives S̈ + ½(ṠN − NṠ): at t ≠ 0 the basis
+of that rule turns, and the rest is skew-Hermitian. So S̈ is the Hermitian part of what JAX
+returns, and takes the solve for Ẋ and no other.
+
+A semisimple value of a pencil A − λB, or of T(λ), that is not Hermitian has the derivatives that
+are the eigenvalues of −(YᴴT'X)⁻¹ YᴴṪX; T' = −B and Ṫ = Ȧ − λḂ for a pencil.
+
+Source: Lancaster (1964) Numer. Math. 6, 377, doi:10.1007/BF01386087; Kato, Perturbation Theory
+for Linear Operators, II.5.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Inexact, PyTree
+
+from . import host
+from ._eigensolver import Eigensolver
+from ._errors import InputError
+from ._implicit import find_root, jvp_at
+from .degeneracy import clusters_of, near_mask
+from .operators import apply, column_norms
+from .policy import tolerance
+from .problems._abstract import Operators
+from .problems._pairs import AbstractPairs, Pairs
+
+# YᴴT'X of a semisimple value has full rank; singular values below this relative size are none.
+DEFICIENT = 1e-6
+
+
+def directional_derivatives(
+    solve: Eigensolver, operators: tuple[Any, ...], tangents: tuple[Any, ...], *, order: int = 1
+) -> Inexact[Array, " k"]:
+    """Return the one-sided derivatives of the values along operators + t · tangents, t ≥ 0.
+
+    A multiple value splits along the line into branches, each with derivatives at t = 0 from
+    above: of the first order the eigenvalues of Xᴴ(Ȧ − λḂ)X, X a basis of the cluster. A plain
+    JVP is linear in the tangents and cannot give them; for simple values the two agree. From
+    below they are those of −tangents, times −1.
+
+    Args:
+        solve: made by `eigensolver`.
+        operators: (A,) or (A, B), as `solve(*operators)` takes them.
+        tangents: (Ȧ,) or (Ȧ, Ḃ), each of the form and pattern of its operator; `None` for
+            one that does not move.
+        order: 1, or 2 for the second derivatives of the branches; these for Hermitian problems.
+
+    Returns:
+        Shape (k,); inside a cluster ascending: by the first derivative, where these agree by the
+        second. First derivatives that differ by less than `Policy(degeneracy_rtol)` of the size
+        of Ȧ − λḂ agree. For complex values ascending by the real part. Carries no derivative.
+
+    Raises:
+        InputError: tangents unlike the operators, an unknown order, a second order without a
+            Hermitian problem; a multiple value of one that is not Hermitian without
+            `left=True`, or a defective one.
+
+    Cost: the forward solve, and a product with each tangent for each pair; for the second
+        order one linear solve for each pair more.
+    Source: see the module.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> A, A_dot = jnp.eye(3), jnp.diag(jnp.array([3.0, 1.0, 2.0]))
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=3))
+        >>> directional_derivatives(solve, (A,), (A_dot,)).round(4).tolist()
+        [1.0, 2.0, 3.0]
+    """
+    if order not in (1, 2):
+        raise InputError(
+            f"`directional_derivatives(order=...)`: 1 or 2; got {order!r}. Higher ones follow from "
+            "the branches' values at several t."
+        )
+    given = solve.problem.canonical(operators)
+    dots = _tangents(solve, given, tangents)
+    theta, theta_dot = eqx.filter_jvp(lambda *ops: solve.canonical(ops), given, dots)
+    z, (_, equal) = find_root(solve.root, theta)
+    if equal is None:
+        return _of_pairs(solve, z, theta, theta_dot, order)
+    expansion = _expand(solve, z, theta, theta_dot, order)
+    like = jax.ShapeDtypeStruct(equal.shape[:1], expansion[-1].dtype)
+    rtol = tolerance(solve.policy.degeneracy_rtol, like.dtype)
+    return host.call(_SplitBlock(order, rtol), like, equal, *expansion)
+
+
+def _tangents(solve: Eigensolver, given: Operators, tangents: tuple[Any, ...]) -> PyTree:
+    """Return the tangents of the arrays of `given`, `None` for what else it holds."""
+    moving = eqx.filter(given, eqx.is_inexact_array)
+    if len(tangents) == len(given):
+        known = iter(solve.problem.canonical(tuple(t for t in tangents if t is not None)))
+        dots = tuple(
+            jax.tree.map(jnp.zeros_like, moving[i])
+            if tangent is None
+            else eqx.filter(next(known), eqx.is_inexact_array)
+            for i, tangent in enumerate(tangents)
+        )
+        shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(t)] for t in (moving, dots)]
+        if jax.tree.structure(moving) == jax.tree.structure(dots) and shapes[0] == shapes[1]:
+            return dots
+    raise InputError(
+        "`directional_derivatives(tangents=...)`: one tangent for each operator, of its form, "
+        f"shape, dtype and sparsity pattern; got {len(tangents)} for {len(given)}, of types "
+        f"{', '.join(type(t).__name__ for t in tangents)}. Take both from `jax.jvp(assemble, "
+        "...)`, or give zeros of the pattern explicitly."
+    )
+
+
+@eqx.filter_jit
+def _expand(
+    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
+) -> tuple[Array, Array, Array]:
+    """Return Ṡ, S̈ (Ṡ again where `order` is 1) and the size of Ṫ x for each pair."""
+
+    def block_dot(z: PyTree, theta: Operators) -> tuple[Array, PyTree]:
+        residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
+        z_dot = solve.root.solve_linearised(z, theta, residual_dot)
+        return jvp_at(lambda z: solve.problem.solution(z)._block, z, z_dot), z_dot
+
+    first, z_dot = block_dot(z, theta)
+    second = first
+    if order == 2:
+        second, _ = jvp_at(lambda both: block_dot(*both), (z, theta), (z_dot, theta_dot))
+    solution = solve.problem.solution(z)
+    # for the products with the tangents, what does not move stands with them
+    dots = eqx.combine(theta_dot, eqx.filter(theta, eqx.is_inexact_array, inverse=True))
+    products = [column_norms(apply(dot, jnp.asarray(solution.vectors))) for dot in dots]
+    powers = [jnp.abs(jnp.asarray(solution.values)) ** j for j in range(len(dots))]
+    size = sum(p * q for p, q in zip(powers, products, strict=True))
+    return first, second, size * column_norms(jnp.asarray(solution.vectors))
+
+
+class _SplitBlock(eqx.Module):
+    """Return the eigenvalues of Ṡ, or those of S̈ where these agree, cluster by cluster."""
+
+    order: int = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+
+    def __call__(
+        self, equal: np.ndarray, first: np.ndarray, second: np.ndarray, size: np.ndarray
+    ) -> np.ndarray:
+        found = np.zeros(len(equal), size.dtype)
+        for cluster in clusters_of(equal):
+            inside = np.ix_(cluster, cluster)
+            _check_cluster(equal, cluster)
+            g, Q = np.linalg.eigh(_hermitian(first[inside]))
+            if self.order == 1:
+                found[cluster] = g
+                continue
+            T = Q.conj().T @ _hermitian(second[inside]) @ Q
+            apart = np.flatnonzero(np.diff(g) > self.rtol * size[cluster].max()) + 1
+            for group in np.split(np.arange(len(g)), apart):
+                found[cluster[group]] = np.linalg.eigvalsh(T[np.ix_(group, group)])
+        return found
+
+
+def _hermitian(S: np.ndarray) -> np.ndarray:
+    return (S + S.conj().T) / 2
+
+
+def _check_cluster(equal: np.ndarray, cluster: np.ndarray) -> None:
+    """Raise unless the values of a cluster are near each other, and not just in a chain."""
+    apart = np.argwhere(~equal[np.ix_(cluster, cluster)])
+    if apart.size:
+        i, j = cluster[apart[0]]
+        raise InputError(
+            "`directional_derivatives(...)`: values that are equal or apart; got a chain of "
+            f"{len(cluster)} values, each near the next, from pair {i} to pair {j}, which are not "
+            "near. Change the threshold, `Policy(degeneracy_rtol=...)` of the eigensolver."
+        )
+
+
+def _of_pairs(
+    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
+) -> Inexact[Array, " k"]:
+    """Return the first derivatives where the problem treats its pairs one by one."""
+    problem, policy = solve.problem, solve.policy
+    if order == 2:
+        raise InputError(
+            "`directional_derivatives(order=2)`: a Hermitian problem; got "
+            f"{type(problem).__name__}. For simple values nest `jax.jvp`."
+        )
+    values = jnp.asarray(problem.solution(z).values)
+    real = jnp.finfo(values.dtype)
+    rounding = 10 * float(real.eps) * jnp.abs(values)
+    equal = near_mask(values, rounding, tolerance(policy.degeneracy_rtol, real.dtype))
+    if isinstance(problem, AbstractPairs) and problem.left:
+        H, M = _left_products(solve, problem, z, theta, theta_dot)
+        like = jax.ShapeDtypeStruct(values.shape, H.dtype)
+        return host.call(_split_pairs, like, equal, H, M)
+    like = jax.ShapeDtypeStruct(equal.shape, equal.dtype)
+    checked = host.call(_refuse_multiple, like, equal)
+    # made to depend on the check, which a compiler would remove otherwise
+    values_dot = _values_dot(solve, z, theta, theta_dot)
+    return jnp.where(jnp.diagonal(checked), values_dot, jnp.nan)
+
+
+@eqx.filter_jit
+def _values_dot(
+    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree
+) -> Inexact[Array, " k"]:
+    residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
+    z_dot = solve.root.solve_linearised(z, theta, residual_dot)
+    return jvp_at(lambda z: solve.problem.solution(z).values, z, z_dot)
+
+
+@eqx.filter_jit
+def _left_products(
+    solve: Eigensolver, problem: AbstractPairs, z: Pairs, theta: Operators, theta_dot: PyTree
+) -> tuple[Array, Array]:
+    """Return −YᴴṪX and YᴴT'X, each (k, k)."""
+    W, *_ = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
+    return -z.V.T @ W, z.V.T @ problem.border(z.lam, z.X, theta)
+
+
+def _refuse_multiple(equal: np.ndarray) -> np.ndarray:
+    multiple = np.argwhere(np.triu(equal, 1))
+    if multiple.size:
+        raise InputError(
+            "`directional_derivatives(...)`: simple values, or left vectors for multiple ones; got "
+            f"pairs {multiple[0][0]} and {multiple[0][1]} with one value. Declare the problem with "
+            "`left=True`, and let the solver return left vectors."
+        )
+    return equal
+
+
+def _split_pairs(equal: np.ndarray, H: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """Return the eigenvalues of M⁻¹H, cluster by cluster."""
+    found = np.zeros(len(H), H.dtype)
+    for cluster in clusters_of(equal):
+        inside = np.ix_(cluster, cluster)
+        _check_cluster(equal, cluster)
+        singular_values = np.linalg.svd(M[inside], compute_uv=False)
+        if singular_values[-1] < DEFICIENT * singular_values[0]:
+            raise InputError(
+                "`directional_derivatives(...)`: left vectors that span as much as the vectors; "
+                f"got YᴴT'X with singular values from {singular_values[-1]:.1e} to "
+                f"{singular_values[0]:.1e} for the cluster of pairs {cluster.tolist()}. Either the "
+                "solver gave one of them twice, or the value is defective and has no derivative."
+            )
+        found[cluster] = np.sort_complex(np.linalg.eigvals(np.linalg.solve(M[inside], H[inside])))
+    return found

@@ -1,0 +1,99 @@
+"""Pictures; they need matplotlib."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._errors import InputError
+from .tracking import LOST, Followed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def branches(followed: Followed, ax: "Axes | None" = None) -> "Axes":
+    """Draw the branches of a sweep, with their crossings marked.
+
+    A circle is where the solver's order of two branches swaps, a cross where a mode is lost: its
+    overlap with the one before is below 1/2.
+
+    Args:
+        followed: made by `follow`; its parameters are the horizontal axis if they are numbers,
+            else their count is. Of complex values the real parts are drawn.
+        ax: where to draw; default a new figure.
+
+    Returns:
+        The axes, of s points for each of k lines.
+
+    Raises:
+        InputError: matplotlib is not installed.
+
+    Examples:
+        >>> import matplotlib
+        >>> matplotlib.use("Agg")
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver, follow
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> A_at = lambda t: jnp.diag(jnp.array([t, 1.0 - t]))
+        >>> ax = branches(follow(lambda t: solve(A_at(t)), jnp.array([0.2, 0.8])))
+        >>> len(ax.lines)
+        2
+    """
+    axes: Any = _pyplot().subplots(layout="constrained")[1] if ax is None else ax
+    values = np.real(np.asarray(followed.values))
+    positions = _positions(followed.parameters, len(values))
+    for i, branch in enumerate(values.T):
+        axes.plot(positions, branch, label=f"branch {i}")
+    for points, marker, label in (
+        (crossings(positions, values, np.asarray(followed.order)), "o", "crossing"),
+        (_lost(positions, values, np.asarray(followed.overlap)), "x", "lost"),
+    ):
+        if len(points):
+            face = {"facecolors": "none", "edgecolors": "black"} if marker == "o" else {"c": "red"}
+            axes.scatter(*points.T, marker=marker, label=label, zorder=3, **face)
+    axes.set(xlabel="parameter", ylabel="value")
+    return axes
+
+
+def crossings(positions: np.ndarray, values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return where two branches change their order in the solver's answer, shape (c, 2).
+
+    Args:
+        positions: shape (s,).
+        values: shape (s, k).
+        order: of `Followed`; shape (s, k).
+    """
+    found = []
+    for t in range(1, len(order)):
+        before, now = (row[:, None] > row[None, :] for row in (order[t - 1], order[t]))
+        for i, j in np.argwhere(np.triu(before != now, 1)):
+            gaps = np.abs(values[t - 1 : t + 1, i] - values[t - 1 : t + 1, j])
+            # the straight lines between the points meet at this fraction of the step
+            fraction = gaps[0] / gaps.sum() if gaps.sum() > 0 else 0.5
+            weights = np.array([1 - fraction, fraction])
+            found.append((weights @ positions[t - 1 : t + 1], weights @ values[t - 1 : t + 1, i]))
+    return np.array(found).reshape(-1, 2)
+
+
+def _lost(positions: np.ndarray, values: np.ndarray, overlap: np.ndarray) -> np.ndarray:
+    steps, lost = np.nonzero(overlap < LOST)
+    return np.stack([positions[steps], values[steps, lost]], axis=1)
+
+
+def _positions(parameters: Any, count: int) -> np.ndarray:
+    try:
+        positions = np.asarray(parameters, float)
+    except (TypeError, ValueError):
+        return np.arange(count)
+    return positions if positions.shape == (count,) else np.arange(count)
+
+
+def _pyplot() -> Any:
+    try:
+        return importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise InputError(
+            "`plot.branches(...)`: the package matplotlib; got an environment without it. Run "
+            "`pip install matplotlib`."
+        ) from error

@@ -1,0 +1,262 @@
+"""Keep the identity of a pair where sorting would swap it.
+
+Pair i before and pair j now overlap by |xᵢᴴBx'ⱼ|, both scaled to xᴴBx = 1. Inside a cluster the
+basis is arbitrary; there it is the overlap with a space that counts,
+
+    ‖P' xᵢ‖_B,   P' the B-orthogonal projector on the cluster of j,
+
+or ‖P x'ⱼ‖_B with the cluster of i, whichever is larger. The matching is the one of largest total.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Integer, Shaped
+from scipy.optimize import linear_sum_assignment
+
+from . import host
+from ._errors import ImplicitEigError, InputError, TrackingWarning
+from .degeneracy import clusters_of, near_mask
+from .operators import apply_complex, as_operator
+from .policy import Action, Check, enforce, tolerance
+from .solution import Solution
+
+# Below this overlap a mode shares less with its successor than with all others together.
+LOST = 0.5
+# Between matchings that the spaces do not tell apart, the vectors decide; by this much of them.
+TIE_BREAK = 1e-6
+# Shorter sweeps, and sweeps that are over by then, show no progress bar; in parameters and seconds.
+SHORT, DELAY = 20, 2.0
+
+
+class Tracked(NamedTuple):
+    """How the pairs of one solution continue those of another.
+
+    Attributes:
+        order: shape (k,); pair `order[i]` of the current solution continues pair i of the
+            previous one: `current.values[order]` are in the order of `previous`.
+        overlap: shape (k,); of pair i with its successor, from 0 to 1.
+    """
+
+    order: Integer[Array, " k"]
+    overlap: Float[Array, " k"]
+
+
+class Followed(NamedTuple):
+    """The branches of a sweep over s parameters.
+
+    Attributes:
+        parameters: as they were given; s of them.
+        values: shape (s, k); column i is one branch.
+        order: shape (s, k); `order[t, i]` is the number of branch i in the solver's answer.
+        overlap: shape (s, k); with the branch one parameter before; 1 for the first.
+    """
+
+    parameters: Any
+    values: Shaped[Array, "s k"]
+    order: Integer[Array, "s k"]
+    overlap: Float[Array, "s k"]
+
+
+def track(previous: Solution, current: Solution, B: Any = None) -> Tracked:
+    """Match the pairs of two solutions by the overlaps |xᴴBx'| of their vectors.
+
+    Inside a cluster the overlap is that with its space, which no choice of basis changes. The
+    clusters are those of the eigensolver's `Policy(degeneracy_rtol=...)`, or of its default for a
+    solution from elsewhere.
+
+    Args:
+        previous: k pairs.
+        current: k pairs or more, of operators nearby.
+        B: the metric, in any form that `eigensolver` takes; default the identity.
+
+    Returns:
+        `order` (k,) and `overlap` (k,); they carry no derivative, values and vectors reordered
+        by `order` keep theirs.
+
+    Raises:
+        InputError: vectors of different lengths, or fewer pairs than before.
+
+    Cost: one product with B for each pair, products of n×k arrays, and an assignment of k
+        pairs on the host.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> before = Solution(jnp.array([1.0, 2.0]), jnp.eye(2))
+        >>> after = Solution(jnp.array([1.4, 1.6]), jnp.eye(2)[:, ::-1])
+        >>> track(before, after).order.tolist()
+        [1, 0]
+    """
+    X, Y = (lax.stop_gradient(jnp.asarray(s.vectors)) for s in (previous, current))
+    if X.shape[0] != Y.shape[0] or X.shape[1] > Y.shape[1]:
+        raise InputError(
+            "`track(previous, current)`: vectors of one length, and at least as many now as "
+            f"before; got shapes {X.shape} and {Y.shape}. Track on one mesh, with one k."
+        )
+    metric = None if B is None else lax.stop_gradient(as_operator("B", B))
+    BX, BY = apply_complex(metric, X), apply_complex(metric, Y)
+    adjoint = X.conj().T
+    grams = (adjoint @ BX, adjoint @ BY, Y.conj().T @ BY)
+    real = jnp.finfo(X.dtype).dtype
+    shapes: Any = (
+        jax.ShapeDtypeStruct(X.shape[1:], dtype)
+        for dtype in (jax.dtypes.canonicalize_dtype(int), real)
+    )
+    like = Tracked(*shapes)
+    return host.call(_match, like, *grams, _equal(previous), _equal(current))
+
+
+def _equal(solution: Solution) -> Bool[Array, "k k"]:
+    """Return which values count as one."""
+    if solution._equal is not None:
+        return lax.stop_gradient(jnp.asarray(solution._equal))
+    lam = lax.stop_gradient(jnp.asarray(solution.values))
+    real = jnp.finfo(lam.dtype).dtype
+    return near_mask(lam, jnp.zeros(lam.shape, real), tolerance(None, real))
+
+
+def _match(
+    before: np.ndarray,
+    between: np.ndarray,
+    now: np.ndarray,
+    equal_before: np.ndarray,
+    equal_now: np.ndarray,
+) -> Tracked:
+    """Return the matching, from the Gram matrices XᴴBX, XᴴBY and YᴴBY."""
+    squares = [np.real(np.diagonal(gram)) for gram in (before, now)]
+    if not all((square > 0).all() for square in squares):
+        raise InputError(
+            "`track(previous, current, B)`: finite vectors with xᴴBx > 0; got others. Check the "
+            "solutions, and that B is positive definite."
+        )
+    norms, norms_now = map(np.sqrt, squares)
+    single = np.abs(between) / norms[:, None] / norms_now[None, :]
+    with_space = _projections(between, now, equal_now) / norms[:, None]
+    of_space = _projections(between.conj().T, before, equal_before).T / norms_now[None, :]
+    overlap = np.minimum(np.maximum(with_space, of_space), 1)
+    rows, order = linear_sum_assignment(overlap + TIE_BREAK * single, maximize=True)
+    found: Any = (order, overlap[rows, order].astype(norms.dtype))
+    return Tracked(*found)
+
+
+def _projections(between: np.ndarray, gram: np.ndarray, equal: np.ndarray) -> np.ndarray:
+    """Return ‖P xᵢ‖_B for the cluster of each j, its B-orthogonal projector being P."""
+    found = np.zeros(between.shape, np.real(gram).dtype)
+    for cluster in clusters_of(equal):
+        b = between[:, cluster].conj().T
+        squares = np.sum(b.conj() * np.linalg.solve(gram[np.ix_(cluster, cluster)], b), axis=0)
+        found[:, cluster] = np.sqrt(np.maximum(squares.real, 0))[:, None]
+    return found
+
+
+def follow(
+    solve_at: Callable[[Any], Solution],
+    parameters: Sequence[Any] | Array | np.ndarray,
+    *,
+    B_at: Callable[[Any], Any] | None = None,
+) -> Followed:
+    """Sweep over parameters and return the values in branches that keep their identity.
+
+    Each solution is matched to the one before by `track`. Where values meet exactly, the vectors
+    of the cluster are turned to those before, so that a branch leaves the crossing as it came. Two
+    values that avoid a crossing by less than a step resolves are followed across it.
+
+    Args:
+        solve_at: parameter -> `Solution`; may be under `jax.jit`.
+        parameters: what to sweep over, in order; the first solution numbers the branches.
+        B_at: parameter -> B, the metric of `track`; default the identity.
+
+    Returns:
+        `parameters`, `values` (s, k), `order` (s, k) and `overlap` (s, k). The values keep their
+        derivatives. For pictures see `plot.branches`.
+
+    Raises:
+        InputError: there is no parameter, or the numbers of pairs or unknowns change.
+
+    Warns:
+        TrackingWarning: an overlap is below 1/2, so that a mode is lost; take smaller steps.
+
+    Cost: `solve_at` and `track` once for each parameter. A sweep over more than 20, of more than
+        two seconds, shows a progress bar if tqdm is installed.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> A_at = lambda t: jnp.diag(jnp.array([t, 1.0 - t]))
+        >>> followed = follow(lambda t: solve(A_at(t)), jnp.array([0.25, 0.5, 0.75]))
+        >>> followed.values.tolist()
+        [[0.25, 0.75], [0.5, 0.5], [0.75, 0.25]]
+    """
+    given = list(parameters)
+    if not given:
+        raise InputError(
+            "`follow(parameters=...)`: at least one parameter; got none. Give them in the order "
+            "of the sweep."
+        )
+    reference, rows = None, []
+    for step, parameter in enumerate(_progress(given)):
+        solution = solve_at(parameter)
+        B = None if B_at is None else B_at(parameter)
+        if reference is None:
+            k = len(solution.values)
+            one = jnp.ones(k, jnp.finfo(solution.values.dtype).dtype)
+            tracked = Tracked(jnp.arange(k), one)
+        else:
+            tracked = track(reference, solution, B)
+            figures = (tracked.overlap,)
+            check = Check(
+                _InspectOverlap(step), Action.WARN, ImplicitEigError, TrackingWarning, (1,)
+            )
+            overlap = enforce(check, figures, tracked.overlap, jnp.any(tracked.overlap < LOST))
+            tracked = Tracked(tracked.order, overlap)
+        rows.append((solution.values[tracked.order], *tracked))
+        reference = _aligned(reference, solution, tracked.order, B)
+    return Followed(parameters, *map(jnp.stack, zip(*rows, strict=True)))
+
+
+def _aligned(
+    reference: Solution | None, solution: Solution, order: Integer[Array, " k"], B: Any
+) -> Solution:
+    """Return the pairs in the given order, the basis of each cluster turned to the reference."""
+    Y = lax.stop_gradient(jnp.asarray(solution.vectors))[:, order]
+    equal = _equal(solution)[order][:, order]
+    if reference is not None:
+        metric = None if B is None else lax.stop_gradient(as_operator("B", B))
+        overlaps = Y.conj().T @ apply_complex(metric, jnp.asarray(reference.vectors))
+        # the nearest unitary matrix, block by block: it solves the Procrustes problem of a cluster
+        U, _, Vh = jnp.linalg.svd(jnp.where(equal, overlaps, jnp.zeros_like(overlaps)))
+        Y = Y @ (U @ Vh)
+    return Solution(lax.stop_gradient(solution.values)[order], Y, _equal=equal)
+
+
+class _InspectOverlap(eqx.Module):
+    """Say which mode is lost."""
+
+    step: int = eqx.field(static=True)
+
+    def __call__(self, overlap: np.ndarray) -> str | None:
+        if not (overlap < LOST).any():
+            return None
+        branch = int(np.argmin(overlap))
+        return (
+            f"`follow(...)`: branches that continue; got an overlap of {overlap[branch]:.2f} of "
+            f"branch {branch} at parameter {self.step} with the one before. Its mode may have left "
+            "the k pairs, or the step is too long: ask for more pairs, or take smaller steps."
+        )
+
+
+def _progress(parameters: list) -> Iterable:
+    if len(parameters) <= SHORT:
+        return parameters
+    try:
+        tqdm = importlib.import_module("tqdm")
+    except ImportError:
+        return parameters
+    return tqdm.tqdm(parameters, desc="following branches", delay=DELAY, leave=False)
