@@ -36,6 +36,7 @@ SMALL = {
     "orr_sommerfeld": (("--order", 48, "--grid", 2, "--curve", 3), "neutral curve: 7 points"),
     "band_structure": (("--pixels", 16, "--points", 3), "long waves: group velocity"),
     "damped_structure": (("--elements", 8, "--steps", 40), "% after"),
+    "delay": (("--delays", 31), "stable up to τ = 0.78521"),
     "exceptional_point": (("--distances", 12, "--trials", 4), "relative error ~ κ^"),
 }
 
