@@ -168,7 +168,7 @@ for (name, slope), color in zip(slopes.items(), ("k", "C1", "C0"), strict=True):
     line = np.array([lam, lam + slope])
     left.plot(line.real, line.imag, color=color, lw=2, marker="D", markevery=[1], label=name)
 left.set(xlabel="growth rate Re λ", ylabel="frequency Im λ", title="λ(τ) of both modes")
-left.legend(loc="center left")
+left.legend(loc="upper left")
 
 first = jnp.linspace(0.35, 0.65, 9)
 span = tau + jnp.linspace(-0.2, 0.2, options.delays)
