@@ -1,5 +1,7 @@
 """T(λ, x, *args) = 0: against pencils, polynomials, closed forms and finite differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -51,7 +53,7 @@ def delay_data(dtype=np.float64):
     return tuple(jnp.asarray(part, dtype) for part in (A, B, 0.4))
 
 
-def delay_solver(dtype=np.float64, **options):
+def delay_solver(**options):
     """Newton's method from near the pair, and the problem."""
     values, vectors = delay_eig(*map(np.asarray, delay_data()))
     start = (values[0] + 0.05, vectors[:, 0])
@@ -78,6 +80,12 @@ def close(found, expected, tol):
         jnp.max(jnp.abs(f - e)) <= tol * (1 + jnp.max(jnp.abs(e)))
         for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
     )
+
+
+@functools.cache
+def reference():
+    """The gradient that other ways to it are compared with, itself tested by differences."""
+    return jax.jit(jax.grad(loss_of(delay_solver()), (0, 1, 2)))(*delay_data())
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("pencil", np.float64), ("cubic", np.complex128)])
@@ -123,11 +131,10 @@ def test_hessian_and_batch_in_the_delay():
     A, B, tau = delay_data()
     solve = delay_solver()
     growth = lambda tau: solve(A, B, tau).values[0].real
-    slopes = lambda tau: jax.grad(growth)(tau)
-    found = ie.testing.finite_difference(slopes, (tau,), (1.0,), step=1e-3, order=4)
-    assert abs(jax.hessian(growth)(tau) - found) < 1e-8
-    batch = tau + jnp.asarray([0.0, 0.01])
-    assert close(jax.vmap(slopes)(batch), jnp.stack([slopes(t) for t in batch]), 1e-11)
+    slopes = jax.jit(jax.vmap(jax.grad(growth)))
+    h = 1e-3 * jnp.asarray([-2.0, -1.0, 1.0, 2.0])
+    found = jnp.asarray([1 / 12, -2 / 3, 2 / 3, -1 / 12]) @ slopes(tau + h) / 1e-3
+    assert abs(jax.jit(jax.hessian(growth))(tau) - found) < 1e-8
 
 
 def test_values_are_holomorphic_in_complex_arguments():
@@ -143,11 +150,10 @@ def test_values_are_holomorphic_in_complex_arguments():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_single_precision(dtype):
-    found = jax.grad(loss_of(delay_solver()), (0, 1, 2))(*delay_data(dtype))
-    double = np.result_type(dtype, np.float64)
-    expected = jax.grad(loss_of(delay_solver()), (0, 1, 2))(*delay_data(double))
+    found = jax.jit(jax.grad(loss_of(delay_solver()), (0, 1, 2)))(*delay_data(dtype))
     assert all(g.dtype == dtype for g in found)
-    assert close(found, tuple(g.astype(dtype) for g in expected), 2e-4)
+    # the derivative along the real parts
+    assert close([g.real.astype(np.float64) for g in found], list(reference()), 2e-4)
 
 
 def test_lambert():
@@ -194,7 +200,7 @@ def test_operators_among_the_arguments(form):
     found = jax.jit(jax.grad(lambda A, B, t: loss({"A": make(A), "B": make(B)}, t), (0, 1, 2)))(
         A, B, tau
     )
-    assert close(found, jax.grad(loss_of(delay_solver()), (0, 1, 2))(A, B, tau), 1e-8)
+    assert close(found, reference(), 1e-8)
     assert seen == ["csr_matrix" if form == "sparse" else "_CustomLinearOperator"]
     refused = ie.eigensolver(solver, ie.Nonlinear(by_products), linear_solver=lx.LU())
     with pytest.raises(ie.InputError, match=r"linear_solver=LU\(\)\)`: dense operators"):
@@ -214,12 +220,12 @@ def test_linear_solvers(linear_solver):
     args = delay_data()
     solve = ie.eigensolver(delay_eig, ie.Nonlinear(delay), linear_solver=linear_solver())
     found = jax.jit(jax.grad(loss_of(solve), (0, 1, 2)))(*args)
-    assert close(found, jax.grad(loss_of(delay_solver()), (0, 1, 2))(*args), 1e-9)
+    assert close(found, reference(), 1e-9)
 
 
 def test_large_problems_of_small_arguments_are_not_made_dense():
-    """A convolution with n numbers: 300² of them are not made."""
-    n = 300
+    """A convolution with n numbers: n² of them are not made."""
+    n = 257
     rng = np.random.default_rng(0)
     d = jnp.asarray(rng.standard_normal(n))
     T = lambda lam, x, d: (d.astype(x.dtype) - lam) * x + 0.1 * (d.astype(x.dtype) @ x)

@@ -58,10 +58,10 @@ class Nonlinear(AbstractPairs):
     Examples:
         >>> import jax, jax.numpy as jnp
         >>> from implicit_eig import eigensolver, solvers
-        >>> T = lambda lam, x, a, tau: (-lam - a * jnp.exp(-lam * tau)) * x
+        >>> T = lambda lam, x, a: (-lam - a * jnp.exp(-lam)) * x
         >>> solve = eigensolver(solvers.newton(T, (1j, jnp.ones(1))), Nonlinear(T))
-        >>> growth = lambda a, tau: solve(a, tau).values[0].real
-        >>> round(float(jax.grad(growth)(jnp.pi / 2, 1.0)), 3)  # of Re λ = 0: a/(1 + a²)
+        >>> a = jnp.array(jnp.pi / 2 + 0j)  # where λ = ia, and dλ/da = i/(1 + ia)
+        >>> round(float(jax.grad(lambda a: solve(a).values[0].real)(a).real), 3)  # a/(1 + a²)
         0.453
     """
 

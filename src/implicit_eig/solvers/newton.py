@@ -68,7 +68,7 @@ def newton(
         >>> from implicit_eig import Nonlinear, eigensolver
         >>> T = lambda lam, x, A: A @ x - lam**2 * x
         >>> solve = eigensolver(newton(T, (1.1, jnp.array([0.1, 1.0]))), Nonlinear(T))
-        >>> solve(jnp.array([[4.0, 1.0], [0.0, 1.0]])).values.real.round(4).tolist()
+        >>> solve(jnp.array([[4.0, 1.0], [0.0, 1.0 + 0j]])).values.real.round(4).tolist()
         [1.0]
     """
     run = _Run(T, start, (rtol, atol), max_steps, linear_solver)
