@@ -11,8 +11,12 @@ from ._derivatives import (
 )
 from ._eigensolver import Eigensolver, eigensolver
 from ._errors import (
+    ClusterWarning,
     EigensolverError,
+    ExceptionalPointWarning,
     ForwardWarning,
+    GaugeError,
+    GaugeWarning,
     ImplicitEigError,
     InputError,
     LinearSolveError,
@@ -20,6 +24,7 @@ from ._errors import (
     TrackingWarning,
 )
 from ._implicit_function import implicit_function
+from .gauge import gauge_defect
 from .host import traceable
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.cache import FactorizationCache, factorization_cache, factorize
@@ -50,6 +55,7 @@ from .problems.hermitian import Hermitian
 from .problems.nonlinear import Nonlinear
 from .problems.polynomial import Polynomial
 from .problems.singular import Singular
+from .problems.subspace import Subspace, apply_projector
 from .solution import Solution
 from .subgradient import minimum_norm_subgradient
 from .systems._abstract import AbstractSystem
@@ -72,10 +78,12 @@ __all__ = [
     "BNorm",
     "Bordered",
     "Cholmod",
+    "ClusterWarning",
     "ComplexStep",
     "Deflated",
     "Eigensolver",
     "EigensolverError",
+    "ExceptionalPointWarning",
     "Factorization",
     "FactorizationCache",
     "FiniteDifferences",
@@ -83,6 +91,8 @@ __all__ = [
     "ForwardMode",
     "ForwardWarning",
     "FullSpectrum",
+    "GaugeError",
+    "GaugeWarning",
     "General",
     "Hermitian",
     "ImplicitEigError",
@@ -100,17 +110,20 @@ __all__ = [
     "Solution",
     "SparseDirect",
     "SparseOperator",
+    "Subspace",
     "SuperLU",
     "Tracked",
     "TrackingWarning",
     "TwoNorm",
     "UnitComponent",
     "UserProducts",
+    "apply_projector",
     "directional_derivatives",
     "eigensolver",
     "factorization_cache",
     "factorize",
     "follow",
+    "gauge_defect",
     "host_function",
     "host_linear_solver",
     "implicit_function",

@@ -115,7 +115,7 @@ def _assemble_and_solve(
         return _solve_and_check(systems, rhs, solver, policy)
 
     systems = linearisation.assemble()
-    return systems.solve_transposed(run, b) if transposed else run(systems, b)
+    return systems.solve_transposed(run, b) if transposed else systems.solve(run, b)
 
 
 def _solve_and_check(

@@ -26,7 +26,26 @@ class Structure(enum.Enum):
     MATRIX_FREE = "products only"
 
 
-class AbstractLinearSystems(eqx.Module):
+class AbstractSystems(eqx.Module):
+    """A square linear system M u = b, whatever solves it."""
+
+    @abc.abstractmethod
+    def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
+        """Return M u; linear in `U`, and transposable without `skip_zeros`.
+
+        With it, a zero column of u costs no product, where products are made one by one.
+        """
+
+    @abc.abstractmethod
+    def solve(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
+        """Solve M u = b by `run(systems, b)`, which solves `AbstractLinearSystems`."""
+
+    @abc.abstractmethod
+    def solve_transposed(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
+        """Solve Mᵀ u = b by `run(systems, b)`."""
+
+
+class AbstractLinearSystems(AbstractSystems):
     """k square systems M_i u_i = b_i; each leaf of u and b carries the systems on its last axis."""
 
     structure: eqx.AbstractVar[Structure]
@@ -41,12 +60,9 @@ class AbstractLinearSystems(eqx.Module):
     def if_singular() -> str:
         """Return what it means when a system is singular, for a message."""
 
-    @abc.abstractmethod
-    def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
-        """Return M_i u_i for all i; linear in `U`, and transposable without `skip_zeros`.
-
-        With it, a zero u_i costs no product, where products are made one by one.
-        """
+    def solve(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
+        """Solve all systems at once."""
+        return run(self, b)
 
     @abc.abstractmethod
     def is_hermitian(self) -> bool:
@@ -67,10 +83,6 @@ class AbstractLinearSystems(eqx.Module):
         Called on the host, where the leaves of `self` are NumPy arrays; the matrices act
         on the leaves of u_i, ravelled and joined.
         """
-
-    @abc.abstractmethod
-    def solve_transposed(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
-        """Solve M_iᵀ u_i = b_i by `run(systems, b)`."""
 
 
 class ShiftedPencil(NamedTuple):
@@ -144,7 +156,7 @@ class AbstractLinearisation(eqx.Module):
     """
 
     @abc.abstractmethod
-    def assemble(self) -> AbstractLinearSystems:
+    def assemble(self) -> AbstractSystems:
         """Return the systems."""
 
 

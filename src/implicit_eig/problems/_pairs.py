@@ -1,22 +1,25 @@
-"""Simple pairs of T(λ) x = 0, T holomorphic in λ: pencils, polynomials, any function.
+"""Pairs of T(λ) x = 0, T holomorphic in λ: pencils, polynomials, any function.
 
-Tangents. With a normalisation cᴴx = 1, c being x itself and constant, the conditions
+Tangents. A cluster of equal values moves as one, with a block S that is diag(λ) in value and full
+in its tangent inside clusters. With a normalisation cᴴX = I inside clusters, c constant, the
+conditions, here of a pencil,
 
-    T(λ) x = 0,    cᴴx = 1
+    A X − B X S = 0,    cᴴX = I
 
-are holomorphic in λ and x, so complex derivatives are those of JAX:
+are holomorphic in S and X, so complex derivatives are those of JAX. For each pair i
 
-    T(λ) ẋ + λ̇ T'(λ) x = −Ṫ x,    cᴴẋ = 0,
+    T(λᵢ) ẋᵢ + Σⱼ T'(λⱼ) xⱼ Ṡⱼᵢ = −(Ṫ X)ᵢ,    cⱼᴴẋᵢ = 0,    j in the cluster of i,
 
-one bordered system for each pair, nonsingular exactly when its value is simple. In reverse mode it
-is its transpose that is solved; where the left vector y is known, T(λ)ᴴ y = 0, the part of a
-cotangent of the values is a multiple of y, and no solve is left:  λ̇ = −yᴴṪx / yᴴT'(λ)x.
+one bordered system, nonsingular exactly when the cluster is complete and has as many vectors as
+values. Where λᵢ is simple the sum has one term. In reverse mode it is the transpose that is
+solved; where the left vectors are known, T(λ)ᴴ y = 0, the part of a cotangent of the values is a
+combination of these, and no solve is left:  λ̇ = −yᴴṪx / yᴴT'(λ)x.
 
-The left vector v = ȳ has the conditions T(λ)ᵀ v = 0, vᵀT'(λ)x = s, whose tangent follows from λ̇
-and ẋ by the transposed system.
+The left vectors V = Ȳ have the conditions T(λ)ᵀ v = 0, VᵀT'(λ)X = s I inside clusters, whose
+tangent follows from Ṡ and Ẋ by the transposed systems.
 
 Source: Andrew, Chu & Lancaster (1993) SIAM J. Matrix Anal. 14, 903, doi:10.1137/0614061; differs
-in: a border of norms, and left vectors by the same system.
+in: a border of norms, a border for a whole cluster, and left vectors by the same systems.
 """
 
 import abc
@@ -26,34 +29,41 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jax import lax
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..linear_solvers._solve import solve_linearised
-from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import column_norms, scale_columns
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
-from ..systems._abstract import AbstractSystem
+from ..systems._abstract import ROUNDING, AbstractSystem
 from ..systems.auto import AutoSystem
 from ..systems.bordered import Bordered
-from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
 from ._pairs_check import InspectPairs, normalize, suspect
+from ._pairs_solve import BorderedSolve, CompleteSolve
 
 
 class Pairs(eqx.Module):
-    """The state: values, vectors, and conjugates of the left vectors, zero where unknown."""
+    """The state: the block, vectors, conjugates of the left vectors, zero where unknown; clusters.
 
-    lam: Inexact[Array, " k"]
+    `near` is 1 for two pairs of a cluster and 0 for others; it is constant.
+    """
+
+    S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
     V: Inexact[Array, "n k"]
+    near: Float[Array, "k k"]
+
+    @property
+    def lam(self) -> Inexact[Array, " k"]:
+        """The values."""
+        return jnp.diagonal(self.S)
 
 
 class AbstractPairs(AbstractProblem):
-    """A kind of problem whose pairs are simple roots of T(λ) x = 0."""
+    """A kind of problem whose pairs are roots of T(λ) x = 0."""
 
     left: eqx.AbstractVar[bool]
 
@@ -71,18 +81,46 @@ class AbstractPairs(AbstractProblem):
     def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> AbstractMatrices:
         """Return T at each of the λᵢ."""
 
+    @abc.abstractmethod
+    def product(
+        self,
+        S: Inexact[Array, "k k"],
+        X: Inexact[Array, "n k"],
+        operators: Operators,
+        transposed: bool = False,
+    ) -> Inexact[Array, "n k"]:
+        """Return T at the block S applied to X, A X − B X S for a pencil; or that of Tᵀ at Sᵀ.
+
+        S is diagonal in value: column i is T(λᵢ) xᵢ.
+        """
+
+    @abc.abstractmethod
+    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
+        """Return which pairs move as one cluster, `rounding` being that of each value."""
+
+    @abc.abstractmethod
+    def spans(self, n: int) -> bool:
+        """Return whether the k pairs are all that there are, and T is linear in λ."""
+
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the pairs with ‖x‖ = 1 and left vectors, if given, to match, checked."""
         norms = column_norms(solution.vectors)
         X = scale_columns(solution.vectors, 1 / jnp.where(norms > 0, norms, 1))
-        border = self.border(solution.values, X, operators)
+        border = self.border(jnp.diag(solution.values), X, operators)
         matrices = self.matrices(solution.values, operators)
+        unit = column_norms(border)
+        eps = float(jnp.finfo(X.dtype).eps)
+        rounding = ROUNDING * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
+        near = self.near(solution.values, rounding, policy)
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
-        solution, figures = normalize(solution, norms, matrices, border, self.left_scale)
+        solution, figures = normalize(solution, norms, matrices, border, near, self.left_scale)
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         check = forward_check(policy, InspectPairs(self.name, rtol), figures)
         residual, scale, *_ = figures
-        stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
+        stats = {
+            "residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1),
+            "clusters": near,
+        }
         solution = enforce(check, figures, solution, suspect(rtol, policy, *figures))
         return eqx.tree_at(lambda s: s.stats, solution, stats)
 
@@ -100,27 +138,40 @@ class AbstractPairs(AbstractProblem):
         return eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
 
     def state(self, solution: Solution) -> Pairs:
-        """Return (λ, X, V)."""
-        V = jnp.zeros_like(solution.vectors)
+        """Return (Λ, X, V), with the clusters of `stats`, or none."""
+        X, real = solution.vectors, solution.values.real
+        V = jnp.zeros_like(X)
         if solution.left_vectors is not None:
             V = jnp.asarray(solution.left_vectors).conj()
-        return Pairs(solution.values, solution.vectors, V)
+        near = solution.stats.get("clusters", jnp.eye(self.k, dtype=bool))
+        return Pairs(jnp.diag(solution.values), X, V, near.astype(real.dtype))
 
     def solution(self, state: Pairs) -> Solution:
         """Return the pairs, with the left vectors if `left` asks for them.
 
-        The state keeps cᴴx = 1, a solution ‖x‖ = 1: the same numbers and first derivatives.
+        The state keeps cᴴX = I, a solution ‖x‖ = 1: the same numbers and first derivatives.
         """
         norms = jnp.sqrt(jnp.sum(state.X * state.X.conj(), axis=0).real)
         left = scale_columns(state.V, norms).conj() if self.left else None
         return Solution(state.lam, scale_columns(state.X, 1 / norms), left)
 
     def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
-        """Return T(λ) x and cᴴx − 1; with left vectors also T(λ)ᵀ v and vᵀT'(λ)x − s."""
-        c = lax.stop_gradient(state.X)
-        Tx = self.matrices(state.lam, operators).product(state.X)
-        right = (Tx, jnp.sum(c.conj() * state.X, axis=0) - 1)
+        """Return T(λ) x; with left vectors also T(λ)ᵀ v and, within clusters, VᵀT'(λ)X − s I."""
+        right = (self.product(state.S, state.X, operators),)
         return (*right, *self._left_conditions(state, operators)) if self.left else right
+
+    def clusters(self, state: Pairs, operators: Operators, policy: Policy) -> Bool[Array, "k k"]:
+        """Return which values count as one."""
+        return state.near > 0
+
+    def gauge_defect(
+        self, state: Pairs, cotangent: Pairs, clusters: Bool[Array, "k k"]
+    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+        """Return what X → X(I + K), V → V(I − Kᵀ), K within clusters, changes, and its size."""
+        M = cotangent.X.T @ state.X - (cotangent.V.T @ state.V).T
+        size = column_norms(cotangent.X) * column_norms(state.X)
+        size = size + column_norms(cotangent.V) * column_norms(state.V)
+        return jnp.where(clusters, jnp.abs(M), 0), jnp.max(size)
 
     def values_dot(self, state: Pairs, residual_dot: tuple[Array, ...]) -> None:
         """Return `None`: without left vectors it needs the solve that the vectors need."""
@@ -135,77 +186,46 @@ class AbstractPairs(AbstractProblem):
         policy: Policy,
     ) -> Pairs:
         """Return λ̇, ẋ, and v̇ if the left vectors are part of the solution."""
-        if not isinstance(system, (AutoSystem, Bordered)):
+        complete = self.spans(len(state.X))
+        if isinstance(system, FullSpectrum) and not complete:
+            raise InputError(
+                f"`eigensolver(problem={self.name}(...), system=FullSpectrum())`: all n pairs of a "
+                f"pencil; got k = {self.k}, n = {len(state.X)}. Leave `system` out."
+            )
+        if not isinstance(system, (AutoSystem, Bordered, FullSpectrum)):
             raise InputError(
                 f"`eigensolver(problem={self.name}(...), system={type(system).__name__}())`: "
                 "`Bordered()`; its pairs are solved for one by one. Leave `system` out."
             )
-        solve = _Solve(self, operators, state, linear_solver, policy)
-        lam_dot, X_dot = solve(residual_dot[0], residual_dot[1], False)
+        if complete and not isinstance(system, Bordered):
+            solve = CompleteSolve(self, operators, state)
+        else:
+            solve = BorderedSolve(self, operators, state, linear_solver, policy)
+        S_dot, X_dot = solve(residual_dot[0], jnp.zeros_like(state.S), False)
+        near_dot = jnp.zeros_like(state.near)
         if not self.left:
-            return Pairs(lam_dot, X_dot, jnp.zeros_like(X_dot))
+            return Pairs(S_dot, X_dot, jnp.zeros_like(X_dot), near_dot)
         _, along = jax.jvp(
-            lambda lam, X: self._left_conditions(Pairs(lam, X, state.V), operators),
-            (state.lam, state.X),
-            (lam_dot, X_dot),
+            lambda S, X: self._left_conditions(Pairs(S, X, state.V, state.near), operators),
+            (state.S, state.X),
+            (S_dot, X_dot),
         )
-        _, V_dot = solve(residual_dot[2] + along[0], residual_dot[3] + along[1], True)
-        return Pairs(lam_dot, X_dot, V_dot)
+        _, V_dot = solve(residual_dot[1] + along[0], residual_dot[2] + along[1], True)
+        return Pairs(S_dot, X_dot, V_dot, near_dot)
 
-    def border(self, lam: Array, X: Array, operators: Operators) -> Inexact[Array, "n k"]:
+    def border(
+        self, S: Inexact[Array, "k k"], X: Inexact[Array, "n k"], operators: Operators
+    ) -> Inexact[Array, "n k"]:
         """Return T'(λ) x, shape (n, k)."""
-        product = lambda lam: self.matrices(lam, operators).product(X)  # noqa: E731
-        return jax.jvp(product, (lam,), (jnp.ones_like(lam),))[1]
+        product = lambda S: self.product(S, X, operators)  # noqa: E731
+        return jax.jvp(product, (S,), (jnp.eye(self.k, dtype=S.dtype),))[1]
 
     def _left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
-        transposed = self.matrices(state.lam, operators).transposed()
-        scale = jnp.sum(state.V * self.border(state.lam, state.X, operators), axis=0)
-        return transposed.product(state.V), scale - self.left_scale
-
-
-class _Linearisation(AbstractLinearisation):
-    problem: AbstractPairs
-    operators: Operators
-    state: Pairs
-    alpha: Array
-    beta: Array
-    transposed: bool
-
-    def assemble(self) -> AbstractLinearSystems:
-        lam, X = self.state.lam, self.state.X
-        matrices = self.problem.matrices(lam, self.operators)
-        col = scale_columns(self.problem.border(lam, X, self.operators), self.beta)
-        row = scale_columns(lax.stop_gradient(X).conj(), self.alpha)
-        # the known left vectors in the scale of the border
-        size = jnp.sum(self.state.V * col, axis=0)
-        left = scale_columns(self.state.V, 1 / jnp.where(size == 0, 1, size))
-        systems = BorderedPairs(matrices.structure(len(X)), matrices, col, row, left)
-        return systems.transposed() if self.transposed else systems
-
-
-class _Solve(eqx.Module):
-    """Solve the linearised conditions, or their transpose, for given right sides."""
-
-    problem: AbstractPairs
-    operators: Operators
-    state: Pairs
-    linear_solver: lx.AbstractLinearSolver
-    policy: Policy
-
-    def __call__(self, top: Array, bottom: Array, transposed: bool) -> tuple[Array, Array]:
-        """Return (ν, u) with (T u + ν T'x, cᴴu) = −(top, bottom), or the transpose."""
-        problem, operators, state = self.problem, self.operators, self.state
-        border = column_norms(problem.border(state.lam, state.X, operators))
-        border = lax.stop_gradient(border)
-        size = problem.matrices(state.lam, operators).sizes(state.X[:, :1])
-        alpha = BORDER * size
-        beta = alpha / jnp.where(border > 0, border, 1)
-        # the row of the transpose is the column, and the other way round
-        on_row, on_col = (beta, alpha) if transposed else (alpha, beta)
-        linearisation = _Linearisation(problem, operators, state, alpha, beta, transposed)
-        b = -jnp.concatenate([top, scale_columns(bottom[None, :], on_row)])
-        U = solve_linearised(linearisation, b, self.linear_solver, self.policy)
-        return U[-1] * on_col.astype(U.dtype), U[:-1]
+        S, X, V = state.S, state.X, state.V
+        # column i is that of pair i, as in every other condition: (T'X)ᵀ V, not its transpose
+        scale = self.border(S, X, operators).T @ V
+        scale = scale - self.left_scale * jnp.eye(self.k, dtype=S.dtype)
+        return self.product(S, V, operators, transposed=True), state.near.astype(S.dtype) * scale
 
 
 @eqx.filter_jit
@@ -218,9 +238,9 @@ def _find_left(
 ) -> Array:
     """Return V, by the transposed systems where it is not known: Mᵀ (v, 0) = (0, s)."""
     known = jnp.any(state.V != 0, axis=0)
-    solve = _Solve(problem, operators, state, linear_solver, policy)
+    solve = BorderedSolve(problem, operators, state, linear_solver, policy)
     wanted = jnp.where(known, 0, -problem.left_scale).astype(state.V.dtype)
-    _, V = solve(jnp.zeros_like(state.V), wanted, True)
+    _, V = solve(jnp.zeros_like(state.V), jnp.diag(wanted), True)
     return V + state.V
 
 

@@ -25,9 +25,10 @@ def normalize(
     norms: Array,
     matrices: AbstractMatrices,
     border: Array,
+    near: Array,
     left_scale: float,
 ) -> tuple[Solution, tuple[Array, ...]]:
-    """Return the pairs with left vectors such that yᴴT'(λ)x is `left_scale`, and the figures.
+    """Return the pairs with left vectors such that VᵀT'(λ)X is `left_scale`, and the figures.
 
     The vectors are of norm 1 already; `norms` are what they were.
     """
@@ -37,10 +38,13 @@ def normalize(
     given = jnp.any(Y != 0, axis=0)
     left_norms = column_norms(Y)
     V = scale_columns(Y, 1 / jnp.where(left_norms > 0, left_norms, 1)).conj()
-    angle = jnp.sum(V * border, axis=0)
+    angles = jnp.where(near, V.T @ border, jnp.zeros((), V.dtype))
+    paired = ~given | jnp.any(angles != 0, axis=1)
+    angles = jnp.where((given & paired)[:, None], angles, jnp.eye(len(lam), dtype=V.dtype))
     sides = ((matrices, X), (matrices.transposed(), V))
-    factor = left_scale / jnp.where(angle == 0, 1, angle)
-    solution = Solution(lam, X, scale_columns(V, factor).conj())
+    scaled = left_scale * jnp.linalg.solve(angles, V.T).T
+    paired = paired & jnp.all(jnp.isfinite(scaled), axis=0)
+    solution = Solution(lam, X, scaled.conj())
     figures = (
         jnp.stack([column_norms(T.product(W)) for T, W in sides]),
         jnp.stack([T.scales(W) for T, W in sides]),
@@ -49,7 +53,7 @@ def normalize(
         norms,
         finite,
         lam,
-        ~given | (angle != 0),
+        paired,
         matrices.defects(X),
     )
     return solution, figures

@@ -4,10 +4,11 @@ import abc
 
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
-from ..operators import dtype_of
+from ..degeneracy import cluster_mask
+from ..operators import apply_complex, dtype_of
 from ..policy import Policy
 from ..solution import Solution
 from ..systems.matrices import Sum
@@ -27,6 +28,12 @@ class AbstractSums(AbstractPairs):
         """Return the `count` functions fⱼ(λ), each of shape (k,)."""
 
     @abc.abstractmethod
+    def block_weights(
+        self, S: Inexact[Array, "k k"], count: int
+    ) -> tuple[Inexact[Array, "k k"], ...]:
+        """Return the `count` functions fⱼ(S)."""
+
+    @abc.abstractmethod
     def most_pairs(self, count: int, n: int) -> int:
         """Return how many pairs `count` operators have; raise `InputError` if they have none."""
 
@@ -35,6 +42,26 @@ class AbstractSums(AbstractPairs):
         terms = self.terms(operators)
         return Sum(terms, self.weights(lam, len(terms)))
 
+    def product(
+        self,
+        S: Inexact[Array, "k k"],
+        X: Inexact[Array, "n k"],
+        operators: Operators,
+        transposed: bool = False,
+    ) -> Inexact[Array, "n k"]:
+        """Return Σⱼ Aⱼ X fⱼ(S), or Σⱼ Aⱼᵀ X fⱼ(Sᵀ)."""
+        terms = self.terms(operators)
+        if transposed:
+            S = S.T
+            terms = tuple(None if A is None else A.transpose() for A in terms)
+        weights = self.block_weights(S, len(terms))
+        parts = [apply_complex(A, X @ f) for A, f in zip(terms, weights, strict=True)]
+        return sum(parts[1:], parts[0])
+
+    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
+        """Return which values are closer than the policy says, or than rounding."""
+        return cluster_mask(lam, rounding, policy)
+
     def structure(self, operators: Operators) -> Solution:
         """Return the shapes, with complex dtypes."""
         dtype = np.result_type(dtype_of(operators[0]), np.complex64)
@@ -42,24 +69,29 @@ class AbstractSums(AbstractPairs):
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
         """Return the operators, square and of one size and dtype."""
-        first = operators[0]
-        most = self.most_pairs(len(operators), first.in_size())
-        if self.k > most:
+        most = self.most_pairs(len(operators), operators[0].in_size())
+        return check_square(self.name, self.k, most, operators)
+
+
+def check_square(name: str, k: int, most: int, operators: Operators) -> Operators:
+    """Return the operators, square and of one size and dtype, with at most `most` pairs."""
+    first = operators[0]
+    if k > most:
+        raise InputError(
+            f"`eigensolver(problem={name}(k={k}))`: at most {most} pairs, for "
+            f"n = {first.in_size()}. Ask for fewer pairs."
+        )
+    for operator in operators:
+        shape = (operator.out_size(), operator.in_size())
+        if shape != (first.in_size(),) * 2:
             raise InputError(
-                f"`eigensolver(problem={self.name}(k={self.k}))`: at most {most} pairs, for "
-                f"n = {first.in_size()}. Ask for fewer pairs."
+                f"`eigensolver(problem={name}(...))`: square operators of one size; got "
+                f"shape {shape} beside n = {first.in_size()}. Check how they were assembled."
             )
-        for operator in operators:
-            shape = (operator.out_size(), operator.in_size())
-            if shape != (first.in_size(),) * 2:
-                raise InputError(
-                    f"`eigensolver(problem={self.name}(...))`: square operators of one size; got "
-                    f"shape {shape} beside n = {first.in_size()}. Check how they were assembled."
-                )
-            if dtype_of(operator) != dtype_of(first):
-                raise InputError(
-                    f"`eigensolver(problem={self.name}(...))`: operators of one dtype; got "
-                    f"{dtype_of(first)} and {dtype_of(operator)}. Cast one of them, for example "
-                    f"to {np.result_type(dtype_of(first), dtype_of(operator))}."
-                )
-        return operators
+        if dtype_of(operator) != dtype_of(first):
+            raise InputError(
+                f"`eigensolver(problem={name}(...))`: operators of one dtype; got "
+                f"{dtype_of(first)} and {dtype_of(operator)}. Cast one of them, for example "
+                f"to {np.result_type(dtype_of(first), dtype_of(operator))}."
+            )
+    return operators

@@ -70,3 +70,13 @@ class General(AbstractSums):
     def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
         """Return (1, −λ)."""
         return jnp.ones_like(lam), -lam
+
+    def block_weights(
+        self, S: Inexact[Array, "k k"], count: int
+    ) -> tuple[Inexact[Array, "k k"], ...]:
+        """Return (I, −S)."""
+        return jnp.eye(self.k, dtype=S.dtype), -S
+
+    def spans(self, n: int) -> bool:
+        """Return whether k = n."""
+        return self.k == n

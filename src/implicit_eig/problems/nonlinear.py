@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
 from ..operators import as_operator, host_view
@@ -131,6 +131,25 @@ class Nonlinear(AbstractPairs):
     def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> Function:
         """Return T at each of the λᵢ."""
         return Function(self.T, lam, operators)
+
+    def product(
+        self,
+        S: Inexact[Array, "k k"],
+        X: Inexact[Array, "n k"],
+        operators: Operators,
+        transposed: bool = False,
+    ) -> Inexact[Array, "n k"]:
+        """Return T(λᵢ) xᵢ or T(λᵢ)ᵀ xᵢ: a user's function is of numbers λ, not of blocks."""
+        matrices = self.matrices(jnp.diagonal(S), operators)
+        return (matrices.transposed() if transposed else matrices).product(X)
+
+    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
+        """Return that each pair moves alone."""
+        return jnp.eye(self.k, dtype=bool)
+
+    def spans(self, n: int) -> bool:
+        """Return False."""
+        return False
 
     def _size(self, operators: Operators) -> int:
         if self.n is not None:

@@ -1,6 +1,7 @@
 """The polynomial eigenproblem: (A₀ + λA₁ + … + λᵈA_d) x = 0."""
 
 import equinox as eqx
+import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
@@ -64,3 +65,16 @@ class Polynomial(AbstractSums):
     def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
         """Return the powers of λ."""
         return tuple(lam**j for j in range(count))
+
+    def block_weights(
+        self, S: Inexact[Array, "k k"], count: int
+    ) -> tuple[Inexact[Array, "k k"], ...]:
+        """Return the powers of S."""
+        powers = [jnp.eye(self.k, dtype=S.dtype)]
+        for _ in range(count - 1):
+            powers.append(powers[-1] @ S)
+        return tuple(powers)
+
+    def spans(self, n: int) -> bool:
+        """Return False: the vectors of dn pairs are no basis."""
+        return False

@@ -1,12 +1,15 @@
-"""One bordered system a pair: for T(λ) x = 0 of any kind, and no other pair known.
+"""Bordered systems of T(λ) x = 0 of any kind, of which no Hermitian structure is known.
 
-    Mᵢ = [ T(λᵢ)    α T'(λᵢ) xᵢ / ‖T'(λᵢ) xᵢ‖ ]        unknowns (ẋ, ν), with λ̇ a multiple of ν
-         [ α cᵢᴴ    0                         ]
+    Mᵢ = [ T(λᵢ)     C Nᵢ       ]        unknowns (ẋ, μ), with Ṡ a multiple of μ
+         [ Nᵢ Rᵀ     α (I − Nᵢ) ]
 
-It is nonsingular exactly when λᵢ is a simple value. The scale α of the border is a part of T(λᵢ),
-so that a sparse factorisation does not fill, as in `systems.bordered`. Its transpose, the same
-matrix with Aⱼᵀ for Aⱼ and the border's row and column exchanged, yields the left vector:
-Mᵢᵀ (v, μ) = (0, 1) has v in proportion to the conjugate of y, T(λᵢ)ᵀ v = 0.
+C has the columns T'(λⱼ) xⱼ and R those of the normalisation. Nᵢ = diag of 1 for the pairs that
+move together with pair i and 0 for the others, whose row then says μⱼ = 0: pair i alone where its
+value is simple, all of them for an invariant subspace. Mᵢ is nonsingular exactly when λᵢ is no
+value of another pair. The scale of the border is a part of T(λᵢ), so that a sparse factorisation
+does not fill, as in `systems.bordered`. The transpose, the same matrix with Aⱼᵀ for Aⱼ and C and R
+exchanged, yields left vectors: Mᵢᵀ (v, μ) = (0, eᵢ) has v in proportion to the conjugate of y,
+T(λᵢ)ᵀ v = 0.
 
 Source: Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78; Govaerts (2000) Numerical methods for
 bifurcations of dynamical equilibria, SIAM, section 3.2 for bordered matrices.
@@ -27,7 +30,7 @@ from ..linear_solvers._systems import AbstractLinearSystems, Structure
 from ..operators import product_view
 from .matrices import AbstractMatrices
 
-# (ẋ, ν) as one array, m = n + 1: JAX transposes a solve only if its whole right side is linear
+# (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
 Unknowns = Inexact[Array, "m k"]
 
 # The border against T(λ); see `systems.bordered`.
@@ -35,14 +38,16 @@ BORDER = 1e-3
 
 
 class BorderedPairs(AbstractLinearSystems):
-    """The matrices Mᵢ, by their parts: T(λᵢ), a column and a row."""
+    """The matrices Mᵢ, by their parts."""
 
     structure: Structure
     matrices: AbstractMatrices
-    col: Inexact[Array, "n k"]
-    row: Inexact[Array, "n k"]
-    # vectors with Mᵢᵀ (v, 0) = (0, 1), zero where they are not known
-    left: Inexact[Array, "n k"]
+    col: Inexact[Array, "n p"]
+    row: Inexact[Array, "n p"]
+    near: Float[Array, "p k"]  # column i is the diagonal of Nᵢ
+    alpha: Float[Array, " p"]
+    # vectors with Mᵢᵀ (vⱼ, 0) = (0, eⱼ), zero where they are not known
+    left: Inexact[Array, "n p"]
 
     @staticmethod
     def name(i: int) -> str:
@@ -52,7 +57,7 @@ class BorderedPairs(AbstractLinearSystems):
     @staticmethod
     def if_singular() -> str:
         """Return what it means."""
-        return "If it is singular, the value of this pair is not simple."
+        return "If it is singular, the value of this pair is defective, or its cluster is cut by k."
 
     def is_hermitian(self) -> bool:
         """Return False."""
@@ -64,65 +69,75 @@ class BorderedPairs(AbstractLinearSystems):
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
-        return _bordered(self.matrices, self.col, self.row, U)
+        return self._product(self.matrices, self.near.astype(U.dtype), U)
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ as a product."""
         matrices = self.matrices.take(i)
-        col, row = self.col[:, i, None], self.row[:, i, None]
+        near = self.near[:, i, None].astype(self.col.dtype)
 
         def product(u: Array) -> Array:
-            return _bordered(matrices, col, row, u[:, None])[:, 0]
+            return self._product(matrices, near, u[:, None])[:, 0]
 
-        structure = jax.ShapeDtypeStruct((len(col) + 1,), col.dtype)
+        structure = jax.ShapeDtypeStruct((sum(self.col.shape),), self.col.dtype)
         tags = {lx.positive_semidefinite_tag} if definite else ()
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
     def host_columns(self) -> Callable[[int], Any]:
         """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
-        n = len(self.col)
         dtype = np.asarray(self.col).dtype
-        matrix = self.matrices.host_matrices(n, dtype)
-        cols, rows = map(np.asarray, (self.col, self.row))
+        matrix = self.matrices.host_matrices(len(self.col), dtype)
+        nears = np.asarray(self.near)
 
         def column(i: int) -> Any:
-            T, col, row = matrix(i), cols[:, i, None], rows[:, i, None]
+            T, near = matrix(i), nears[:, i]
+            col, row = self.col * near.astype(dtype), self.row * near.astype(dtype)
+            corner = np.diag((1 - near) * self.alpha).astype(dtype)
             if isinstance(T, np.ndarray):
-                return np.block([[T, col], [row.T, np.zeros((1, 1), dtype)]])
+                return np.block([[T, col], [row.T, corner]])
             if sp.issparse(T):
-                return sp.bmat([[T, sp.csr_matrix(col)], [sp.csr_matrix(row.T), None]], "csc")
-            return _host_operator(T, col, row)
+                border = sp.csr_matrix(col), sp.csr_matrix(row.T), sp.csr_matrix(corner)
+                return sp.bmat([[T, border[0]], border[1:]], "csc")
+            return _host_operator(T, col, row, corner)
 
         return column
 
     def transposed(self) -> "BorderedPairs":
         """Return Mᵢᵀ, of which no left vectors are known."""
         none = jnp.zeros_like(self.left)
-        return BorderedPairs(self.structure, self.matrices.transposed(), self.row, self.col, none)
+        matrices = self.matrices.transposed()
+        return BorderedPairs(
+            self.structure, matrices, self.row, self.col, self.near, self.alpha, none
+        )
 
     def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
-        """Solve with Mᵢᵀ; a right side (0, ·) costs nothing where the left vector is known."""
-        bottom = b[-1:]
-        known = jnp.any(self.left != 0, axis=0, keepdims=True)
-        rest = b.at[-1:].set(jnp.where(known, jnp.zeros_like(bottom), bottom))
-        return run(self.transposed(), rest).at[:-1].add(self.left * bottom)
+        """Solve with Mᵢᵀ; a right side (0, eⱼ) costs nothing where the left vectors are known."""
+        n = len(self.col)
+        unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
+        known = (self.near > 0) & (unknown @ self.near == 0)[None, :]
+        bottom = jnp.where(known, b[n:], jnp.zeros_like(b[n:]))
+        return run(self.transposed(), b.at[n:].add(-bottom)).at[:n].add(self.left @ bottom)
+
+    def _product(self, matrices: AbstractMatrices, near: Array, U: Unknowns) -> Unknowns:
+        n = len(self.col)
+        X, mu = U[:n], U[n:]
+        top = matrices.product(X) + self.col @ (near * mu)
+        rest = (1 - near) * mu * self.alpha.astype(mu.dtype)[:, None]
+        return jnp.concatenate([top, near * (self.row.T @ X) + rest])
 
 
-def _bordered(
-    matrices: AbstractMatrices, col: Array, row: Array, U: Unknowns
-) -> Inexact[Array, "m k"]:
-    X, nu = U[:-1], U[-1:]
-    top = matrices.product(X) + col * nu
-    return jnp.concatenate([top, jnp.sum(row * X, axis=0, keepdims=True)])
-
-
-def _host_operator(T: Any, col: np.ndarray, row: np.ndarray) -> spla.LinearOperator:
-    n = len(col)
+def _host_operator(
+    T: Any, col: np.ndarray, row: np.ndarray, corner: np.ndarray
+) -> spla.LinearOperator:
+    n, m = len(col), sum(col.shape)
 
     def product(u: np.ndarray) -> np.ndarray:
-        return np.concatenate([T @ u[:n] + col * u[n:], row.T @ u[:n]])
+        x, mu = u[:n], u[n:]
+        return np.concatenate([T @ x + col @ mu, row.T @ x + corner @ mu])
 
     def adjoint(u: np.ndarray) -> np.ndarray:
-        return np.concatenate([T.adjoint() @ u[:n] + row.conj() * u[n:], col.conj().T @ u[:n]])
+        x, mu = u[:n], u[n:]
+        top = T.adjoint() @ x + row.conj() @ mu
+        return np.concatenate([top, col.conj().T @ x + corner @ mu])
 
-    return product_view((n + 1, n + 1), T.dtype, product, adjoint)
+    return product_view((m, m), T.dtype, product, adjoint)

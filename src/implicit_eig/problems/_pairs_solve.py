@@ -1,0 +1,120 @@
+"""How the linearised conditions of pairs are solved: by bordered systems, or by all pairs."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax import lax
+from jaxtyping import Array, Inexact
+
+from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
+from ..operators import column_norms, scale_columns
+from ..policy import Policy
+from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ._blocks import divide
+
+
+class BorderedSolve(eqx.Module):
+    """Solve the linearised conditions, or their transpose, by one bordered system a pair."""
+
+    problem: Any
+    operators: Any
+    state: Any
+    linear_solver: lx.AbstractLinearSolver
+    policy: Policy
+
+    def __call__(self, top: Array, bottom: Array, transposed: bool) -> tuple[Array, Array]:
+        """Return (M, U) with (T U + T'X M, cᴴU) = −(top, bottom), or of the transpose.
+
+        M and bottom, shape (k, k), count inside clusters alone.
+        """
+        problem, operators, state = self.problem, self.operators, self.state
+        border = column_norms(problem.border(state.S, state.X, operators))
+        border = lax.stop_gradient(border)
+        size = problem.matrices(state.lam, operators).sizes(state.X[:, :1])
+        alpha = BORDER * size
+        beta = alpha / jnp.where(border > 0, border, 1)
+        # the row of the transpose is the column, and the other way round
+        on_row, on_col = (beta, alpha) if transposed else (alpha, beta)
+        linearisation = _Linearisation(problem, operators, state, alpha, beta, transposed)
+        near = state.near.astype(top.dtype)
+        rows = near * on_row.astype(top.dtype)[:, None]
+        b = -jnp.concatenate([top, rows * bottom])
+        U = solve_linearised(linearisation, b, self.linear_solver, self.policy)
+        n = len(top)
+        return near * on_col.astype(top.dtype)[:, None] * U[n:], U[:n]
+
+
+class _Linearisation(AbstractLinearisation):
+    problem: Any
+    operators: Any
+    state: Any
+    alpha: Array
+    beta: Array
+    transposed: bool
+
+    def assemble(self) -> AbstractLinearSystems:
+        state = self.state
+        matrices = self.problem.matrices(state.lam, self.operators)
+        col = scale_columns(self.problem.border(state.S, state.X, self.operators), self.beta)
+        row = scale_columns(dual(state.X, state.near).conj(), self.alpha)
+        # the known left vectors in the scale of the border
+        size = jnp.sum(state.V * col, axis=0)
+        left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
+        systems = BorderedPairs(
+            matrices.structure(len(state.X)), matrices, col, row, state.near, self.alpha, left
+        )
+        return systems.transposed() if self.transposed else systems
+
+
+class CompleteSolve(eqx.Module):
+    """Solve the linearised conditions of a pencil with all n pairs known: no system at all.
+
+    With VᵀBX = I and uᵢ = X a the top says (λⱼ − λᵢ) aⱼ = −(Vᵀ top)ⱼᵢ outside the cluster of i;
+    inside it the bottom gives a, and the top M.
+
+    Source: Giles (2008) An extended collection of matrix derivative results, section 3.1.
+    """
+
+    problem: Any
+    operators: Any
+    state: Any
+
+    def __call__(self, top: Array, bottom: Array, transposed: bool) -> tuple[Array, Array]:
+        """Return (M, U) as `BorderedSolve` does."""
+        if not transposed:
+            return self._solve(top, bottom)
+        # (U, M) of the transpose stand where (top, bottom) stood
+        M, U = jax.linear_transpose(
+            lambda t, b: self._solve(t, b)[::-1], jnp.zeros_like(top), jnp.zeros_like(bottom)
+        )((top, bottom))[::-1]
+        return M, U
+
+    def _solve(
+        self, top: Inexact[Array, "n k"], bottom: Inexact[Array, "k k"]
+    ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"]]:
+        state = self.state
+        S, X, near = state.S, state.X, state.near > 0
+        border = self.problem.border(S, X, self.operators)  # −BX
+        G = -jnp.linalg.solve(border, top)  # Vᵀ top
+        lam = jnp.diagonal(S)
+
+        def commutator(a: Array) -> Array:
+            outside = jnp.where(near, jnp.zeros_like(a), a)
+            return jnp.where(near, a, S @ outside - outside @ S)
+
+        gaps = jnp.where(near, jnp.ones_like(S), lam[:, None] - lam[None, :])
+        outside = divide(commutator, jnp.where(near, jnp.zeros_like(G), -G), gaps)
+        K = dual(X, state.near).conj().T @ X
+        a = jnp.where(near, -bottom - K @ outside, outside)
+        M = jnp.where(near, G + S @ a - a @ S, jnp.zeros_like(G))
+        return M, X @ a
+
+
+def dual(X: Inexact[Array, "n k"], near: Array) -> Inexact[Array, "n k"]:
+    """Return c with cᴴX = I inside clusters, constant; shape (n, k)."""
+    gram = near.astype(X.dtype) * (X.conj().T @ X)
+    return lax.stop_gradient(X @ jnp.linalg.inv(gram))

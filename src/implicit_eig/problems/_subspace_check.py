@@ -1,0 +1,102 @@
+"""The Schur basis of the space that a solver's vectors span, and what is checked of it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.linalg as sla
+from jaxtyping import Array, Bool
+
+from .. import host
+from ..operators import apply_complex, column_norms, scale_columns
+
+# Rounding of a product is below this many eps of its factors' sizes.
+ROUNDING = 1e3
+
+
+@eqx.filter_jit
+def schur_basis(
+    X: Array, A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None
+) -> tuple[Array, Array, tuple[Array, ...], Array]:
+    """Return S, X, the figures of `InspectBasis`, and the relative residuals."""
+    norms = column_norms(X)
+    finite = jnp.all(jnp.isfinite(norms))
+    X, R = jnp.linalg.qr(scale_columns(X, 1 / jnp.where(norms > 0, norms, 1)))
+    rank = jnp.min(jnp.abs(jnp.diagonal(R)))
+    gram = X.conj().T @ apply_complex(B, X)
+    skew = jnp.max(jnp.abs(gram - gram.conj().T)) / jnp.max(jnp.abs(gram))
+    L = jnp.linalg.cholesky((gram + gram.conj().T) / 2)
+    X = jax.scipy.linalg.solve_triangular(L.conj(), X.T, lower=True).T
+    AX, BX = apply_complex(A, X), apply_complex(B, X)
+    S = X.conj().T @ AX
+    # on the host: JAX has a Schur form on CPUs alone
+    S, Q = host.call(_schur, (S, S), jnp.where(jnp.isfinite(S), S, 0))
+    X, AX, BX = X @ Q, AX @ Q, BX @ Q
+    residual = column_norms(AX - BX @ S)
+    scale = column_norms(AX) + column_norms(BX) * column_norms(S)
+    figures = (residual, scale, rank, skew, finite, jnp.all(jnp.isfinite(L)))
+    return S, X, figures, residual / jnp.where(scale > 0, scale, 1)
+
+
+def _schur(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return sla.schur(S, output="complex")
+
+
+def sound(
+    rtol: float,
+    residual: Array,
+    scale: Array,
+    rank: Array,
+    skew: Array,
+    finite: Array,
+    definite: Array,
+) -> Bool[Array, ""]:
+    """Return True where `InspectBasis` cannot object."""
+    eps = float(jnp.finfo(residual.dtype).eps)
+    good = (rank > ROUNDING * eps) & (skew < ROUNDING * eps) & finite & definite
+    return jnp.all(residual <= rtol * scale) & good
+
+
+class InspectBasis(eqx.Module):
+    """Judge the vectors that the solver returned."""
+
+    residual_rtol: float = eqx.field(static=True)
+
+    def __call__(
+        self,
+        residual: np.ndarray,
+        scale: np.ndarray,
+        rank: np.ndarray,
+        skew: np.ndarray,
+        finite: np.ndarray,
+        definite: np.ndarray,
+    ) -> str | None:
+        eps = np.finfo(residual.dtype).eps
+        requirement = f"`eigensolver(problem=Subspace(k={len(residual)}))`: "
+        if not finite:
+            return (
+                f"{requirement}finite vectors; got NaN or inf. Check the solver's own report of "
+                "convergence."
+            )
+        if not rank > ROUNDING * eps:
+            return (
+                f"{requirement}independent vectors; got some with a part of {rank:.1e} outside the "
+                "span of the others. For defective values have the solver return a Schur basis."
+            )
+        if not (definite and skew < ROUNDING * eps):
+            return (
+                f"{requirement}B Hermitian positive definite on the space; got a Gram matrix XᴴBX "
+                "that is not. Multiply by an inverse of B, or by Bᴴ from the left."
+            )
+        bad = np.flatnonzero(~(residual <= self.residual_rtol * scale))
+        if bad.size:
+            i = bad[np.argmax(residual[bad])]
+            return (
+                f"{requirement}vectors whose span is invariant, A X = B X S; got a residual of "
+                f"{residual[i]:.1e} in column {i} of a Schur basis, {residual[i] / scale[i]:.1e} "
+                f"of its terms and above the {self.residual_rtol:.1e} allowed. Tighten the "
+                "solver's tolerance, have it return a Schur basis, or accept this with "
+                "`Policy(residual_rtol=...)`."
+            )
+        return None

@@ -1,0 +1,253 @@
+"""An invariant subspace, whatever its basis: A X = B X S, Xᴴ B X = I, S any block.
+
+Tangents. With W = ȦX − ḂXS the conditions move as
+
+    A Ẋ − B Ẋ S − BX Ṡ = −W,    XᴴBẊ + ẊᴴBX = −XᴴḂX.
+
+The basis may turn within the space; Ẋ = XC + Z, C = −½ XᴴḂX, XᴴBZ = 0, does not turn it. Then
+Ṡ = Ṡ' + SC − CS, and
+
+    A Z − B Z S − BX Ṡ' = −W,    (BX)ᴴ Z = 0
+
+is a Sylvester equation with a border, nonsingular exactly when S shares no value with the rest of
+the spectrum. The values of S, how close they are and whether they are defective never enter.
+
+Source: Karow & Kressner (2014) SIAM J. Matrix Anal. 35, 599, for the equation; Stewart & Sun (1990)
+Matrix perturbation theory, section V.2.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Inexact
+
+from .._errors import InputError
+from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._systems import AbstractLinearisation
+from ..normalization import AbstractNormalization
+from ..operators import apply_complex, as_operator, column_norms, dtype_of, scale_columns
+from ..policy import Policy, enforce, forward_check, tolerance
+from ..solution import Solution
+from ..systems._abstract import AbstractSystem
+from ..systems.auto import AutoSystem
+from ..systems.bordered import Bordered
+from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ..systems.matrices import Sum
+from ..systems.sylvester import Sylvester
+from ._abstract import AbstractProblem, Operators
+from ._blocks import turn_defect
+from ._pairs import check_k
+from ._subspace_check import ROUNDING, InspectBasis, schur_basis, sound
+from ._sums import check_square
+from .hermitian import Invariant
+
+
+class Subspace(AbstractProblem):
+    """Declare A X = B X S, Xᴴ B X = I, with any A and a Hermitian positive definite B.
+
+    `solve(A)` stands for B = I; `S, X = solve(A, B)`, S (k, k) and X (n, k), complex also for real
+    operators. The solver returns k pairs, or any k vectors that span the space, those of a Schur
+    form say; of its values nothing is used. X is a Schur basis: S is upper triangular.
+
+    It is for functions that do not depend on the basis: traces of functions of S, projections on
+    the space. They have exact derivatives of every order through crossings and defective values
+    inside it. For defective values let the solver give a Schur basis: their vectors are
+    parallel, and span the space to half the digits.
+
+    Args:
+        k: dimension of the space; 1 ≤ k ≤ n.
+
+    Raises:
+        InputError: k is not a positive integer.
+
+    Cost: k bordered solves for a derivative, one after the other.
+    Source: see the module.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import eigensolver
+        >>> solve = eigensolver(np.linalg.eig, Subspace(k=2))
+        >>> A = jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 3.0]])
+        >>> jax.grad(lambda A: jnp.trace(solve(A).values).real)(A).round(4).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    k: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_k("Subspace", self.k)
+
+    def check_operators(self, operators: Operators, policy: Policy) -> Operators:
+        """Return A, or A and B, square and of one size and dtype."""
+        if not 1 <= len(operators) <= 2:
+            raise InputError(
+                "`eigensolver(problem=Subspace(...))`: one operator A, or two, A and B; got "
+                f"{len(operators)}. Call `solve(A)` or `solve(A, B)`."
+            )
+        return check_square("Subspace", self.k, operators[0].in_size(), operators)
+
+    def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
+        """Return B."""
+        return _both(operators)[1]
+
+    def rescale(
+        self,
+        normalization: AbstractNormalization,
+        solution: Solution,
+        operators: Operators,
+        policy: Policy,
+    ) -> Solution:
+        """Refuse: single vectors mean nothing here."""
+        raise InputError(
+            "`eigensolver(problem=Subspace(...), normalization=...)`: a problem whose vectors mean "
+            "something one by one; got a basis of a space. Leave `normalization` out."
+        )
+
+    def structure(self, operators: Operators) -> Solution:
+        """Return the shapes of what the solver returns, complex."""
+        dtype = np.result_type(dtype_of(operators[0]), np.complex64)
+        values: Any = jax.ShapeDtypeStruct((self.k,), dtype)
+        vectors: Any = jax.ShapeDtypeStruct((operators[0].in_size(), self.k), dtype)
+        return Solution(values, vectors)
+
+    def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
+        """Return the Schur form of the space that the solver's vectors span, checked."""
+        S, X, figures, stats = schur_basis(solution.vectors, *_both(operators))
+        rtol = tolerance(policy.residual_rtol, figures[0].dtype)
+        check = forward_check(policy, InspectBasis(rtol), figures)
+        S, X = enforce(check, figures, (S, X), ~sound(rtol, *figures))
+        return Solution(S, X, None, {"residuals": stats})
+
+    def state(self, solution: Solution) -> Invariant:
+        """Return (S, X)."""
+        return Invariant(solution.values, solution.vectors)
+
+    def solution(self, state: Invariant) -> Solution:
+        """Return S as `values` and X as `vectors`."""
+        return Solution(state.S, state.X)
+
+    def conditions(
+        self, state: Invariant, *operators: lx.AbstractLinearOperator
+    ) -> tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]:
+        """Return (A X − B X S, Xᴴ B X − I); shapes (n, k) and (k, k)."""
+        A, B = _both(operators)
+        S, X = state.S, state.X
+        BX = apply_complex(B, X)
+        return apply_complex(A, X) - BX @ S, X.conj().T @ BX - jnp.eye(self.k, dtype=X.dtype)
+
+    def clusters(
+        self, state: Invariant, operators: Operators, policy: Policy
+    ) -> Bool[Array, "k k"]:
+        """Return that all values go together."""
+        return jnp.ones((self.k, self.k), bool)
+
+    def gauge_defect(
+        self, state: Invariant, cotangent: Invariant, clusters: Bool[Array, "k k"]
+    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+        """Return how much a function changes with the basis, and its size."""
+        S = state.S
+        defect, size = turn_defect(S, state.X, cotangent.S, cotangent.X, clusters)
+        # a shift of S turns nothing
+        spread = S - jnp.trace(S) / self.k * jnp.eye(self.k, dtype=S.dtype)
+        eps = float(jnp.finfo(S.dtype).eps)
+        norms = jnp.linalg.norm(spread) + ROUNDING * eps * jnp.linalg.norm(S)
+        return defect, size + jnp.linalg.norm(cotangent.S) * norms
+
+    def values_dot(self, state: Invariant, residual_dot: tuple[Array, Array]) -> None:
+        """Return `None`: Ṡ needs the solve that Ẋ needs."""
+
+    def solve_linearised(
+        self,
+        state: Invariant,
+        operators: Operators,
+        residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
+        system: AbstractSystem | AutoSystem,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Invariant:
+        """Return Ṡ and Ẋ; `residual_dot` is (W, XᴴḂX) of the derivation above."""
+        if not isinstance(system, (AutoSystem, Bordered)):
+            raise InputError(
+                f"`eigensolver(problem=Subspace(...), system={type(system).__name__}())`: "
+                "`Bordered()`; the block needs its border. Leave `system` out."
+            )
+        A, B = _both(operators)
+        S, X = state.S, state.X
+        W, N = residual_dot
+        C = -0.5 * N
+        BX = apply_complex(B, X)
+        size = jnp.max(_matrices(A, B, S).sizes(X[:, :1]))
+        norms = column_norms(BX)
+        scale = lax.stop_gradient(BORDER * size / jnp.where(norms > 0, norms, 1))
+        b = jnp.concatenate([-W, jnp.zeros_like(N) * W[:1]])
+        U = solve_linearised(_Linearisation(A, B, S, X, scale), b, linear_solver, policy)
+        Z, S_dot = U[: len(X)], U[len(X) :] * scale.astype(U.dtype)[:, None]
+        Z = Z - X @ (BX.conj().T @ Z)
+        return Invariant(S_dot + S @ C - C @ S, X @ C + Z)
+
+
+def apply_projector(
+    solution: Solution, v: Inexact[Array, "n ..."], B: Any = None
+) -> Inexact[Array, "n ..."]:
+    """Project v on the space that the vectors span: X Xᴴ v, or X Xᴴ B v for a pencil.
+
+    Args:
+        solution: B-orthonormal vectors, of `Subspace` or `Hermitian`.
+        v: shape (n,) or (n, m).
+        B: as for the solve; `None` for I.
+
+    Returns:
+        The B-orthogonal projection, shape (n,) or (n, m). It does not depend on the basis; no n×n
+        array is made.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solution = eigensolver(np.linalg.eigh, Hermitian(k=2))(jnp.diag(jnp.arange(3.0)))
+        >>> apply_projector(solution, jnp.ones(3)).tolist()
+        [1.0, 1.0, 0.0]
+    """
+    X = solution.vectors
+    columns = v.reshape(len(v), -1).astype(jnp.result_type(v, X.dtype))
+    Bv = apply_complex(None if B is None else as_operator("B", B), columns)
+    return (X @ (X.conj().T @ Bv)).reshape(v.shape)
+
+
+class _Linearisation(AbstractLinearisation):
+    A: lx.AbstractLinearOperator
+    B: lx.AbstractLinearOperator | None
+    S: Array
+    X: Array
+    scale: Array
+
+    def assemble(self) -> Sylvester:
+        matrices = _matrices(self.A, self.B, self.S)
+        n, k = self.X.shape
+        border = scale_columns(apply_complex(self.B, self.X), self.scale)
+        systems = BorderedPairs(
+            matrices.structure(n),
+            matrices,
+            -border,
+            border.conj(),
+            jnp.ones((k, k), self.scale.dtype),
+            self.scale,
+            jnp.zeros_like(border),
+        )
+        return Sylvester(systems, self.B, self.S - jnp.diag(jnp.diagonal(self.S)))
+
+
+def _matrices(A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None, S: Array) -> Sum:
+    lam = jnp.diagonal(S)
+    return Sum((A, B), (jnp.ones_like(lam), -lam))
+
+
+def _both(
+    operators: Operators,
+) -> tuple[lx.AbstractLinearOperator, lx.AbstractLinearOperator | None]:
+    A, *rest = operators
+    return A, (rest[0] if rest else None)

@@ -1,0 +1,197 @@
+"""Invariant subspaces: functions of the space against finite differences and other problems."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.linalg as sla
+import scipy.sparse as sp
+from problems import eigh, random_definite, random_hermitian
+from test_pairs import dense, eig, paired, random
+
+import implicit_eig as ie
+
+N, K = 6, 3
+
+
+def schur(A, B=None):
+    """A Schur basis of the values of largest real part, from B⁻¹A."""
+    M = dense(A) if B is None else np.linalg.solve(dense(B), dense(A))
+    k = K
+    order = np.sort(np.linalg.eigvals(M).real)[::-1]
+    cut = (order[k - 1] + order[k]) / 2
+    T, Z, _ = sla.schur(M, output="complex", sort=lambda x: x.real > cut)
+    return np.diag(T)[:k], Z[:, :k]
+
+
+def with_values(values, seed=0):
+    """A non-normal matrix of these values, or with this leading block."""
+    block = np.diag(values) if np.ndim(values) == 1 else values
+    V = np.eye(N) + 0.3 * np.random.default_rng(seed).standard_normal((N, N))
+    return jnp.asarray(V @ block @ np.linalg.inv(V))
+
+
+# simple values; a pair that crosses; a Jordan block of three
+CASES = {
+    "simple": np.array([5.0, 4.0, 3.0, 0.5, -1.0, -2.0]),
+    "double": np.array([5.0, 5.0, 3.0, 0.5, -1.0, -1.0]),
+    "defective": sla.block_diag(4 * np.eye(3) + np.diag([1.0, 1.0], 1), np.diag([0.5, 0, -1])),
+}
+M = random_hermitian(N, seed=7)
+
+
+def trace(S, X):
+    return jnp.trace(S @ S).real + jnp.log(jnp.linalg.det(S)).real
+
+
+def projector(S, X):
+    return jnp.sum(X.conj() * (M.astype(X.dtype) @ X)).real
+
+
+def both(S, X):
+    return jnp.sum(X.conj() * (M.astype(X.dtype) @ X @ S)).real
+
+
+def check_both_orders(loss, operators, directions):
+    push = lambda *P: jax.jvp(loss, P, directions)[1]
+    every = tuple(range(len(operators)))
+    first = push(*operators)
+    found = ie.testing.finite_difference(loss, operators, directions, step=1e-3, order=4)
+    assert abs(first - found) < 1e-7 * (1 + abs(float(found)))
+    gradients = jax.grad(loss, every)(*operators)
+    assert abs(paired(gradients, directions) - first) < 1e-10 * (1 + abs(float(first)))
+    second = jax.jvp(push, operators, directions)[1]
+    found = ie.testing.finite_difference(push, operators, directions, step=1e-3, order=4)
+    assert abs(second - found) < 1e-6 * (1 + abs(float(found)))
+    hvp = jax.jvp(jax.grad(loss, every), operators, directions)[1]
+    assert abs(paired(hvp, directions) - second) < 1e-9 * (1 + abs(float(second)))
+
+
+@pytest.mark.parametrize("f", [trace, projector, both])
+@pytest.mark.parametrize("case", CASES)
+def test_functions_of_the_space(case, f):
+    solve = ie.eigensolver(schur, ie.Subspace(K))
+    loss = lambda A: f(*solve(A))
+    check_both_orders(loss, (with_values(CASES[case]),), (random(5, N),))
+
+
+def test_of_a_complex_pencil():
+    solve = ie.eigensolver(schur, ie.Subspace(K))
+    A, B = random(0, N, np.complex128), random_definite(N, np.complex128, seed=3)
+    directions = random(5, N, np.complex128), random_hermitian(N, np.complex128, seed=6)
+    check_both_orders(lambda *P: both(*solve(*P)), (A, B), directions)
+
+
+def test_the_basis_of_the_solver_does_not_matter():
+    A = with_values(CASES["simple"])
+    largest = lambda A: tuple(part[..., :K] for part in eig(A))
+    rng = np.random.default_rng(0)
+
+    def mixed(A):
+        values, Z = schur(A)
+        return values, Z @ (rng.standard_normal((K, K)) + 2 * np.eye(K))
+
+    gradients = [
+        jax.grad(lambda A, s=solver: both(*ie.eigensolver(s, ie.Subspace(K))(A)))(A)
+        for solver in (schur, mixed, mixed, largest)
+    ]
+    for other in gradients[1:]:
+        assert jnp.max(jnp.abs(other - gradients[0])) < 1e-12
+
+
+def test_hermitian_is_a_subspace():
+    A, B = random_hermitian(N), random_definite(N, seed=3)
+    lowest = lambda A, B: tuple(part[..., :K] for part in eigh(A, B))
+    D = jnp.asarray(np.random.default_rng(2).standard_normal((N, N)))
+    D = D + D.T
+    hessians = []
+    for problem in (ie.Hermitian(K), ie.Subspace(K)):
+        solve = ie.eigensolver(lowest, problem)
+        loss = lambda A, s=solve: projector(None, s(A, B).vectors)
+        hessians.append(jax.jvp(jax.grad(loss), (A,), (D,)))
+    for one, other in zip(*hessians, strict=True):
+        assert jnp.max(jnp.abs(one - (other + other.T) / 2)) < 1e-11
+
+
+@pytest.mark.parametrize("form", ["sparse", "matrix-free"])
+def test_forms_of_operators(form):
+    A, D = with_values(CASES["double"]), random(5, N)
+    rows, cols = (np.repeat(np.arange(N), N), np.tile(np.arange(N), N))
+
+    def operator(A):
+        if form == "sparse":
+            return ie.SparseOperator(A.reshape(-1), rows, cols, (N, N))
+        like = jax.ShapeDtypeStruct((N,), A.dtype)
+        return lx.FunctionLinearOperator(lambda x: A @ x, like)
+
+    def solver(A):
+        return schur(dense(A))
+
+    solve = ie.eigensolver(solver, ie.Subspace(K))
+    gradients = [
+        jax.jit(jax.grad(lambda A, g=g: both(*solve(g(A)))))(A) for g in (operator, jnp.asarray)
+    ]
+    assert jnp.max(jnp.abs(gradients[0] - gradients[1])) < 1e-8
+
+
+def test_vmap_and_single_precision():
+    solve = ie.eigensolver(schur, ie.Subspace(K))
+    gradient = jax.grad(lambda A: both(*solve(A)))
+    A = with_values(CASES["double"])
+    stack = jnp.stack([A, A.T])
+    batched = jax.vmap(gradient)(stack)
+    assert jnp.max(jnp.abs(batched[1] - gradient(A.T))) < 1e-12
+    single = jax.grad(lambda A: trace(*solve(A)))(A.astype(np.float32))
+    assert single.dtype == np.float32
+    double = jax.grad(lambda A: trace(*solve(A)))(A)
+    assert jnp.max(jnp.abs(single - double.astype(np.float32))) < 1e-3
+
+
+def test_projector_of_vectors():
+    A, B = random_hermitian(N), random_definite(N, seed=3)
+    solution = ie.eigensolver(eigh, ie.Hermitian(N))(A, B)
+    v = jnp.arange(1.0, N + 1)
+    assert jnp.max(jnp.abs(ie.apply_projector(solution, v, B) - v)) < 1e-12
+    some = ie.eigensolver(eigh, ie.Hermitian(2))(A)
+    once = ie.apply_projector(some, jnp.stack([v, v**2], axis=1))
+    assert jnp.max(jnp.abs(ie.apply_projector(some, once) - once)) < 1e-12
+
+
+def test_a_basis_dependent_function_is_called_out():
+    solve = ie.eigensolver(schur, ie.Subspace(K))
+    A = with_values(CASES["simple"])
+    with pytest.warns(ie.GaugeWarning, match="depends on the basis in the cluster of pairs"):
+        jax.grad(lambda A: solve(A).vectors[0, 0].real)(A)
+    with pytest.warns(ie.GaugeWarning, match="depends on the basis"):
+        jax.grad(lambda A: solve(A).values[0, 0].real)(A)
+
+
+def test_a_value_shared_with_the_rest_fails_aloud():
+    A = with_values(np.array([5.0, 4.0, 3.0, 3.0, 1.0, 0.0]))
+    first = lambda A: tuple(part[..., :K] for part in eig(A))
+    solve = ie.eigensolver(first, ie.Subspace(K))
+    with pytest.raises(Exception, match="bordered system"):
+        jax.block_until_ready(jax.grad(lambda A: projector(*solve(A)))(A))
+
+
+def test_refusals():
+    A = with_values(CASES["simple"])
+    solve = lambda solver, **options: ie.eigensolver(solver, ie.Subspace(K), **options)
+    with pytest.raises(ie.InputError, match=r"`Subspace\(k=...\)`: a positive number"):
+        ie.Subspace(0)
+    with pytest.raises(ie.InputError, match="one operator A, or two"):
+        solve(schur)(A, A, A)
+    with pytest.raises(ie.InputError, match="whose vectors mean something one by one"):
+        solve(schur, normalization=ie.TwoNorm())(A)
+    with pytest.raises(ie.InputError, match="the block needs its border"):
+        jax.grad(lambda A: trace(*solve(schur, system=ie.Deflated())(A)))(A)
+    twice = lambda A: (np.ones(K), schur(A)[1][:, [0, 0, 1]])
+    with pytest.raises(ie.EigensolverError, match="independent vectors"):
+        solve(twice)(A)
+    with pytest.raises(ie.EigensolverError, match="whose span is invariant"):
+        solve(lambda A: (np.ones(K), np.eye(N)[:, :K]))(A)
+    with pytest.raises(ie.EigensolverError, match="finite vectors"):
+        solve(lambda A: (np.ones(K), np.full((N, K), np.nan)))(A)
+    with pytest.raises(ie.EigensolverError, match="B Hermitian positive definite on the space"):
+        solve(schur)(A, -jnp.eye(N))
