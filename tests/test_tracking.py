@@ -108,6 +108,11 @@ def test_more_pairs_now_than_before():
     before = ie.Solution(jnp.array([1.0, 2.0]), vectors[:, :2])
     now = ie.Solution(jnp.array([0.5, 1.0, 2.0]), vectors[:, jnp.array([3, 0, 1])])
     assert ie.track(before, now).order.tolist() == [1, 2]
+    # a branch that leaves the first two of the solver's order is followed among the three
+    sweep = [ie.Solution(jnp.array([1.0, 2.0, 3.0]), vectors[:, jnp.array([0, 1, 2])]), now]
+    followed = ie.follow(lambda i: sweep[i], [0, 1], count=2)
+    assert followed.values.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+    assert followed.order.tolist() == [[0, 1], [1, 2]]
 
 
 def test_values_reordered_keep_their_gradients():
@@ -171,3 +176,5 @@ def test_refusals():
         ie.track(two, two, jnp.zeros((4, 4)))
     with pytest.raises(ie.InputError, match=r"at least one parameter; got none"):
         ie.follow(lambda p: two, [])
+    with pytest.raises(ie.InputError, match=r"from 1 to the number of pairs, 2; got 3"):
+        ie.follow(lambda p: two, [0.0], count=3)

@@ -159,6 +159,7 @@ def follow(
     solve_at: Callable[[Any], Solution],
     parameters: Sequence[Any] | Array | np.ndarray,
     *,
+    count: int | None = None,
     B_at: Callable[[Any], Any] | None = None,
 ) -> Followed:
     """Sweep over parameters and return the values in branches that keep their identity.
@@ -170,6 +171,8 @@ def follow(
     Args:
         solve_at: parameter -> `Solution`; may be under `jax.jit`.
         parameters: what to sweep over, in order; the first solution numbers the branches.
+        count: k, how many of the first solution's pairs to follow; default all. The pairs beyond
+            catch branches that leave the first k of the solver's order.
         B_at: parameter -> B, the metric of `track`; default the identity.
 
     Returns:
@@ -177,7 +180,7 @@ def follow(
         derivatives. For pictures see `plot.branches`.
 
     Raises:
-        InputError: there is no parameter, or the numbers of pairs or unknowns change.
+        InputError: there is no parameter, `count` does not fit, or the number of unknowns changes.
 
     Warns:
         TrackingWarning: an overlap is below 1/2, so that a mode is lost; take smaller steps.
@@ -205,7 +208,13 @@ def follow(
         solution = solve_at(parameter)
         B = None if B_at is None else B_at(parameter)
         if reference is None:
-            k = len(solution.values)
+            known = len(solution.values)
+            k = known if count is None else count
+            if not 1 <= k <= known:
+                raise InputError(
+                    f"`follow(count=...)`: from 1 to the number of pairs, {known}; got {count}. "
+                    "Follow fewer, or ask the solver for more pairs."
+                )
             one = jnp.ones(k, jnp.finfo(solution.values.dtype).dtype)
             tracked = Tracked(jnp.arange(k), one)
         else:
