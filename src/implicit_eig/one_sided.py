@@ -15,8 +15,8 @@ and differentiating the rule Ṡ = G of `problems.hermitian` gives S̈ + ½(ṠN
 of that rule turns, and the rest is skew-Hermitian. So S̈ is the Hermitian part of what JAX
 returns, and takes the solve for Ẋ and no other.
 
-A semisimple value of a pencil A − λB, or of T(λ), that is not Hermitian has the derivatives that
-are the eigenvalues of −(YᴴT'X)⁻¹ YᴴṪX; T' = −B and Ṫ = Ȧ − λḂ for a pencil.
+A semisimple value of a pencil, or of T(λ), that is not Hermitian has the eigenvalues of its Ṡ as
+first derivatives; its block is not Hermitian, and takes the solve of `problems._pairs`.
 
 Source: Lancaster (1964) Numer. Math. 6, 377, doi:10.1007/BF01386087; Kato, Perturbation Theory
 for Linear Operators, II.5.
@@ -34,14 +34,11 @@ from . import host
 from ._eigensolver import Eigensolver
 from ._errors import InputError
 from ._implicit import find_root, jvp_at
-from .degeneracy import clusters_of, near_mask
+from .degeneracy import clusters_of
 from .operators import apply, column_norms
 from .policy import tolerance
 from .problems._abstract import Operators
 from .problems._pairs import AbstractPairs, Pairs
-
-# YᴴT'X of a semisimple value has full rank; singular values below this relative size are none.
-DEFICIENT = 1e-6
 
 
 def directional_derivatives(
@@ -59,7 +56,7 @@ def directional_derivatives(
         operators: (A,) or (A, B), as `solve(*operators)` takes them.
         tangents: (Ȧ,) or (Ȧ, Ḃ), each of the form and pattern of its operator; `None` for
             one that does not move.
-        order: 1, or 2 for the second derivatives of the branches; these for Hermitian problems.
+        order: 1, or 2 for the second derivatives of the branches, of `Hermitian` and `Singular`.
 
     Returns:
         Shape (k,); inside a cluster ascending: by the first derivative, where these agree by the
@@ -68,17 +65,15 @@ def directional_derivatives(
 
     Raises:
         InputError: tangents unlike the operators, an unknown order, a second order without a
-            Hermitian problem; a multiple value of one that is not Hermitian without
-            `left=True`, or a defective one.
+            Hermitian or singular value problem, a problem of another kind.
 
     Cost: the forward solve, and a product with each tangent for each pair; for the second
-        order one linear solve for each pair more.
+        order, and where the problem is not Hermitian, one linear solve for each pair more.
     Source: see the module.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
         >>> from implicit_eig import Hermitian, eigensolver
-        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
         >>> A, A_dot = jnp.eye(3), jnp.diag(jnp.array([3.0, 1.0, 2.0]))
         >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=3))
         >>> directional_derivatives(solve, (A,), (A_dot,)).round(4).tolist()
@@ -190,70 +185,37 @@ def _check_cluster(equal: np.ndarray, cluster: np.ndarray) -> None:
 def _of_pairs(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
 ) -> Inexact[Array, " k"]:
-    """Return the first derivatives where the problem treats its pairs one by one."""
-    problem, policy = solve.problem, solve.policy
+    """Return the first derivatives of a problem that is not Hermitian."""
+    problem = solve.problem
     if order == 2:
         raise InputError(
             "`directional_derivatives(order=2)`: a Hermitian problem; got "
             f"{type(problem).__name__}. For simple values nest `jax.jvp`."
         )
-    values = jnp.asarray(problem.solution(z).values)
-    real = jnp.finfo(values.dtype)
-    rounding = 10 * float(real.eps) * jnp.abs(values)
-    equal = near_mask(values, rounding, tolerance(policy.degeneracy_rtol, real.dtype))
-    if isinstance(problem, AbstractPairs) and problem.left:
-        H, M = _left_products(solve, problem, z, theta, theta_dot)
-        like = jax.ShapeDtypeStruct(values.shape, H.dtype)
-        return host.call(_split_pairs, like, equal, H, M)
-    like = jax.ShapeDtypeStruct(equal.shape, equal.dtype)
-    checked = host.call(_refuse_multiple, like, equal)
-    # made to depend on the check, which a compiler would remove otherwise
-    values_dot = _values_dot(solve, z, theta, theta_dot)
-    return jnp.where(jnp.diagonal(checked), values_dot, jnp.nan)
-
-
-@eqx.filter_jit
-def _values_dot(
-    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree
-) -> Inexact[Array, " k"]:
-    residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
-    z_dot = solve.root.solve_linearised(z, theta, residual_dot)
-    return jvp_at(lambda z: solve.problem.solution(z).values, z, z_dot)
-
-
-@eqx.filter_jit
-def _left_products(
-    solve: Eigensolver, problem: AbstractPairs, z: Pairs, theta: Operators, theta_dot: PyTree
-) -> tuple[Array, Array]:
-    """Return −YᴴṪX and YᴴT'X, each (k, k)."""
-    W, *_ = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
-    return -z.V.T @ W, z.V.T @ problem.border(z.lam, z.X, theta)
-
-
-def _refuse_multiple(equal: np.ndarray) -> np.ndarray:
-    multiple = np.argwhere(np.triu(equal, 1))
-    if multiple.size:
+    if not isinstance(problem, AbstractPairs):
         raise InputError(
-            "`directional_derivatives(...)`: simple values, or left vectors for multiple ones; got "
-            f"pairs {multiple[0][0]} and {multiple[0][1]} with one value. Declare the problem with "
-            "`left=True`, and let the solver return left vectors."
+            "`directional_derivatives(solve=...)`: a problem of the package with single values; "
+            f"got {type(problem).__name__}. Use `Hermitian`, `Singular`, `General`, `Polynomial` "
+            "or `Nonlinear`."
         )
-    return equal
+    equal = problem.clusters(z, theta, solve.policy)
+    S_dot = _pairs_block(solve, z, theta, theta_dot)
+    like = jax.ShapeDtypeStruct(S_dot.shape[:1], S_dot.dtype)
+    return host.call(_split_pairs, like, equal, S_dot)
 
 
-def _split_pairs(equal: np.ndarray, H: np.ndarray, M: np.ndarray) -> np.ndarray:
-    """Return the eigenvalues of M⁻¹H, cluster by cluster."""
-    found = np.zeros(len(H), H.dtype)
+@eqx.filter_jit
+def _pairs_block(
+    solve: Eigensolver, z: Pairs, theta: Operators, theta_dot: PyTree
+) -> Inexact[Array, "k k"]:
+    residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
+    return solve.root.solve_linearised(z, theta, residual_dot).S
+
+
+def _split_pairs(equal: np.ndarray, S_dot: np.ndarray) -> np.ndarray:
+    """Return the eigenvalues of Ṡ, cluster by cluster."""
+    found = np.zeros(len(S_dot), S_dot.dtype)
     for cluster in clusters_of(equal):
-        inside = np.ix_(cluster, cluster)
         _check_cluster(equal, cluster)
-        singular_values = np.linalg.svd(M[inside], compute_uv=False)
-        if singular_values[-1] < DEFICIENT * singular_values[0]:
-            raise InputError(
-                "`directional_derivatives(...)`: left vectors that span as much as the vectors; "
-                f"got YᴴT'X with singular values from {singular_values[-1]:.1e} to "
-                f"{singular_values[0]:.1e} for the cluster of pairs {cluster.tolist()}. Either the "
-                "solver gave one of them twice, or the value is defective and has no derivative."
-            )
-        found[cluster] = np.sort_complex(np.linalg.eigvals(np.linalg.solve(M[inside], H[inside])))
+        found[cluster] = np.sort_complex(np.linalg.eigvals(S_dot[np.ix_(cluster, cluster)]))
     return found
