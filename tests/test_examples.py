@@ -37,7 +37,7 @@ SMALL = {
     "band_structure": (("--pixels", 16, "--points", 3), "long waves: group velocity"),
     "damped_structure": (("--elements", 8, "--steps", 40), "% after"),
     "delay": (("--delays", 31), "stable up to τ = 0.78521"),
-    "crossing": (("--steps", 25), "steps with a crossing"),
+    "crossing": (("--steps", 25), "order changes"),
     "max_eigenvalue": ((), "above the minimum"),
     "exceptional_point": (("--distances", 12, "--trials", 4), "relative error ~ κ^"),
 }

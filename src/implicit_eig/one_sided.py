@@ -39,6 +39,8 @@ from .operators import apply, column_norms
 from .policy import tolerance
 from .problems._abstract import Operators
 from .problems._pairs import AbstractPairs, Pairs
+from .problems.hermitian import Hermitian
+from .problems.singular import Singular
 
 
 def directional_derivatives(
@@ -88,8 +90,8 @@ def directional_derivatives(
     dots = _tangents(solve, given, tangents)
     theta, theta_dot = eqx.filter_jvp(lambda *ops: solve.canonical(ops), given, dots)
     z, (_, equal) = find_root(solve.root, theta)
-    if equal is None:
-        return _of_pairs(solve, z, theta, theta_dot, order)
+    if not isinstance(solve.problem, (Hermitian, Singular)):
+        return _of_pairs(solve, z, theta, theta_dot, equal, order)
     expansion = _expand(solve, z, theta, theta_dot, order)
     like = jax.ShapeDtypeStruct(equal.shape[:1], expansion[-1].dtype)
     rtol = tolerance(solve.policy.degeneracy_rtol, like.dtype)
@@ -183,7 +185,7 @@ def _check_cluster(equal: np.ndarray, cluster: np.ndarray) -> None:
 
 
 def _of_pairs(
-    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
+    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, equal: Any, order: int
 ) -> Inexact[Array, " k"]:
     """Return the first derivatives of a problem that is not Hermitian."""
     problem = solve.problem
@@ -198,7 +200,6 @@ def _of_pairs(
             f"got {type(problem).__name__}. Use `Hermitian`, `Singular`, `General`, `Polynomial` "
             "or `Nonlinear`."
         )
-    equal = problem.clusters(z, theta, solve.policy)
     S_dot = _pairs_block(solve, z, theta, theta_dot)
     like = jax.ShapeDtypeStruct(S_dot.shape[:1], S_dot.dtype)
     return host.call(_split_pairs, like, equal, S_dot)

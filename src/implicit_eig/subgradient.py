@@ -77,7 +77,8 @@ def minimum_norm_subgradient(
 
     def block(params: PyTree) -> tuple[Any, Any]:
         solution = f(params)
-        if not isinstance(solution, Solution) or solution._block is None:
+        known = isinstance(solution, Solution) and solution._block is not None
+        if not known or jnp.iscomplexobj(solution.values):
             other = "that of another problem" if isinstance(solution, Solution) else "no `Solution`"
             raise InputError(
                 "`minimum_norm_subgradient(f, ...)`: f(params) -> the `Solution` of a Hermitian or "
