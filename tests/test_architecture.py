@@ -29,6 +29,7 @@ FLOORS = [
     "linear_solvers",
     "degeneracy",
     "cotangents",
+    "guard",
     "normalization",
     "testing",
     "operators",

@@ -15,6 +15,7 @@ from . import host
 from ._errors import EigensolverError, InputError
 from ._implicit import AbstractRoot, find_root, jvp_at
 from .gauge import watch_state, watch_values
+from .guard import without_guard
 from .host import Traceable
 from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
@@ -73,7 +74,8 @@ class Eigensolver(eqx.Module):
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
         """Return the operators as lineax operators, checked."""
-        return self.problem.check_operators(self.problem.canonical(operators), self.policy)
+        asked = self.problem.with_guard()
+        return asked.check_operators(asked.canonical(operators), self.policy)
 
     def clusters(self, state: PyTree, canonical: Operators) -> jax.Array | None:
         """Return which values count as one, (k, k); `None` where nobody asks or nobody knows."""
@@ -253,10 +255,12 @@ class _Pairs(AbstractRoot):
     solve: Eigensolver
 
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
-        problem = self.solve.problem
-        raw = _run_solver(self.solve.solver, problem, theta)
-        policy, linear_solver = self.solve.policy, self.solve.linear_solver
-        solution = problem.normalize(raw, theta, policy)
+        problem, policy = self.solve.problem, self.solve.policy
+        asked, linear_solver = problem.with_guard(), self.solve.linear_solver
+        raw = _run_solver(self.solve.solver, asked, theta)
+        solution = asked.normalize(raw, theta, policy)
+        if asked.k > problem.k:
+            solution = without_guard(solution, problem.k, policy)
         solution = problem.complete(solution, theta, linear_solver, policy)
         return problem.state(solution), (solution.stats, solution._equal)
 

@@ -1,4 +1,4 @@
-"""An identity for tangents that shows a function what cotangents come back through it.
+"""Identities for tangents that show a function what comes through them, in one direction.
 
 JAX has no public means for this that keeps forward mode: `custom_vjp` forbids it, and what
 `lax.custom_linear_solve` calls in reverse mode it calls again on the tangents of a cotangent,
@@ -28,11 +28,19 @@ def watch(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: P
         tangents: a pytree of arrays, on which the result depends linearly.
         residuals: a pytree of arrays that `fn` receives as they are.
     """
+    return _bind(fn, tangents, residuals, False)
+
+
+def look(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree) -> PyTree:
+    """Return `fn(tangents, residuals)`, but cotangents come back as they are; see `watch`."""
+    return _bind(fn, tangents, residuals, True)
+
+
+def _bind(fn: Any, tangents: PyTree, residuals: PyTree, forward: bool) -> PyTree:
     leaves, structure = jax.tree.flatten(tangents)
     others, other_structure = jax.tree.flatten(residuals)
-    out = _watch_p.bind(
-        *leaves, *others, count=len(leaves), fn=_OnLeaves(fn, structure, other_structure)
-    )
+    fn = _OnLeaves(fn, structure, other_structure)
+    out = _watch_p.bind(*leaves, *others, count=len(leaves), fn=fn, forward=forward)
     return jax.tree.unflatten(structure, out)
 
 
@@ -59,26 +67,27 @@ _watch_p.multiple_results = True
 
 
 @_watch_p.def_impl
-def _impl(*operands: Any, count: int, fn: Any) -> list:
-    return list(operands[:count])
+def _impl(*operands: Any, count: int, fn: Any, forward: bool) -> list:
+    tangents = list(operands[:count])
+    return fn(tangents, list(operands[count:])) if forward else tangents
 
 
 @_watch_p.def_abstract_eval
-def _abstract_eval(*operands: Any, count: int, fn: Any) -> list:
+def _abstract_eval(*operands: Any, count: int, **_: Any) -> list:
     return list(operands[:count])
 
 
-def _jvp(primals: Any, tangents: Any, *, count: int, fn: Any) -> tuple[list, list]:
-    out = _watch_p.bind(*primals, count=count, fn=fn)
+def _jvp(primals: Any, tangents: Any, *, count: int, **options: Any) -> tuple[list, list]:
+    out = _watch_p.bind(*primals, count=count, **options)
     moving = [ad.instantiate_zeros(t) for t in tangents[:count]]
-    return out, _watch_p.bind(*moving, *primals[count:], count=count, fn=fn)
+    return out, _watch_p.bind(*moving, *primals[count:], count=count, **options)
 
 
-def _transpose(cotangents: Any, *operands: Any, count: int, fn: Any) -> list:
+def _transpose(cotangents: Any, *operands: Any, count: int, fn: Any, forward: bool) -> list:
     # what is zero when traced stays so: nothing is computed for it further back
     zero = [isinstance(c, ad.Zero) for c in cotangents]
     out = list(cotangents)
-    if not all(zero):
+    if not (forward or all(zero)):
         seen = fn([ad.instantiate_zeros(c) for c in cotangents], list(operands[count:]))
         out = [c if z else s for c, z, s in zip(cotangents, zero, seen, strict=True)]
     linear = [
@@ -88,7 +97,7 @@ def _transpose(cotangents: Any, *operands: Any, count: int, fn: Any) -> list:
     return linear + [None] * (len(operands) - count)
 
 
-def _batch(operands: Any, axes: Any, *, count: int, fn: Any) -> tuple[list, list]:
+def _batch(operands: Any, axes: Any, *, count: int, fn: Any, **options: Any) -> tuple[list, list]:
     (size,) = {
         operand.shape[axis]
         for operand, axis in zip(operands, axes, strict=True)
@@ -100,7 +109,7 @@ def _batch(operands: Any, axes: Any, *, count: int, fn: Any) -> tuple[list, list
         else jnp.moveaxis(operand, axis, 0)
         for operand, axis in zip(operands, axes, strict=True)
     ]
-    out = _watch_p.bind(*mapped, count=count, fn=_Mapped(fn))
+    out = _watch_p.bind(*mapped, count=count, fn=_Mapped(fn), **options)
     return out, [0] * count
 
 

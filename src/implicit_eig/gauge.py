@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from ._errors import InputError
-from .cotangents import watch
+from .cotangents import look, watch
 from .policy import Policy, enforce, gauge_check
 from .problems._abstract import AbstractProblem
 
@@ -118,11 +118,15 @@ class _Values(eqx.Module):
     def __call__(self, values_bar: Array, clusters: Bool[Array, "k k"]) -> Array:
         return _judge_values(values_bar, clusters, verdict=self)
 
+    def judge(self, values_bar: Array, clusters: Bool[Array, "k k"]) -> Array:
+        """Return the cotangent, checked."""
+        figures = _differences(values_bar, clusters)
+        return _judge(self.policy, _InspectValues(self.rtol), figures, values_bar)
+
 
 @eqx.filter_custom_jvp
 def _judge_values(values_bar: Array, clusters: Bool[Array, "k k"], *, verdict: _Values) -> Array:
-    figures = _differences(values_bar, clusters)
-    return _judge(verdict.policy, _InspectValues(verdict.rtol), figures, values_bar)
+    return verdict.judge(values_bar, clusters)
 
 
 # A nonlinear function of a cluster's values has second derivatives by the block of the cluster, of
@@ -131,7 +135,7 @@ def _judge_values(values_bar: Array, clusters: Bool[Array, "k k"], *, verdict: _
 def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple[Array, Any]:
     (values_bar, clusters), (dot, _) = primals, tangents
     out = _judge_values(values_bar, clusters, verdict=verdict)
-    return out, None if dot is None else _judge_values(dot, clusters, verdict=verdict)
+    return out, None if dot is None else look(verdict.judge, dot, clusters)
 
 
 def _judge(policy: Policy, inspect: Any, figures: tuple[Array, Array], value: PyTree) -> PyTree:

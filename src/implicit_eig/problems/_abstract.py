@@ -32,6 +32,10 @@ class AbstractProblem(eqx.Module):
         """Return the problem, with what a ready-made solver says of it."""
         return self
 
+    def with_guard(self) -> "AbstractProblem":
+        """Return the problem that its solver is asked: that of k pairs, and of `guard` more."""
+        return self
+
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
         """Return what the user passes as lineax operators, or raise `InputError`."""
         names = [f"A{i}" for i in range(len(operators))] if len(operators) > 2 else "AB"

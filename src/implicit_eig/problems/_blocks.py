@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._errors import InputError
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import column_norms
 from ..systems._abstract import AbstractSystem, Pencil
@@ -105,3 +106,15 @@ def turn_defect(
     M = X_bar.T @ X + S_bar.T @ S - S @ S_bar.T
     D = jnp.where(clusters, (M - M.conj().T) / 2, jnp.zeros_like(M))
     return jnp.abs(D), jnp.max(column_norms(X_bar) * column_norms(X))
+
+
+def check_k(name: str, k: Any, guard: Any = 0) -> None:
+    """Raise `InputError` unless k is a positive integer, and `guard` none below 0."""
+    for argument, value, least, wanted in (
+        ("k", k, 1, "a positive number of pairs"),
+        ("guard", guard, 0, "a number of pairs, 0 or more"),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(
+                f"`{name}({argument}=...)`: {wanted}; got {value!r}. Give {argument} as an integer."
+            )

@@ -23,6 +23,7 @@ in: a border of norms, a border for a whole cluster, and left vectors by the sam
 """
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -95,6 +96,16 @@ class AbstractPairs(AbstractProblem):
         """
 
     @abc.abstractmethod
+    def pairing(
+        self,
+        S: Inexact[Array, "k k"],
+        V: Inexact[Array, "n k"],
+        X: Inexact[Array, "n k"],
+        operators: Operators,
+    ) -> Inexact[Array, "k k"]:
+        """Return VᵀT'X of pairs with the block S, entry (i, j) for vᵢ and xⱼ; linear in V and X."""
+
+    @abc.abstractmethod
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which pairs move as one cluster, `rounding` being that of each value."""
 
@@ -117,12 +128,9 @@ class AbstractPairs(AbstractProblem):
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         check = forward_check(policy, InspectPairs(self.name, rtol), figures)
         residual, scale, *_ = figures
-        stats = {
-            "residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1),
-            "clusters": near,
-        }
+        stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
         solution = enforce(check, figures, solution, suspect(rtol, policy, *figures))
-        return eqx.tree_at(lambda s: s.stats, solution, stats)
+        return dataclasses.replace(solution, stats=stats, _equal=near)
 
     def complete(
         self,
@@ -138,12 +146,13 @@ class AbstractPairs(AbstractProblem):
         return eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
 
     def state(self, solution: Solution) -> Pairs:
-        """Return (Λ, X, V), with the clusters of `stats`, or none."""
+        """Return (Λ, X, V) and the clusters of a checked solution; another has none."""
         X, real = solution.vectors, solution.values.real
         V = jnp.zeros_like(X)
         if solution.left_vectors is not None:
             V = jnp.asarray(solution.left_vectors).conj()
-        near = solution.stats.get("clusters", jnp.eye(self.k, dtype=bool))
+        equal = solution._equal
+        near = jnp.eye(self.k, dtype=bool) if equal is None else jnp.asarray(equal)
         return Pairs(jnp.diag(solution.values), X, V, near.astype(real.dtype))
 
     def solution(self, state: Pairs) -> Solution:
@@ -153,7 +162,7 @@ class AbstractPairs(AbstractProblem):
         """
         norms = jnp.sqrt(jnp.sum(state.X * state.X.conj(), axis=0).real)
         left = scale_columns(state.V, norms).conj() if self.left else None
-        return Solution(state.lam, scale_columns(state.X, 1 / norms), left)
+        return Solution(state.lam, scale_columns(state.X, 1 / norms), left, _block=state.S)
 
     def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
         """Return T(λ) x; with left vectors also T(λ)ᵀ v and, within clusters, VᵀT'(λ)X − s I."""
@@ -222,8 +231,8 @@ class AbstractPairs(AbstractProblem):
 
     def _left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
         S, X, V = state.S, state.X, state.V
-        # column i is that of pair i, as in every other condition: (T'X)ᵀ V, not its transpose
-        scale = self.border(S, X, operators).T @ V
+        # column i is that of pair i, as in every other condition
+        scale = self.pairing(S, V, X, operators).T
         scale = scale - self.left_scale * jnp.eye(self.k, dtype=S.dtype)
         return self.product(S, V, operators, transposed=True), state.near.astype(S.dtype) * scale
 
@@ -249,11 +258,3 @@ def solution_structure(n: int, k: int, dtype: Any) -> Solution:
     values: Any = jax.ShapeDtypeStruct((k,), dtype)
     vectors: Any = jax.ShapeDtypeStruct((n, k), dtype)
     return Solution(values, vectors, vectors)
-
-
-def check_k(name: str, k: Any) -> None:
-    """Raise `InputError` unless k is a positive integer."""
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise InputError(
-            f"`{name}(k=...)`: a positive number of pairs; got {k!r}. Give k as a positive integer."
-        )

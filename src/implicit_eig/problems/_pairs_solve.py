@@ -1,5 +1,6 @@
 """How the linearised conditions of pairs are solved: by bordered systems, or by all pairs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from ..linear_solvers._solve import solve_linearised
-from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
+from ..linear_solvers._systems import AbstractLinearisation, AbstractSystems
 from ..operators import column_norms, scale_columns
 from ..policy import Policy
 from ..systems.bordered_pairs import BORDER, BorderedPairs
@@ -56,10 +57,10 @@ class _Linearisation(AbstractLinearisation):
     beta: Array
     transposed: bool
 
-    def assemble(self) -> AbstractLinearSystems:
-        state = self.state
-        matrices = self.problem.matrices(state.lam, self.operators)
-        col = scale_columns(self.problem.border(state.S, state.X, self.operators), self.beta)
+    def assemble(self) -> "_LinearisedConditions":
+        problem, operators, state = self.problem, self.operators, self.state
+        matrices = problem.matrices(state.lam, operators)
+        col = scale_columns(problem.border(state.S, state.X, operators), self.beta)
         row = scale_columns(dual(state.X, state.near).conj(), self.alpha)
         # the known left vectors in the scale of the border
         size = jnp.sum(state.V * col, axis=0)
@@ -67,7 +68,47 @@ class _Linearisation(AbstractLinearisation):
         systems = BorderedPairs(
             matrices.structure(len(state.X)), matrices, col, row, state.near, self.alpha, left
         )
-        return systems.transposed() if self.transposed else systems
+        systems = systems.transposed() if self.transposed else systems
+        return _LinearisedConditions(systems, problem, operators, state, self.beta, self.transposed)
+
+
+class _LinearisedConditions(AbstractSystems):
+    """The linearised conditions as they are: in value bordered systems, one a pair.
+
+    In their tangent the pairs of a cluster are coupled by the block S.
+    """
+
+    systems: BorderedPairs
+    problem: Any
+    operators: Any
+    state: Any
+    beta: Array
+    transposed: bool = eqx.field(static=True)
+
+    def mv(self, U: Array, skip_zeros: bool = False) -> Array:
+        """Return (T U + T'X M, cᴴU), or (Tᵀ U + c̄ M, (T'X)ᵀ U), with M in the border's scale."""
+        S, X, near = self.state.S, self.state.X, self.systems.near.astype(U.dtype)
+        n = len(X)
+        U, mu = U[:n], U[n:]
+        rest = (1 - near) * mu * self.systems.alpha.astype(mu.dtype)[:, None]
+        scale = near * self.beta.astype(mu.dtype)[:, None]
+        if self.transposed:
+            top = self.problem.product(S, U, self.operators, transposed=True)
+            top = top + self.systems.col @ (near * mu)
+            bottom = scale * self.problem.pairing(S, U, X, self.operators).T
+        else:
+            product = lambda S, X: self.problem.product(S, X, self.operators)  # noqa: E731
+            _, top = jax.jvp(product, (S, X), (scale * mu, U))
+            bottom = near * (self.systems.row.T @ U)
+        return jnp.concatenate([top, bottom + rest])
+
+    def solve(self, run: Callable, b: Array) -> Array:
+        """Solve the bordered systems."""
+        return self.systems.solve(run, b)
+
+    def solve_transposed(self, run: Callable, b: Array) -> Array:
+        """Solve the transposed bordered systems."""
+        return self.systems.solve_transposed(run, b)
 
 
 class CompleteSolve(eqx.Module):

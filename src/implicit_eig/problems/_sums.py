@@ -1,7 +1,9 @@
 """Problems T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators: pencils and polynomials."""
 
 import abc
+from functools import partial
 
+import jax
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Inexact
@@ -57,6 +59,23 @@ class AbstractSums(AbstractPairs):
         weights = self.block_weights(S, len(terms))
         parts = [apply_complex(A, X @ f) for A, f in zip(terms, weights, strict=True)]
         return sum(parts[1:], parts[0])
+
+    def pairing(
+        self,
+        S: Inexact[Array, "k k"],
+        V: Inexact[Array, "n k"],
+        X: Inexact[Array, "n k"],
+        operators: Operators,
+    ) -> Inexact[Array, "k k"]:
+        """Return Σⱼ Dfⱼ(S)[VᵀAⱼX]: for powers Σ Sᵃ VᵀAⱼX Sᵇ over a + b = j − 1."""
+        terms = self.terms(operators)
+        parts = [V.T @ apply_complex(A, X) for A in terms]
+        weights = [partial(self._block_weight, j, len(terms)) for j in range(len(terms))]
+        pieces = [jax.jvp(f, (S,), (part,))[1] for f, part in zip(weights, parts, strict=True)]
+        return sum(pieces[1:], pieces[0])
+
+    def _block_weight(self, j: int, count: int, S: Inexact[Array, "k k"]) -> Array:
+        return self.block_weights(S, count)[j]
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which values are closer than the policy says, or than rounding."""

@@ -7,7 +7,7 @@ from jaxtyping import Array, Inexact
 
 from .._errors import InputError
 from ._abstract import Operators
-from ._pairs import check_k
+from ._blocks import check_k
 from ._sums import AbstractSums
 
 
@@ -22,6 +22,8 @@ class General(AbstractSums):
         k: the number of pairs; 1 ≤ k ≤ n.
         left: whether left vectors are part of the solution, `solution.left_vectors` (n, k): the
             solver's third output, or else by one transposed solve for each pair.
+        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
+            `Policy(cluster=...)` judges; they are no part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
@@ -41,14 +43,19 @@ class General(AbstractSums):
 
     k: int = eqx.field(static=True)
     left: bool = eqx.field(static=True, default=False)
+    guard: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        check_k("General", self.k)
+        check_k("General", self.k, self.guard)
 
     @property
     def left_scale(self) -> float:
         """Return the number vᵀT'(λ)x, T′ = −B: yᴴBx = 1."""
         return -1.0
+
+    def with_guard(self) -> "General":
+        """Return the problem of k + guard pairs."""
+        return General(self.k + self.guard, self.left)
 
     def most_pairs(self, count: int, n: int) -> int:
         """Return n."""

@@ -46,6 +46,7 @@ from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
 from ._blocks import (
     Linearisation,
+    check_k,
     couplings,
     independent,
     inspect_independence,
@@ -73,6 +74,8 @@ class Hermitian(AbstractProblem):
 
     Args:
         k: the number of pairs; 1 ≤ k ≤ n.
+        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
+            `Policy(cluster=...)` judges; they are no part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
@@ -81,13 +84,14 @@ class Hermitian(AbstractProblem):
     """
 
     k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)
+    guard: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise InputError(
-                f"`Hermitian(k=...)`: a positive number of pairs; got {self.k!r}. "
-                "Give k as an integer from 1 to n."
-            )
+        check_k("Hermitian", self.k, self.guard)
+
+    def with_guard(self) -> "Hermitian":
+        """Return the problem of k + guard pairs."""
+        return Hermitian(self.k + self.guard)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
         """Return A and B; dense ones replaced by their Hermitian parts after the check."""

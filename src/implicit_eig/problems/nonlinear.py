@@ -19,7 +19,8 @@ from ..solution import Solution
 from ..solvers.newton import Newton
 from ..systems.function import ComplexView, Function, is_operator, leaves, working_dtype
 from ._abstract import Operators
-from ._pairs import AbstractPairs, check_k, solution_structure
+from ._blocks import check_k
+from ._pairs import AbstractPairs, solution_structure
 
 
 class Nonlinear(AbstractPairs):
@@ -142,6 +143,16 @@ class Nonlinear(AbstractPairs):
         """Return T(λᵢ) xᵢ or T(λᵢ)ᵀ xᵢ: a user's function is of numbers λ, not of blocks."""
         matrices = self.matrices(jnp.diagonal(S), operators)
         return (matrices.transposed() if transposed else matrices).product(X)
+
+    def pairing(
+        self,
+        S: Inexact[Array, "k k"],
+        V: Inexact[Array, "n k"],
+        X: Inexact[Array, "n k"],
+        operators: Operators,
+    ) -> Inexact[Array, "k k"]:
+        """Return VᵀT'X, each column T'(λⱼ)xⱼ."""
+        return V.T @ self.border(S, X, operators)
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return that each pair moves alone."""

@@ -7,7 +7,7 @@ from jaxtyping import Array, Inexact
 
 from .._errors import InputError
 from ._abstract import Operators
-from ._pairs import check_k
+from ._blocks import check_k
 from ._sums import AbstractSums
 
 
@@ -21,6 +21,8 @@ class Polynomial(AbstractSums):
     Args:
         k: the number of pairs; 1 ≤ k ≤ d n.
         left: as for `General`.
+        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
+            `Policy(cluster=...)` judges; they are no part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
@@ -40,14 +42,19 @@ class Polynomial(AbstractSums):
 
     k: int = eqx.field(static=True)
     left: bool = eqx.field(static=True, default=False)
+    guard: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        check_k("Polynomial", self.k)
+        check_k("Polynomial", self.k, self.guard)
 
     @property
     def left_scale(self) -> float:
         """Return the number vᵀT'(λ)x, for yᴴT′(λ)x = 1."""
         return 1.0
+
+    def with_guard(self) -> "Polynomial":
+        """Return the problem of k + guard pairs."""
+        return Polynomial(self.k + self.guard, self.left)
 
     def most_pairs(self, count: int, n: int) -> int:
         """Return d n."""

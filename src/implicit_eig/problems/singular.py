@@ -43,9 +43,8 @@ from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
-from ._blocks import Linearisation, couplings, divide, turn_defect
+from ._blocks import Linearisation, check_k, couplings, divide, turn_defect
 from ._embedding import apply_adjoint, embedding
-from ._pairs import check_k
 from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
 
 
@@ -66,6 +65,8 @@ class Singular(AbstractProblem):
 
     Args:
         k: the number of triplets; 1 ≤ k ≤ min(m, n).
+        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
+            `Policy(cluster=...)` judges; they are no part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
@@ -88,9 +89,14 @@ class Singular(AbstractProblem):
     """
 
     k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)
+    guard: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        check_k("Singular", self.k)
+        check_k("Singular", self.k, self.guard)
+
+    def with_guard(self) -> "Singular":
+        """Return the problem of k + guard pairs."""
+        return Singular(self.k + self.guard)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
         """Return A, of any shape with at least k rows and columns."""

@@ -40,8 +40,7 @@ from ..systems.bordered_pairs import BORDER, BorderedPairs
 from ..systems.matrices import Sum
 from ..systems.sylvester import Sylvester
 from ._abstract import AbstractProblem, Operators
-from ._blocks import turn_defect
-from ._pairs import check_k
+from ._blocks import check_k, turn_defect
 from ._subspace_check import ROUNDING, InspectBasis, schur_basis, sound
 from ._sums import check_square
 from .hermitian import Invariant

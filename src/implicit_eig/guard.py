@@ -1,0 +1,67 @@
+"""Pairs beyond the k that are wanted: they show whether k cuts a cluster."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from .policy import Policy, cluster_check, enforce
+from .solution import Solution
+
+
+def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
+    """Return the first k of m pairs, checked that no other one belongs to their clusters.
+
+    Args:
+        solution: m pairs; figures in `stats` with m entries, or (m, m), are cut as well.
+        k: the pairs that are wanted.
+        policy: says what happens if a cluster is cut.
+
+    Raises:
+        EigensolverError: k cuts a cluster, under `Policy(cluster=Action.RAISE)` (when run).
+    """
+    m = solution.values.shape[0]
+
+    def cut(leaf: Any) -> Any:
+        for axis in range(leaf.ndim):
+            if leaf.shape[axis] == m:
+                leaf = jax.lax.slice_in_dim(leaf, 0, k, axis=axis)
+        return leaf
+
+    left, equal = solution.left_vectors, solution._equal
+    wanted = Solution(
+        solution.values[:k],
+        solution.vectors[:, :k],
+        None if left is None else left[:, :k],
+        jax.tree.map(cut, solution.stats),
+        _equal=None if equal is None else equal[:k, :k],
+    )
+    if equal is None:
+        return wanted
+    figures = (equal, solution.values)
+    check = cluster_check(policy, _Inspect(k), figures)
+    return enforce(check, figures, wanted, jnp.any(equal[:k, k:]))
+
+
+class _Inspect(eqx.Module):
+    """Say which cluster is cut."""
+
+    k: int = eqx.field(static=True)
+
+    def __call__(self, equal: Bool[np.ndarray, "m m"], lam: Shaped[np.ndarray, " m"]) -> str | None:
+        k = self.k
+        if not equal[:k, k:].any():
+            return None
+        i = int(np.flatnonzero(equal[:k, k:].any(axis=1))[0])
+        members = np.flatnonzero(equal[i])
+        inside = int((members < k).sum())
+        return (
+            f"`eigensolver(problem=...(k={k}, guard={len(lam) - k}))`: a k between clusters; got "
+            f"one that takes {inside} of at least {len(members)} pairs with the value "
+            f"{lam[i]:.6g}. "
+            f"These have no derivative without the others: ask for k = {k - inside} or "
+            f"k = {int(members[-1]) + 1}, or accept this with `Policy(cluster=...)`."
+        )

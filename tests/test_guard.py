@@ -1,0 +1,69 @@
+"""Pairs beyond k: a cluster that k cuts is seen, whatever the problem."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg as sla
+from problems import eigh, with_spectrum
+from test_pairs import eig_left, polyeig
+
+import implicit_eig as ie
+
+A = with_spectrum([1.0, 2.0, 2.0, 5.0, 7.0])
+
+
+def svd(A):
+    U, sigma, Vh = sla.svd(A, full_matrices=False)
+    return sigma, Vh.conj().T, U
+
+
+def quadratic():
+    eye = jnp.eye(5)
+    return A, -4 * eye, eye
+
+
+# k = 2 cuts the doublet, counted in the solver's order
+CASES = {
+    "Hermitian": (eigh, ie.Hermitian, (A,), 2, 3),
+    "General": (eig_left, ie.General, (A,), 3, 4),
+    "Singular": (svd, ie.Singular, (A,), 3, 4),
+    "Polynomial": (polyeig, ie.Polynomial, quadratic(), 2, 3),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_cut_cluster(name):
+    solver, problem, operators, cut, whole = CASES[name]
+    with pytest.raises(ie.EigensolverError, match=r"guard=1\)\)`: a k between clusters; got one"):
+        ie.eigensolver(solver, problem(cut, guard=1))(*operators)
+    warn = ie.Policy(cluster=ie.Action.WARN)
+    with pytest.warns(ie.ClusterWarning, match="takes 1 of at least 2 pairs"):
+        solution = ie.eigensolver(solver, problem(cut, guard=1), policy=warn)(*operators)
+    assert solution.values.shape == (cut,)
+    guarded = ie.eigensolver(solver, problem(whole, guard=1))(*operators)
+    plain = ie.eigensolver(solver, problem(whole))(*operators)
+    assert guarded.stats.keys() == plain.stats.keys()
+    for one, other in zip(jax.tree.leaves(guarded), jax.tree.leaves(plain), strict=True):
+        assert one.shape == other.shape
+        assert jnp.max(jnp.abs(one.astype(complex) - other.astype(complex))) < 1e-12
+
+
+def test_derivatives_are_those_without_guard():
+    # of projectors, which no solver's choice of a basis changes
+    M = with_spectrum(np.arange(5.0), seed=4)
+    loss = lambda solve, A: jnp.sum(solve(A).vectors * (M @ solve(A).vectors))
+    gradients = [
+        jax.jit(jax.grad(lambda A, p=problem: loss(ie.eigensolver(eigh, p), A)))(A)
+        for problem in (ie.Hermitian(3), ie.Hermitian(3, guard=2))
+    ]
+    assert jnp.max(jnp.abs(gradients[0] - gradients[1])) < 1e-13
+
+
+def test_refusals():
+    with pytest.raises(
+        ie.InputError, match=r"`Hermitian\(guard=...\)`: a number of pairs, 0 or more"
+    ):
+        ie.Hermitian(2, guard=-1)
+    with pytest.raises(ie.InputError, match="at most n pairs"):
+        ie.eigensolver(eigh, ie.Hermitian(4, guard=2))(A)
