@@ -17,6 +17,7 @@ FLOORS = [
     "tracking",
     "subgradient",
     "one_sided",
+    "diagnostics",
     "_eigensolver",
     "_implicit_function",
     "_derivatives",

@@ -24,6 +24,7 @@ from ._errors import (
     TrackingWarning,
 )
 from ._implicit_function import implicit_function
+from .diagnostics import Diagnosis, diagnose, refine
 from .gauge import gauge_defect
 from .host import traceable
 from .linear_solvers.auto import AutoLinearSolver
@@ -81,6 +82,7 @@ __all__ = [
     "ClusterWarning",
     "ComplexStep",
     "Deflated",
+    "Diagnosis",
     "Eigensolver",
     "EigensolverError",
     "ExceptionalPointWarning",
@@ -118,6 +120,7 @@ __all__ = [
     "UnitComponent",
     "UserProducts",
     "apply_projector",
+    "diagnose",
     "directional_derivatives",
     "eigensolver",
     "factorization_cache",
@@ -130,6 +133,7 @@ __all__ = [
     "linear_solver",
     "minimum_norm_subgradient",
     "plot",
+    "refine",
     "solvers",
     "testing",
     "traceable",

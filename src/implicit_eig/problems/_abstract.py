@@ -96,6 +96,10 @@ class AbstractProblem(eqx.Module):
     def solution(self, state: PyTree) -> Solution:
         """Return the solution that a state stands for."""
 
+    def diagonal(self, state: PyTree) -> PyTree:
+        """Return the state in the basis in which its block is diagonal, if it has a block."""
+        return state
+
     def residual(self, solution: Solution, *operators: Any) -> PyTree:
         """Return the conditions at a solution, zero where it is one: to print, test or stack.
 

@@ -91,6 +91,13 @@ def inspect_independence(requirement: str, overlap: str, gram: np.ndarray) -> st
     )
 
 
+def diagonalise(S: Inexact[Array, "k k"]) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
+    """Return Λ, in the order of the diagonal of S, and Q with S = QΛQᴴ; S is nearly diagonal."""
+    lam, Q = jnp.linalg.eigh((S + S.conj().T) / 2)
+    rank = jnp.argsort(jnp.argsort(jnp.diagonal(S).real))
+    return jnp.diag(lam[rank]).astype(S.dtype), Q[:, rank]
+
+
 def turn_defect(
     S: Inexact[Array, "k k"],
     X: Inexact[Array, "n k"],

@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..operators import column_norms, scale_columns
-from ..policy import Policy, enforce, forward_check, tolerance
+from ..policy import Policy, enforce, exceptional_check, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import ROUNDING, AbstractSystem
 from ..systems.auto import AutoSystem
@@ -42,7 +42,7 @@ from ..systems.bordered import Bordered
 from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
-from ._pairs_check import InspectPairs, normalize, suspect
+from ._pairs_check import InspectPairs, inspect_condition, normalize, suspect
 from ._pairs_solve import BorderedSolve, CompleteSolve
 
 
@@ -139,11 +139,25 @@ class AbstractPairs(AbstractProblem):
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Solution:
-        """Return the solution with left vectors, by transposed solves if `left` wants them."""
-        if not self.left:
-            return solution
-        V = _find_left(self, self.state(solution), operators, linear_solver, policy)
-        return eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
+        """Return the solution with left vectors, by transposed solves if `left` wants them.
+
+        Where left vectors are known the condition of the values is checked.
+        """
+        state = self.state(solution)
+        if self.left:
+            V = _find_left(self, state, operators, linear_solver, policy)
+            state = dataclasses.replace(state, V=V)
+            solution = eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
+        condition = self.condition_numbers(state, operators)
+        figures = (condition, state.lam)
+        check = exceptional_check(policy, inspect_condition, figures)
+        too_large = condition * float(jnp.finfo(condition.dtype).eps) ** 0.5 > 1
+        return enforce(check, figures, solution, jnp.any(too_large))
+
+    def condition_numbers(self, state: Pairs, operators: Operators) -> Float[Array, " k"]:
+        """Return ‖y‖ ‖T'x‖ / |yᴴT'x|, 1/|yᴴx| of unit vectors where T' = −I; 0 if y is unknown."""
+        border = column_norms(self.border(state.S, state.X, operators))
+        return column_norms(state.V) * border / abs(self.left_scale)
 
     def state(self, solution: Solution) -> Pairs:
         """Return (Λ, X, V) and the clusters of a checked solution; another has none."""

@@ -153,3 +153,17 @@ class InspectPairs(eqx.Module):
                 "and its vectors have no derivative."
             )
         return None
+
+
+def inspect_condition(condition: np.ndarray, lam: np.ndarray) -> str | None:
+    """Say which value is at an exceptional point, or so near that its derivatives mean little."""
+    limit = float(np.finfo(condition.dtype).eps) ** -0.5
+    if not (condition > limit).any():
+        return None
+    i = int(np.argmax(condition))
+    return (
+        f"`eigensolver(...)`: values that are well conditioned; got a condition number 1/|yᴴBx| of "
+        f"{condition[i]:.1e} for pair {i}, {lam[i]:.6g}, above {limit:.1e}: near a defective value "
+        "the derivative grows like it, and its error like its square. Treat the values that meet "
+        "there as one, by `Subspace`, or accept this with `Policy(exceptional=...)`."
+    )

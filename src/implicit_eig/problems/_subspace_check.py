@@ -40,7 +40,8 @@ def schur_basis(
 
 
 def _schur(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return sla.schur(S, output="complex")
+    T, Q, *_ = sla.schur(S, output="complex")
+    return T, Q
 
 
 def sound(

@@ -1,7 +1,7 @@
 """Problems T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators: pencils and polynomials."""
 
 import abc
-from functools import partial
+from typing import Any
 
 import jax
 import lineax as lx
@@ -69,13 +69,12 @@ class AbstractSums(AbstractPairs):
     ) -> Inexact[Array, "k k"]:
         """Return Σⱼ Dfⱼ(S)[VᵀAⱼX]: for powers Σ Sᵃ VᵀAⱼX Sᵇ over a + b = j − 1."""
         terms = self.terms(operators)
-        parts = [V.T @ apply_complex(A, X) for A in terms]
-        weights = [partial(self._block_weight, j, len(terms)) for j in range(len(terms))]
-        pieces = [jax.jvp(f, (S,), (part,))[1] for f, part in zip(weights, parts, strict=True)]
-        return sum(pieces[1:], pieces[0])
 
-    def _block_weight(self, j: int, count: int, S: Inexact[Array, "k k"]) -> Array:
-        return self.block_weights(S, count)[j]
+        def piece(j: int) -> Any:
+            weight = lambda S: self.block_weights(S, len(terms))[j]  # noqa: E731
+            return jax.jvp(weight, (S,), (V.T @ apply_complex(terms[j], X),))[1]
+
+        return sum((piece(j) for j in range(1, len(terms))), piece(0))
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which values are closer than the policy says, or than rounding."""

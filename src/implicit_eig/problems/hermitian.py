@@ -48,6 +48,7 @@ from ._blocks import (
     Linearisation,
     check_k,
     couplings,
+    diagonalise,
     independent,
     inspect_independence,
     orthonormalizer,
@@ -166,6 +167,11 @@ class Hermitian(AbstractProblem):
     def solution(self, state: "Invariant") -> Solution:
         """Return the pairs, λ being the diagonal of S."""
         return Solution(jnp.diagonal(state.S).real, state.X, _block=state.S)
+
+    def diagonal(self, state: "Invariant") -> "Invariant":
+        """Return (Λ, XQ) with S = QΛQᴴ."""
+        lam, Q = diagonalise(state.S)
+        return Invariant(lam, state.X @ Q)
 
     def conditions(
         self, state: "Invariant", *operators: lx.AbstractLinearOperator

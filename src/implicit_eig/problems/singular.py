@@ -43,7 +43,7 @@ from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
-from ._blocks import Linearisation, check_k, couplings, divide, turn_defect
+from ._blocks import Linearisation, check_k, couplings, diagonalise, divide, turn_defect
 from ._embedding import apply_adjoint, embedding
 from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
 
@@ -159,6 +159,11 @@ class Singular(AbstractProblem):
     def solution(self, state: Triplets) -> Solution:
         """Return the triplets, σ being the diagonal of S."""
         return Solution(jnp.diagonal(state.S).real, state.V, state.U, _block=state.S)
+
+    def diagonal(self, state: Triplets) -> Triplets:
+        """Return (Σ, UQ, VQ) with S = QΣQᴴ."""
+        sigma, Q = diagonalise(state.S)
+        return Triplets(sigma, state.U @ Q, state.V @ Q)
 
     def conditions(
         self, state: Triplets, *operators: lx.AbstractLinearOperator

@@ -85,13 +85,13 @@ class BorderedPairs(AbstractLinearSystems):
 
     def host_columns(self) -> Callable[[int], Any]:
         """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
-        dtype = np.asarray(self.col).dtype
+        dtype: Any = np.asarray(self.col).dtype
         matrix = self.matrices.host_matrices(len(self.col), dtype)
-        nears = np.asarray(self.near)
+        cols, rows, nears = map(np.asarray, (self.col, self.row, self.near))
 
         def column(i: int) -> Any:
             T, near = matrix(i), nears[:, i]
-            col, row = self.col * near.astype(dtype), self.row * near.astype(dtype)
+            col, row = cols * near.astype(dtype), rows * near.astype(dtype)
             corner = np.diag((1 - near) * self.alpha).astype(dtype)
             if isinstance(T, np.ndarray):
                 return np.block([[T, col], [row.T, corner]])

@@ -1,0 +1,250 @@
+"""What a person wants to know before trusting a gradient, and how to polish a rough solution."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import PyTree
+
+from ._eigensolver import Eigensolver
+from .degeneracy import clusters_of
+from .linear_solvers._systems import probe
+from .linear_solvers.auto import AutoLinearSolver
+from .operators import column_norms
+from .policy import Action, Policy, tolerance
+from .problems._abstract import AbstractProblem, Operators
+from .problems._pairs import AbstractPairs
+from .solution import Solution
+from .systems.auto import AutoSystem
+
+SILENT = Policy(
+    forward=Action.IGNORE,
+    cluster=Action.IGNORE,
+    gauge=Action.IGNORE,
+    linear_solve=Action.IGNORE,
+    exceptional=Action.IGNORE,
+)
+
+
+class Diagnosis(eqx.Module):
+    """Hold the figures of `diagnose`, as NumPy arrays; its `repr` is a table.
+
+    Attributes:
+        problem: the declared kind.
+        linear_solver: its name.
+        values: shape (k,).
+        residuals: relative, as in `Solution.stats`; shape (k,).
+        gaps: distance to the nearest value that counts as another one, relative to the larger of
+            the two; inf where none is known; shape (k,).
+        clusters: the pairs that count as one, a list of index arrays.
+        complete: for each cluster whether the pairs beyond k show that k does not cut it; `None`
+            where there are none, for want of `guard`.
+        condition_numbers: 1/|yᴴBx| of unit vectors, 1 for Hermitian problems; shape (k,).
+        solve_residuals: ‖b − M u‖ / ‖b‖ of the linearised system of each pair, for a random right
+            side, by the linear solver that derivatives use; shape (k,).
+        solve_growth: ‖M‖ ‖u‖ / ‖b‖ there, a lower bound of the condition number of M; shape (k,).
+        vector_errors: an estimate of the error of each vector, residual over gap; shape (k,).
+        gradient_errors: an estimate of the relative error of a gradient of each pair's value and
+            vector, from all of these; shape (k,).
+    """
+
+    problem: str
+    linear_solver: str
+    values: np.ndarray
+    residuals: np.ndarray
+    gaps: np.ndarray
+    clusters: list[np.ndarray]
+    complete: list[bool] | None
+    condition_numbers: np.ndarray
+    solve_residuals: np.ndarray
+    solve_growth: np.ndarray
+    vector_errors: np.ndarray
+    gradient_errors: np.ndarray
+
+    def __repr__(self) -> str:
+        columns = {
+            "value": [f"{value:.6g}" for value in self.values],
+            "residual": self.residuals,
+            "gap": self.gaps,
+            "condition": self.condition_numbers,
+            "solve residual": self.solve_residuals,
+            "solve growth": self.solve_growth,
+            "gradient error": self.gradient_errors,
+        }
+        texts = {
+            name: [part if isinstance(part, str) else f"{part:.1e}" for part in column]
+            for name, column in columns.items()
+        }
+        widths = {name: max(len(name), *map(len, column)) for name, column in texts.items()}
+        lines = [
+            f"{self.problem}, k = {len(self.values)}, derivatives by {self.linear_solver}",
+            "pair  " + "  ".join(name.rjust(width) for name, width in widths.items()),
+        ]
+        for i in range(len(self.values)):
+            row = (texts[name][i].rjust(width) for name, width in widths.items())
+            lines.append(f"{i:4d}  " + "  ".join(row))
+        several = [c for c in self.clusters if len(c) > 1]
+        names = "; ".join(", ".join(map(str, cluster)) for cluster in several)
+        lines.append(f"clusters: {names or 'none'}")
+        if self.complete is None:
+            lines.append("whether k cuts a cluster: not known; ask for pairs beyond k by `guard=1`")
+        elif not all(self.complete):
+            lines.append("k cuts a cluster: ask for more pairs, or fewer")
+        return "\n".join(lines)
+
+
+def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
+    """Return residuals, gaps, clusters, condition numbers and an estimate of a gradient's error.
+
+    Args:
+        solve: made by `eigensolver`.
+        *operators: as for `solve`; concrete arrays.
+
+    Returns:
+        Diagnosis: print it.
+
+    Cost: one solve; one linear solve for each pair, and another for its left vector in problems
+        that are not Hermitian.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2, guard=1))
+        >>> diagnosis = diagnose(solve, jnp.diag(jnp.array([1.0, 1.0, 3.0, 4.0])))
+        >>> [cluster.tolist() for cluster in diagnosis.clusters], diagnosis.complete
+        ([[0, 1]], [True])
+    """
+    problem = solve.problem
+    if isinstance(problem, AbstractPairs):
+        problem = dataclasses.replace(problem, left=True)
+    k, asked = problem.k, problem.with_guard()
+    quiet = dataclasses.replace(SILENT, degeneracy_rtol=solve.policy.degeneracy_rtol)
+    wide = dataclasses.replace(solve, problem=asked, policy=quiet, normalization=None)
+    theta = wide.canonical(operators)
+    solution = wide(*operators)
+    state = asked.state(solution)
+    equal = asked.clusters(state, theta, quiet)
+    equal = np.eye(asked.k, dtype=bool) if equal is None else np.asarray(equal)
+    values = np.asarray(solution.values)
+    values = np.diagonal(values) if values.ndim == 2 else values
+    residuals = np.asarray(solution.stats.get("residuals", np.full(asked.k, np.nan)))
+    distance = np.abs(values[:, None] - values[None, :])
+    size = np.maximum(np.abs(values)[:, None], np.abs(values)[None, :])
+    far = np.where(equal, np.inf, distance / np.where(size > 0, size, 1))
+    gaps = far.min(axis=1)
+    condition = np.ones(asked.k, residuals.dtype)
+    if isinstance(asked, AbstractPairs):
+        condition = np.asarray(asked.condition_numbers(state, theta))
+    solved, growth = map(np.asarray, _try_solve(wide, state, theta))
+    vector_errors = residuals / np.where(np.isfinite(gaps), np.minimum(gaps, 1), 1)
+    eps = float(np.finfo(residuals.dtype).eps)
+    errors = condition * (2 * vector_errors + solved * growth + eps * growth)
+    clusters = [c[c < k] for c in clusters_of(equal) if (c < k).any()]
+    complete = None
+    if asked.k > k:
+        complete = [not equal[c[0], k:].any() for c in clusters]
+    parts = (values, residuals, gaps, condition, solved, growth, vector_errors, errors)
+    values, residuals, gaps, condition, solved, growth, vector_errors, errors = (
+        part[:k] for part in parts
+    )
+    return Diagnosis(
+        type(problem).__name__,
+        type(solve.linear_solver).__name__,
+        values,
+        residuals,
+        gaps,
+        clusters,
+        complete,
+        condition,
+        solved,
+        growth,
+        vector_errors,
+        errors,
+    )
+
+
+@eqx.filter_jit
+def _try_solve(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[Any, Any]:
+    """Return ‖b − M u‖ / ‖b‖ and ‖M‖ ‖u‖ / ‖b‖ for a random right side of each pair."""
+    problem = solve.problem
+    conditions = lambda z: problem.conditions(z, *theta)  # noqa: E731
+    first, *others = conditions(state)
+    b = jnp.tile(probe(first[:, :1]), (1, first.shape[1]))
+    zeros = map(jnp.zeros_like, others)
+    state_dot = solve.root.solve_linearised(state, theta, (b, *zeros))
+    product = jax.jvp(conditions, (state,), (state_dot,))[1][0]
+    size = column_norms(jax.jvp(conditions, (state,), (jax.tree.map(probe, state),))[1][0])
+    u = jax.jvp(lambda z: problem.solution(z).vectors, (state,), (state_dot,))[1]
+    return column_norms(product + b), size * column_norms(u)
+
+
+def refine(
+    solution: Solution | tuple[Any, Any],
+    *operators: Any,
+    problem: AbstractProblem,
+    linear_solver: lx.AbstractLinearSolver | None = None,
+    steps: int = 2,
+) -> Solution:
+    """Polish a solution by Newton's method on the problem's conditions.
+
+    For pairs that a solver converged loosely, or in single precision: with operators in double
+    precision each step about doubles the digits. Pairs that are equal to within their residuals
+    move as one cluster.
+
+    Args:
+        solution: rough pairs; or a tuple (values, vectors).
+        *operators: as for the solver made by `eigensolver`; concrete arrays.
+        problem: the declared kind.
+        linear_solver: as for `eigensolver`.
+        steps: of Newton's method.
+
+    Returns:
+        The polished pairs, in the order and the precision of the problem; no derivatives.
+
+    Raises:
+        EigensolverError: the polished pairs fail the check of the problem.
+
+    Cost: one linear solve for each pair and step.
+    Source: Peters & Wilkinson (1979) SIAM Rev. 21, 339.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian
+        >>> A = jnp.array([[2.0, 1.0], [1.0, 3.0]])
+        >>> rough = jnp.array([1.38]), jnp.array([[0.85], [-0.53]])
+        >>> refine(rough, A, problem=Hermitian(k=1)).values.round(4).tolist()
+        [1.382]
+    """
+    linear_solver = AutoLinearSolver() if linear_solver is None else linear_solver
+    theta = problem.check_operators(problem.canonical(operators), SILENT)
+    like = problem.structure(theta)
+    rough = _as_returned(solution, like)
+    for _ in range(steps):
+        rough = problem.normalize(rough, theta, SILENT)
+        error = float(jnp.max(rough.stats["residuals"]))
+        # values that are equal to within their errors are one cluster
+        loose = max(10 * error, tolerance(None, rough.vectors.dtype))
+        policy = dataclasses.replace(SILENT, degeneracy_rtol=loose)
+        state = problem.state(problem.normalize(rough, theta, policy))
+        residual = problem.conditions(state, *theta)
+        system = AutoSystem()
+        step = problem.solve_linearised(state, theta, residual, system, linear_solver, policy)
+        state = problem.diagonal(jax.tree.map(jnp.add, state, step))
+        rough = _as_returned(problem.solution(state), like)
+    return problem.normalize(rough, theta, Policy())
+
+
+def _as_returned(solution: Solution | tuple[Any, Any], like: Solution) -> Solution:
+    """Return the pairs as a solver would, in the problem's dtypes, left vectors 0 if unknown."""
+    values, vectors = solution
+    left, shape = None, like.left_vectors
+    if shape is not None:
+        left = solution.left_vectors if isinstance(solution, Solution) else None
+        left = jnp.zeros(shape.shape) if left is None else jnp.asarray(left)
+        left = left.astype(shape.dtype)
+    values = jnp.asarray(values).astype(like.values.dtype)
+    return Solution(values, jnp.asarray(vectors).astype(like.vectors.dtype), left)

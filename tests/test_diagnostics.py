@@ -1,0 +1,101 @@
+"""The figures of `diagnose`, and Newton's polish."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg as sla
+from problems import eigh, random_definite, random_hermitian, with_spectrum
+from test_guard import svd
+from test_pairs import eig, polyeig, random
+
+import implicit_eig as ie
+
+N, K = 6, 3
+A = with_spectrum([1.0, 1.0, 2.0, 2.0, 5.0, 7.0])
+
+
+def test_of_a_hermitian_problem():
+    found = ie.diagnose(ie.eigensolver(eigh, ie.Hermitian(2, guard=1)), A)
+    assert [c.tolist() for c in found.clusters] == [[0, 1]]
+    assert found.complete == [True]
+    assert np.allclose(found.gaps, 0.5)
+    assert np.all(found.condition_numbers == 1)
+    assert np.all(found.residuals < 1e-14)
+    assert np.all(found.solve_residuals < 1e-12)
+    assert np.all((found.solve_growth > 0.1) & (found.solve_growth < 100))
+    assert np.all((found.gradient_errors > 0) & (found.gradient_errors < 1e-11))
+    text = repr(found)
+    assert "Hermitian, k = 2, derivatives by AutoLinearSolver" in text
+    assert "clusters: 0, 1" in text
+
+
+def test_a_cut_cluster_is_said():
+    found = ie.diagnose(ie.eigensolver(eigh, ie.Hermitian(3, guard=1)), A)
+    assert found.complete == [True, False]
+    assert "k cuts a cluster" in repr(found)
+    assert "not known" in repr(ie.diagnose(ie.eigensolver(eigh, ie.Hermitian(3)), A))
+
+
+def test_condition_numbers_of_general_pairs():
+    M = random(0, N)
+    values, Y, X = sla.eig(np.asarray(M), left=True)
+    expected = 1 / np.abs(np.sum(Y.conj() * X, axis=0))
+    order = np.argsort(-np.abs(values) - 1e-6 * values.imag)[:K]
+    found = ie.diagnose(ie.eigensolver(eig, ie.General(K)), M)
+    assert np.allclose(found.condition_numbers, expected[order], rtol=1e-10)
+
+
+def test_a_rough_solver_is_seen():
+    def rough(A):
+        values, X = eigh(A)
+        return values, X + 1e-5 * np.random.default_rng(0).standard_normal(X.shape)
+
+    policy = ie.Policy(residual_rtol=1e-3)
+    M = random_hermitian(N)
+    good, bad = (
+        ie.diagnose(ie.eigensolver(s, ie.Hermitian(K), policy=policy), M) for s in (eigh, rough)
+    )
+    assert np.all(bad.gradient_errors > 1e3 * good.gradient_errors)
+    assert np.all((bad.gradient_errors > 1e-6) & (bad.gradient_errors < 1e-2))
+
+
+@pytest.mark.parametrize("kind", [ie.Singular, ie.Subspace])
+def test_every_kind_has_figures(kind):
+    solver = svd if kind is ie.Singular else eig
+    found = ie.diagnose(ie.eigensolver(solver, kind(K)), random(0, N))
+    assert np.all(found.residuals < 1e-13)
+    assert np.all(found.solve_residuals < 1e-10)
+
+
+def quadratic():
+    return random(1, N), random(2, N), jnp.eye(N) + 0.2 * random(3, N)
+
+
+CASES = {
+    "Hermitian": (eigh, ie.Hermitian(K), (random_hermitian(N), random_definite(N, seed=3))),
+    "a cluster": (eigh, ie.Hermitian(4), (A,)),
+    "complex": (eigh, ie.Hermitian(K), (random_hermitian(N, np.complex128),)),
+    "Singular": (svd, ie.Singular(K), (random(0, N)[:, :5],)),
+    "General": (eig, ie.General(K), (random(0, N),)),
+    "Polynomial": (polyeig, ie.Polynomial(K), quadratic()),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_single_precision_is_polished(name):
+    solver, problem, operators = CASES[name]
+    k = problem.k
+    parts = solver(*map(np.asarray, operators))
+    exact = np.asarray(parts[0][:k])
+    rng = np.random.default_rng(0)
+    noisy = [part + 1e-4 * np.abs(part).max() * rng.standard_normal(part.shape) for part in parts]
+    rough = (noisy[0][:k], noisy[1][:, :k])
+    once = ie.refine(rough, *operators, problem=problem, steps=4)
+    assert np.max(once.stats["residuals"]) < 1e-13
+    assert np.max(np.abs(once.values - exact)) < 1e-12 * np.abs(exact).max()
+
+
+def test_refusals():
+    values, X = np.ones(2), np.eye(N)[:, :2]
+    with pytest.raises(ie.EigensolverError, match="pairs with A x = λ B x"):
+        ie.refine((values, X), random_hermitian(N), problem=ie.Hermitian(2), steps=0)
