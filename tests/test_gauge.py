@@ -1,0 +1,177 @@
+"""Who depends on a phase or on a basis is called out, and nobody else."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import Counting, eigh, random_hermitian, with_spectrum
+from test_pairs import eig
+
+import implicit_eig as ie
+
+N, K = 7, 4
+SPECTRUM = [1.0, 1.0, 1.0, 3.0, 5.0, 5.0, 8.0]
+M = random_hermitian(N, np.complex128, seed=5)
+
+
+def turning(seed=0):
+    """A solver with another basis in each cluster, and another phase, at every call."""
+    rng = np.random.default_rng(seed)
+
+    def solver(A):
+        values, X = eigh(A)
+        turn = rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3))
+        X = X.astype(A.dtype)
+        X[:, :3] = X[:, :3] @ np.linalg.qr(turn if np.iscomplexobj(A) else turn.real)[0]
+        return values, X
+
+    return solver
+
+
+RAISE = ie.Policy(gauge=ie.Action.RAISE)
+
+
+def gradients(losses, dtype=np.complex128):
+    """The gradient of Σ weights · losses, compiled once for all weights."""
+    solve = ie.eigensolver(turning(), ie.Hermitian(K), policy=RAISE)
+    loss = lambda A, weights: losses(solve(A), weights)
+    return jax.jit(jax.grad(loss)), with_spectrum(SPECTRUM, dtype)
+
+
+def invariant(solution, weights):
+    lam, X = solution
+    P = X[:, :3] @ X[:, :3].conj().T
+    parts = [
+        jnp.sum(lam[:3]),
+        lam[3] ** 2,
+        jnp.sum(M * P).real,
+        jnp.sum(jnp.abs(P) ** 4),
+        jnp.sum(jnp.abs(X[:, 3]) ** 4),
+        jnp.abs(X[:, 3].conj() @ M @ P @ X[:, 3]) ** 2,
+    ]
+    return jnp.sum(weights * jnp.stack(parts))
+
+
+def dependent(solution, weights):
+    lam, X = solution
+    parts = [
+        lam[1],
+        X[0, 3].real,
+        jnp.sum(jnp.abs(X[:, 1]) ** 4),
+        jnp.sum(jnp.abs(X[0, :2]) ** 2),
+        (X[:, 0].conj() @ M @ X[:, 1]).real,
+    ]
+    return invariant(solution, jnp.ones(6)) + jnp.sum(weights * jnp.stack(parts))
+
+
+def test_a_hundred_invariant_functions_raise_no_alarm():
+    gradient, A = gradients(invariant)
+    for weights in np.random.default_rng(0).standard_normal((100, 6)):
+        assert jnp.all(jnp.isfinite(gradient(A, jnp.asarray(weights))))
+
+
+def test_a_hundred_dependent_functions_are_not_missed():
+    gradient, A = gradients(dependent)
+    for i, weights in enumerate(np.random.default_rng(1).standard_normal((100, 5))):
+        # one part at a time, and all at once
+        weights = weights * (np.arange(5) == i % 5) if i < 50 else weights
+        with pytest.raises(Exception, match="got one"):
+            jax.block_until_ready(gradient(A, jnp.asarray(weights)))
+
+
+MESSAGES = {
+    "phase": (lambda s: s.vectors[0, 3].real, "depends on the phase of pair 3"),
+    "basis": (lambda s: jnp.abs(s.vectors[0, 1]) ** 2, "depends on the basis in the cluster of"),
+    "value": (lambda s: s.values[2], "treats the values of a cluster alike"),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_one_warning_for_one_call(name):
+    f, message = MESSAGES[name]
+    A = with_spectrum(SPECTRUM, np.complex128)
+    solve = ie.eigensolver(turning(), ie.Hermitian(K))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        jax.grad(lambda A: f(solve(A)))(A)
+    assert [w.category for w in caught] == [ie.GaugeWarning]
+    assert message in str(caught[0].message)
+
+
+def test_what_the_policy_says():
+    A = with_spectrum(SPECTRUM)
+    gradient = lambda **options: jax.grad(
+        lambda A: ie.eigensolver(eigh, ie.Hermitian(K), policy=ie.Policy(**options))(A).values[1]
+    )(A)
+    with pytest.raises(ie.GaugeError, match="the values of a cluster alike"):
+        gradient(gauge=ie.Action.RAISE)
+    assert jnp.all(jnp.isnan(gradient(gauge=ie.Action.NAN)))
+    assert jnp.all(jnp.isfinite(gradient(gauge=ie.Action.IGNORE)))
+    # the tolerance of the gauge is apart from the one for clusters
+    assert jnp.all(jnp.isfinite(gradient(gauge=ie.Action.RAISE, gauge_rtol=2.0)))
+    assert jnp.all(jnp.isfinite(gradient(gauge=ie.Action.RAISE, degeneracy_rtol=0.0)))
+
+
+def test_forward_mode_has_nothing_to_look_at():
+    A, D = with_spectrum(SPECTRUM), random_hermitian(N)
+    solve = ie.eigensolver(eigh, ie.Hermitian(K), policy=RAISE)
+    assert jnp.isfinite(jax.jvp(lambda A: solve(A).values[1], (A,), (D,))[1])
+
+
+NONLINEAR = {
+    "forward over reverse": lambda f, A, D: jax.jvp(jax.grad(f), (A,), (D,))[1],
+    "reverse over reverse": lambda f, A, D: jax.grad(lambda A: jnp.sum(D * jax.grad(f)(A)))(A),
+    "reverse over forward": lambda f, A, D: jax.grad(lambda A: jax.jvp(f, (A,), (D,))[1])(A),
+}
+
+
+@pytest.mark.parametrize("mode", NONLINEAR)
+def test_second_derivatives_of_nonlinear_functions_of_values(mode):
+    """They would lack a part: said aloud at a cluster, exact elsewhere."""
+    D = random_hermitian(N)
+    solve = ie.eigensolver(eigh, ie.Hermitian(3))
+    f = lambda A: jnp.sum(solve(A).values ** 2)
+    with pytest.warns(ie.GaugeWarning, match="through the vectors or by"):
+        NONLINEAR[mode](f, with_spectrum(SPECTRUM), D)
+    A = with_spectrum([1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0])
+    oracle = lambda A: jnp.sum(jnp.linalg.eigvalsh(A)[:3] ** 2)
+    expected = jax.jvp(jax.grad(oracle), (A,), (D,))[1]
+    assert jnp.max(jnp.abs(NONLINEAR[mode](f, A, D) - expected)) < 1e-11
+
+
+def test_values_alone_still_need_no_solve():
+    counting = Counting()
+    solver = ie.host_linear_solver(counting, rtol=1e-12)
+    solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)
+    A = with_spectrum(SPECTRUM)
+    jax.grad(lambda A: jnp.sum(solve(A).values[:3]))(A)
+    jax.jit(jax.grad(lambda A: jnp.sum(solve(A).values[:3])))(A)
+    assert counting.calls == 0
+
+
+@pytest.mark.parametrize("problem", [ie.Hermitian(K), ie.General(K)])
+def test_the_number(problem):
+    solver = eigh if isinstance(problem, ie.Hermitian) else eig
+    A = random_hermitian(N, np.complex128)
+    solve = ie.eigensolver(solver, problem)
+    assert jnp.max(ie.gauge_defect(lambda s: jnp.sum(jnp.abs(s.vectors) ** 4), solve, A)) < 1e-14
+    found = ie.gauge_defect(lambda s: s.vectors[0, 2].real, solve, A)
+    assert found[2] > 1e-3
+    assert jnp.max(found[jnp.array([0, 1, 3])]) < 1e-14
+    fixed = ie.eigensolver(solver, problem, normalization=ie.LargestComponent())
+    assert jnp.max(ie.gauge_defect(lambda s: s.vectors[0, 2].real, fixed, A)) < 1e-14
+
+
+def test_batches_are_judged_one_by_one():
+    solve = ie.eigensolver(eigh, ie.Hermitian(K))
+    stack = jnp.stack([with_spectrum(SPECTRUM), with_spectrum(np.arange(1.0, 8.0))])
+    loss = lambda A: solve(A).values[1]
+    for gradient in (
+        lambda: jax.vmap(jax.grad(loss))(stack),
+        lambda: jax.grad(lambda stack: jnp.sum(jax.vmap(loss)(stack)))(stack),
+    ):
+        with pytest.warns(ie.GaugeWarning) as caught:
+            gradient()
+        assert len(caught) == 1
