@@ -74,8 +74,8 @@ class AbstractSums(AbstractPairs):
             weight = lambda S: self.block_weights(S, len(terms))[j]  # noqa: E731
             return jax.jvp(weight, (S,), (V.T @ apply_complex(terms[j], X),))[1]
 
-        first, *others = map(piece, range(len(terms)))
-        return sum(others, first)
+        pieces: list[Any] = [piece(j) for j in range(len(terms))]
+        return sum(pieces[1:], pieces[0])
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which values are closer than the policy says, or than rounding."""
