@@ -1,9 +1,9 @@
 """Problems T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators: pencils and polynomials."""
 
 import abc
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Inexact
@@ -70,12 +70,11 @@ class AbstractSums(AbstractPairs):
         """Return Σⱼ Dfⱼ(S)[VᵀAⱼX]: for powers Σ Sᵃ VᵀAⱼX Sᵇ over a + b = j − 1."""
         terms = self.terms(operators)
 
-        def piece(j: int) -> Any:
-            weight = lambda S: self.block_weights(S, len(terms))[j]  # noqa: E731
-            return jax.jvp(weight, (S,), (V.T @ apply_complex(terms[j], X),))[1]
-
-        pieces: list[Any] = [piece(j) for j in range(len(terms))]
-        return sum(pieces[1:], pieces[0])
+        out = jnp.zeros_like(S)
+        for j, A in enumerate(terms):
+            weight = lambda S, j=j: self.block_weights(S, len(terms))[j]  # noqa: E731
+            out = out + jax.jvp(weight, (S,), (V.T @ apply_complex(A, X),))[1]
+        return out
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which values are closer than the policy says, or than rounding."""
