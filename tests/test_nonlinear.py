@@ -324,5 +324,5 @@ def test_a_double_value_fails_aloud():
     A = jnp.diag(jnp.asarray([2.0, 2.0, 1.0]))
     T = promoting(lambda lam, x, A: A @ x - lam * x)
     solve = ie.eigensolver(lambda A: ([2.0], np.eye(3)[:, :1]), ie.Nonlinear(T))
-    with pytest.raises(jax.errors.JaxRuntimeError, match="value of this pair is not simple"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="of `Nonlinear`, it is not simple"):
         jax.block_until_ready(jax.grad(lambda A: solve(A).values[0].real)(A))

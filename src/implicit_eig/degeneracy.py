@@ -5,14 +5,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Shaped
 from scipy.sparse.csgraph import connected_components
 
-from .policy import Policy, tolerance
+from .policy import Policy
 
 
 def cluster_mask(
     lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], policy: Policy
 ) -> Bool[Array, "k k"]:
-    """Return which values count as one cluster under `policy`; see `near_mask`."""
-    return near_mask(lam, rounding, tolerance(policy.degeneracy_rtol, lam.dtype))
+    """Return which values count as one cluster under `policy`; see `near_mask`.
+
+    By default those closer than eps^(1/3): at a gap g single pairs have second derivatives with an
+    error of eps/g², and where the block of a cluster is exact it costs nothing to take it early.
+    """
+    rtol = policy.degeneracy_rtol
+    if rtol is None:
+        rtol = float(jnp.finfo(lam.dtype).eps) ** (1 / 3)
+    return near_mask(lam, rounding, rtol)
 
 
 def near_mask(

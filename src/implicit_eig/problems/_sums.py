@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Inexact
 
 from .._errors import InputError
-from ..degeneracy import cluster_mask
 from ..operators import apply_complex, dtype_of
 from ..policy import Policy
 from ..solution import Solution
@@ -75,10 +74,6 @@ class AbstractSums(AbstractPairs):
             weight = lambda S, j=j: self.block_weights(S, len(terms))[j]  # noqa: E731
             out = out + jax.jvp(weight, (S,), (V.T @ apply_complex(A, X),))[1]
         return out
-
-    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which values are closer than the policy says, or than rounding."""
-        return cluster_mask(lam, rounding, policy)
 
     def structure(self, operators: Operators) -> Solution:
         """Return the shapes, with complex dtypes."""

@@ -3,9 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
+from ..degeneracy import cluster_mask
+from ..policy import Policy
 from ._abstract import Operators
 from ._blocks import check_k
 from ._sums import AbstractSums
@@ -87,3 +89,7 @@ class General(AbstractSums):
     def spans(self, n: int) -> bool:
         """Return whether k = n."""
         return self.k == n
+
+    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
+        """Return which values count as one."""
+        return cluster_mask(lam, rounding, policy)

@@ -3,9 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
+from ..degeneracy import near_mask
+from ..policy import Policy, tolerance
 from ._abstract import Operators
 from ._blocks import check_k
 from ._sums import AbstractSums
@@ -85,3 +87,7 @@ class Polynomial(AbstractSums):
     def spans(self, n: int) -> bool:
         """Return False: the vectors of dn pairs are no basis."""
         return False
+
+    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
+        """Return which values count as one: the border T'(λ) of a cluster is exact to its width."""
+        return near_mask(lam, rounding, tolerance(policy.degeneracy_rtol, lam.dtype))

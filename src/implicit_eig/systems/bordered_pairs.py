@@ -57,7 +57,10 @@ class BorderedPairs(AbstractLinearSystems):
     @staticmethod
     def if_singular() -> str:
         """Return what it means."""
-        return "If it is singular, the value of this pair is defective, or its cluster is cut by k."
+        return (
+            "If it is singular, the value of this pair is defective, or its cluster is cut by k; "
+            "of `Nonlinear`, it is not simple."
+        )
 
     def is_hermitian(self) -> bool:
         """Return False."""
