@@ -103,7 +103,7 @@ def test_one_warning_for_one_call(name):
 
 
 def test_what_the_policy_says():
-    exact, near = map(with_spectrum, (SPECTRUM, [0.0, 1.0 + 1e-6, 1.0, *SPECTRUM[3:]]))
+    exact, near = map(with_spectrum, (SPECTRUM, [0.0, 1.0 + 1e-4, 1.0, *SPECTRUM[3:]]))
 
     def gradient(A=exact, **options):
         solve = ie.eigensolver(eigh, ie.Hermitian(K), policy=ie.Policy(**options))
@@ -115,7 +115,7 @@ def test_what_the_policy_says():
     assert jnp.all(jnp.isfinite(gradient(gauge=ie.Action.IGNORE)))
     # the tolerance of the gauge is apart from the one for clusters
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"GaugeError: .* of a cluster alike"):
-        gradient(near, gauge=ie.Action.RAISE, degeneracy_rtol=1e-4)
+        gradient(near, gauge=ie.Action.RAISE, degeneracy_rtol=1e-2)
     assert jnp.all(jnp.isfinite(gradient(gauge=ie.Action.RAISE, gauge_rtol=2.0)))
     assert jnp.all(jnp.isfinite(gradient(near, gauge=ie.Action.RAISE)))
 
