@@ -54,9 +54,9 @@ class Eigensolver(eqx.Module):
             EigensolverError: the solver's pairs fail their check (when run).
         """
         canonical = self.canonical(operators)
-        state, (stats, equal) = find_root(self.root, canonical)
+        state, stats = find_root(self.root, canonical)
         solution = self.solution(state, canonical)
-        values = _alike(solution.values, state, canonical, solve=self)
+        values, equal = _alike(solution.values, state, solve=self), self.problem.clusters(state)
         return dataclasses.replace(solution, values=values, stats=stats, _equal=equal)
 
     def values(self, *operators: Any) -> jax.Array:
@@ -77,13 +77,9 @@ class Eigensolver(eqx.Module):
         asked = self.problem.with_guard()
         return asked.check_operators(asked.canonical(operators), self.policy)
 
-    def clusters(self, state: PyTree, canonical: Operators) -> jax.Array | None:
+    def clusters(self, state: PyTree) -> jax.Array | None:
         """Return which values count as one, (k, k); `None` where nobody asks or nobody knows."""
-        if self.policy.gauge is Action.IGNORE:
-            return None
-        arrays, static = eqx.partition((state, canonical), eqx.is_array)
-        state, canonical = eqx.combine(jax.lax.stop_gradient(arrays), static)
-        return self.problem.clusters(state, canonical, self.policy)
+        return None if self.policy.gauge is Action.IGNORE else self.problem.clusters(state)
 
     def gauge_rtol(self, dtype: Any) -> float:
         """Return the tolerance of the check of cotangents."""
@@ -105,23 +101,21 @@ class Eigensolver(eqx.Module):
 
 
 @eqx.filter_custom_jvp
-def _alike(values: jax.Array, state: PyTree, theta: Operators, *, solve: Eigensolver) -> jax.Array:
+def _alike(values: jax.Array, state: PyTree, *, solve: Eigensolver) -> jax.Array:
     """Return the values; a derivative that tells those of a cluster apart will be called out."""
     return values
 
 
 @_alike.def_jvp
 def _alike_jvp(primals: Any, tangents: Any, *, solve: Eigensolver) -> tuple[jax.Array, Any]:
-    (values, state, theta), (values_dot, *_) = primals, tangents
-    out = _alike(values, state, theta, solve=solve)
-    return out, None if values_dot is None else _watch_values(solve, state, theta, values_dot)
+    (values, state), (values_dot, _) = primals, tangents
+    out = _alike(values, state, solve=solve)
+    return out, None if values_dot is None else _watch_values(solve, state, values_dot)
 
 
 @eqx.filter_jit
-def _watch_values(
-    solve: Eigensolver, state: PyTree, theta: Operators, values_dot: jax.Array
-) -> jax.Array:
-    clusters = solve.clusters(state, theta)
+def _watch_values(solve: Eigensolver, state: PyTree, values_dot: jax.Array) -> jax.Array:
+    clusters = solve.clusters(state)
     if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not values
         return values_dot
     return watch_values(solve.policy, solve.gauge_rtol(values_dot.dtype), values_dot, clusters)
@@ -140,8 +134,8 @@ def _values_jvp(
     solve = root.solve
     z, _ = find_root(root, theta)
     values_dot = _values_tangent(root, z, theta, theta_dot)
-    out = _alike(solve.problem.solution(z).values, z, theta, solve=solve)
-    return out, _watch_values(solve, z, theta, values_dot)
+    out = _alike(solve.problem.solution(z).values, z, solve=solve)
+    return out, _watch_values(solve, z, values_dot)
 
 
 @eqx.filter_jit
@@ -262,7 +256,7 @@ class _Pairs(AbstractRoot):
         if asked.k > problem.k:
             solution = without_guard(solution, problem.k, policy)
         solution = problem.complete(solution, theta, linear_solver, policy)
-        return problem.state(solution), (solution.stats, solution._equal)
+        return problem.state(solution), solution.stats
 
     def residual(self, z: PyTree, theta: Operators) -> PyTree:
         return self.solve.problem.conditions(z, *theta)
@@ -273,9 +267,9 @@ class _Pairs(AbstractRoot):
             z, theta, residual_dot, solve.system, solve.linear_solver, solve.policy
         )
 
-    def watch(self, z: PyTree, theta: Operators, z_dot: PyTree) -> PyTree:
+    def watch(self, z: PyTree, z_dot: PyTree) -> PyTree:
         solve = self.solve
-        clusters = solve.clusters(z, theta)
+        clusters = solve.clusters(z)
         if clusters is None:
             return z_dot
         rtol = solve.gauge_rtol(jax.tree.leaves(z_dot)[0].dtype)

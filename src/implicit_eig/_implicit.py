@@ -35,7 +35,7 @@ class AbstractRoot(eqx.Module):
     def solve_linearised(self, z: PyTree, theta: PyTree, residual_dot: PyTree) -> PyTree:
         """Return ż with ∂F/∂z · ż = −residual_dot."""
 
-    def watch(self, z: PyTree, theta: PyTree, z_dot: PyTree) -> PyTree:
+    def watch(self, z: PyTree, z_dot: PyTree) -> PyTree:
         """Return ż, perhaps with an eye on the cotangents that come back through it."""
         return z_dot
 
@@ -61,7 +61,7 @@ def _find_jvp(
 @eqx.filter_jit
 def _tangent(root: AbstractRoot, z: PyTree, theta: PyTree, theta_dot: PyTree) -> PyTree:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
-    return root.watch(z, theta, root.solve_linearised(z, theta, residual_dot))
+    return root.watch(z, root.solve_linearised(z, theta, residual_dot))
 
 
 def find_root(root: AbstractRoot, theta: PyTree) -> tuple[PyTree, PyTree]:

@@ -127,7 +127,7 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
     theta = wide.canonical(operators)
     solution = wide(*operators)
     state = asked.state(solution)
-    equal = asked.clusters(state, theta, quiet)
+    equal = asked.clusters(state)
     equal = np.eye(asked.k, dtype=bool) if equal is None else np.asarray(equal)
     values = np.asarray(solution.values)
     values = np.diagonal(values) if values.ndim == 2 else values

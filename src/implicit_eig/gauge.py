@@ -68,7 +68,7 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
     """
     problem, canonical = solve.problem, solve.canonical(operators)
     z = solve.state(canonical)
-    clusters = problem.clusters(z, canonical, solve.policy)
+    clusters = problem.clusters(z)
     if clusters is None:
         raise InputError(
             "`gauge_defect(solve=...)`: a problem that says what is arbitrary in its answer; got "

@@ -89,7 +89,8 @@ def directional_derivatives(
     given = solve.problem.canonical(operators)
     dots = _tangents(solve, given, tangents)
     theta, theta_dot = eqx.filter_jvp(lambda *ops: solve.canonical(ops), given, dots)
-    z, (_, equal) = find_root(solve.root, theta)
+    z, _ = find_root(solve.root, theta)
+    equal: Any = solve.problem.clusters(z)
     if not isinstance(solve.problem, (Hermitian, Singular)):
         return _of_pairs(solve, z, theta, theta_dot, equal, order)
     expansion = _expand(solve, z, theta, theta_dot, order)

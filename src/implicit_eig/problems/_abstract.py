@@ -113,9 +113,7 @@ class AbstractProblem(eqx.Module):
     def conditions(self, state: PyTree, *operators: Any) -> PyTree:
         """Return the conditions F(state, operators), zero at a solution."""
 
-    def clusters(
-        self, state: PyTree, operators: Operators, policy: Policy
-    ) -> Bool[Array, "k k"] | None:
+    def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
         """Return which values count as one; `None` where the gauge of the answer is not known."""
         return None
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._errors import InputError
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import column_norms
+from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
 # Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
@@ -96,6 +97,13 @@ def diagonalise(S: Inexact[Array, "k k"]) -> tuple[Inexact[Array, "k k"], Inexac
     lam, Q = jnp.linalg.eigh((S + S.conj().T) / 2)
     rank = jnp.argsort(jnp.argsort(jnp.diagonal(S).real))
     return jnp.diag(lam[rank]).astype(S.dtype), Q[:, rank]
+
+
+def membership(solution: Solution) -> Float[Array, "k k"]:
+    """Return 1 for two pairs of a cluster, else 0; a solution that is not checked has none."""
+    k = solution.vectors.shape[1]
+    equal = jnp.eye(k, dtype=bool) if solution._equal is None else jnp.asarray(solution._equal)
+    return equal.astype(jnp.finfo(solution.vectors.dtype).dtype)
 
 
 def turn_defect(

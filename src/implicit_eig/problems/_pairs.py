@@ -42,6 +42,7 @@ from ..systems.bordered import Bordered
 from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
+from ._blocks import membership
 from ._pairs_check import InspectPairs, inspect_condition, normalize, suspect
 from ._pairs_solve import BorderedSolve, CompleteSolve
 
@@ -161,13 +162,11 @@ class AbstractPairs(AbstractProblem):
 
     def state(self, solution: Solution) -> Pairs:
         """Return (Λ, X, V) and the clusters of a checked solution; another has none."""
-        X, real = solution.vectors, solution.values.real
+        X = solution.vectors
         V = jnp.zeros_like(X)
         if solution.left_vectors is not None:
             V = jnp.asarray(solution.left_vectors).conj()
-        equal = solution._equal
-        near = jnp.eye(self.k, dtype=bool) if equal is None else jnp.asarray(equal)
-        return Pairs(jnp.diag(solution.values), X, V, near.astype(real.dtype))
+        return Pairs(jnp.diag(solution.values), X, V, membership(solution))
 
     def solution(self, state: Pairs) -> Solution:
         """Return the pairs, with the left vectors if `left` asks for them.
@@ -183,7 +182,7 @@ class AbstractPairs(AbstractProblem):
         right = (self.product(state.S, state.X, operators),)
         return (*right, *self._left_conditions(state, operators)) if self.left else right
 
-    def clusters(self, state: Pairs, operators: Operators, policy: Policy) -> Bool[Array, "k k"]:
+    def clusters(self, state: Pairs) -> Bool[Array, "k k"]:
         """Return which values count as one."""
         return state.near > 0
 

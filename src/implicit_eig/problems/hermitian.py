@@ -51,6 +51,7 @@ from ._blocks import (
     diagonalise,
     independent,
     inspect_independence,
+    membership,
     orthonormalizer,
     turn_defect,
 )
@@ -60,10 +61,14 @@ ROUNDING = 1e3
 
 
 class Invariant(eqx.Module):
-    """The state of the conditions A X = B X S, Xᴴ B X = I: the block S and the basis X."""
+    """The state of the conditions A X = B X S, Xᴴ B X = I: the block S, the basis X, clusters.
+
+    `near` is 1 for two pairs of a cluster and 0 for others; it is constant.
+    """
 
     S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
+    near: Float[Array, "k k"]
 
 
 class Hermitian(AbstractProblem):
@@ -160,9 +165,9 @@ class Hermitian(AbstractProblem):
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def state(self, solution: Solution) -> "Invariant":
-        """Return (S, X) with S = Λ."""
+        """Return (S, X) with S = Λ, and the clusters of a checked solution."""
         X = solution.vectors
-        return Invariant(jnp.diag(solution.values).astype(X.dtype), X)
+        return Invariant(jnp.diag(solution.values).astype(X.dtype), X, membership(solution))
 
     def solution(self, state: "Invariant") -> Solution:
         """Return the pairs, λ being the diagonal of S."""
@@ -171,7 +176,7 @@ class Hermitian(AbstractProblem):
     def diagonal(self, state: "Invariant") -> "Invariant":
         """Return (Λ, XQ) with S = QΛQᴴ."""
         lam, Q = diagonalise(state.S)
-        return Invariant(lam, state.X @ Q)
+        return Invariant(lam, state.X @ Q, state.near)
 
     def conditions(
         self, state: "Invariant", *operators: lx.AbstractLinearOperator
@@ -183,12 +188,9 @@ class Hermitian(AbstractProblem):
         identity = jnp.eye(self.k, dtype=X.dtype)
         return apply(A, X) - BX @ S, X.conj().T @ BX - identity
 
-    def clusters(
-        self, state: "Invariant", operators: Operators, policy: Policy
-    ) -> Bool[Array, "k k"]:
+    def clusters(self, state: "Invariant") -> Bool[Array, "k k"]:
         """Return which values count as one."""
-        pencil = Pencil(*_both(operators), state.S, state.X)
-        return cluster_mask(pencil.lam, pencil.rounding(), policy)
+        return state.near > 0
 
     def gauge_defect(
         self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
@@ -223,11 +225,11 @@ class Hermitian(AbstractProblem):
         pencil = Pencil(A, B, S, X)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
-        equal = cluster_mask(pencil.lam, pencil.rounding(), policy)
+        equal = state.near > 0
         C = couplings(S, jnp.where(equal, -0.5 * N, G), equal)
-        S_dot = jnp.where(equal, G, jnp.zeros_like(G))
+        S_dot, near_dot = jnp.where(equal, G, jnp.zeros_like(G)), jnp.zeros_like(state.near)
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
-            return Invariant(S_dot, X @ C)
+            return Invariant(S_dot, X @ C, near_dot)
         # B stands with X, never with what is transposed: its transposed product is slow
         BX = apply(B, X)
         R = BX @ G - W
@@ -235,7 +237,7 @@ class Hermitian(AbstractProblem):
         U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot, X @ C + Z)
+        return Invariant(S_dot, X @ C + Z, near_dot)
 
 
 def _both(

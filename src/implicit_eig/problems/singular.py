@@ -33,7 +33,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..degeneracy import cluster_mask
 from ..linear_solvers._solve import solve_linearised
 from ..normalization import AbstractNormalization, rescale
 from ..operators import apply, dtype_of
@@ -43,17 +42,18 @@ from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
-from ._blocks import Linearisation, check_k, couplings, diagonalise, divide, turn_defect
+from ._blocks import Linearisation, check_k, couplings, diagonalise, divide, membership, turn_defect
 from ._embedding import apply_adjoint, embedding
 from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
 
 
 class Triplets(eqx.Module):
-    """The state of the conditions A V = U S, Aᴴ U = V S, UᴴU + VᴴV = 2I."""
+    """The state of the conditions A V = U S, Aᴴ U = V S, UᴴU + VᴴV = 2I; `near` as for pairs."""
 
     S: Inexact[Array, "k k"]
     U: Inexact[Array, "m k"]
     V: Inexact[Array, "n k"]
+    near: Float[Array, "k k"]
 
 
 class Singular(AbstractProblem):
@@ -150,11 +150,10 @@ class Singular(AbstractProblem):
         return rescale(normalization, solution, metric)
 
     def state(self, solution: Solution) -> Triplets:
-        """Return (S, U, V) with S = Σ."""
-        V = solution.vectors
-        return Triplets(
-            jnp.diag(solution.values).astype(V.dtype), jnp.asarray(solution.left_vectors), V
-        )
+        """Return (S, U, V) with S = Σ, and the clusters of a checked solution."""
+        U, V = jnp.asarray(solution.left_vectors), solution.vectors
+        S = jnp.diag(solution.values).astype(V.dtype)
+        return Triplets(S, U, V, membership(solution))
 
     def solution(self, state: Triplets) -> Solution:
         """Return the triplets, σ being the diagonal of S."""
@@ -163,7 +162,7 @@ class Singular(AbstractProblem):
     def diagonal(self, state: Triplets) -> Triplets:
         """Return (Σ, UQ, VQ) with S = QΣQᴴ."""
         sigma, Q = diagonalise(state.S)
-        return Triplets(sigma, state.U @ Q, state.V @ Q)
+        return Triplets(sigma, state.U @ Q, state.V @ Q, state.near)
 
     def conditions(
         self, state: Triplets, *operators: lx.AbstractLinearOperator
@@ -178,10 +177,9 @@ class Singular(AbstractProblem):
             gram - jnp.eye(*gram.shape, dtype=gram.dtype),
         )
 
-    def clusters(self, state: Triplets, operators: Operators, policy: Policy) -> Bool[Array, "k k"]:
+    def clusters(self, state: Triplets) -> Bool[Array, "k k"]:
         """Return which values count as one."""
-        pencil = _pencil(state, operators)
-        return cluster_mask(pencil.lam, pencil.rounding(), policy)
+        return state.near > 0
 
     def gauge_defect(
         self, state: Triplets, cotangent: Triplets, clusters: Bool[Array, "k k"]
@@ -213,7 +211,7 @@ class Singular(AbstractProblem):
         W_u, W_v, N = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         pencil = _pencil(state, operators)
-        equal = cluster_mask(pencil.lam, pencil.rounding(), policy)
+        equal = state.near > 0
         C = couplings(S, jnp.where(equal, -0.5 * N, (K + L) / 2), equal)
         lam = jnp.diagonal(S)
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
@@ -226,7 +224,8 @@ class Singular(AbstractProblem):
         # (U; −V) is left in the systems: what rounding finds along it is taken out here
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
         S_dot = jnp.where(equal, (K + L) / 2, jnp.zeros_like(S))
-        return Triplets(S_dot, U @ (C + D) + Y_u, V @ (C - D) + Y_v)
+        near_dot = jnp.zeros_like(state.near)
+        return Triplets(S_dot, U @ (C + D) + Y_u, V @ (C - D) + Y_v, near_dot)
 
     def _solve(
         self,

@@ -123,8 +123,9 @@ class Subspace(AbstractProblem):
         return Solution(S, X, None, {"residuals": stats})
 
     def state(self, solution: Solution) -> Invariant:
-        """Return (S, X)."""
-        return Invariant(solution.values, solution.vectors)
+        """Return (S, X), all of one cluster."""
+        near = jnp.ones((self.k, self.k), jnp.finfo(solution.vectors.dtype).dtype)
+        return Invariant(solution.values, solution.vectors, near)
 
     def solution(self, state: Invariant) -> Solution:
         """Return S as `values` and X as `vectors`."""
@@ -139,11 +140,9 @@ class Subspace(AbstractProblem):
         BX = apply_complex(B, X)
         return apply_complex(A, X) - BX @ S, X.conj().T @ BX - jnp.eye(self.k, dtype=X.dtype)
 
-    def clusters(
-        self, state: Invariant, operators: Operators, policy: Policy
-    ) -> Bool[Array, "k k"]:
+    def clusters(self, state: Invariant) -> Bool[Array, "k k"]:
         """Return that all values go together."""
-        return jnp.ones((self.k, self.k), bool)
+        return state.near > 0
 
     def gauge_defect(
         self, state: Invariant, cotangent: Invariant, clusters: Bool[Array, "k k"]
@@ -187,7 +186,8 @@ class Subspace(AbstractProblem):
         U = solve_linearised(_Linearisation(A, B, S, X, scale), b, linear_solver, policy)
         Z, S_dot = U[: len(X)], U[len(X) :] * scale.astype(U.dtype)[:, None]
         Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot + S @ C - C @ S, X @ C + Z)
+        near_dot = jnp.zeros_like(state.near)
+        return Invariant(S_dot + S @ C - C @ S, X @ C + Z, near_dot)
 
 
 def apply_projector(
