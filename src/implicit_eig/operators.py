@@ -341,7 +341,7 @@ def host_view(operator: lx.AbstractLinearOperator) -> Any:
 
     shape = (operator.out_size(), operator.in_size())
     product = lambda X: np.asarray(apply(operator, jnp.asarray(X, dtype)))  # noqa: E731
-    adjoint = lambda X: np.asarray(_apply_adjoint(operator, jnp.asarray(X, dtype)))  # noqa: E731
+    adjoint = lambda X: np.asarray(apply_adjoint(operator, jnp.asarray(X, dtype)))  # noqa: E731
     return product_view(shape, dtype, product, adjoint)
 
 
@@ -367,5 +367,8 @@ def product_view(
 
 
 @eqx.filter_jit
-def _apply_adjoint(operator: lx.AbstractLinearOperator, X: Array) -> Array:
+def apply_adjoint(
+    operator: lx.AbstractLinearOperator, X: Inexact[Array, "m k"]
+) -> Inexact[Array, "n k"]:
+    """Return Aᴴ X, shape (n, k)."""
     return apply(operator.transpose(), X.conj()).conj()

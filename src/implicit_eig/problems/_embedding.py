@@ -6,18 +6,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Inexact
 
-from ..operators import SparseOperator, apply, dtype_of
+from ..linear_solvers.auto import SMALL
+from ..operators import SparseOperator, apply, apply_adjoint, dtype_of
 from ..packed import PackedOperator, pack, pattern_of, register_sparse
 
 # Of a dense A, H has (m + n)² entries against the mn of A: 4 times as many if A is square. It is
 # formed up to twice that (m/n below 5.8), and where it is small anyway.
 GROWTH = 8
-SMALL = 256
-
-
-def apply_adjoint(A: lx.AbstractLinearOperator, U: Inexact[Array, "m k"]) -> Inexact[Array, "n k"]:
-    """Return Aᴴ U, shape (n, k)."""
-    return apply(A.transpose(), U.conj()).conj()
 
 
 def embedding(A: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:

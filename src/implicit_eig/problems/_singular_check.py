@@ -11,12 +11,11 @@ from jaxtyping import Array, Bool
 
 from ..degeneracy import cluster_mask
 from ..linear_solvers._systems import probe
-from ..operators import apply, column_norms, dtype_of, scale_columns
+from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
 from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import ROUNDING as VALUE_ROUNDING
 from ._blocks import independent, inspect_independence, orthonormalizer
-from ._embedding import apply_adjoint
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3

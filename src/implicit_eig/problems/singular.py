@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._errors import InputError
 from ..linear_solvers._solve import solve_linearised
 from ..normalization import AbstractNormalization, rescale
-from ..operators import apply, dtype_of
+from ..operators import apply, apply_adjoint, dtype_of
 from ..policy import Check, Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
@@ -43,7 +43,7 @@ from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
 from ._blocks import Linearisation, check_k, couplings, diagonalise, divide, membership, turn_defect
-from ._embedding import apply_adjoint, embedding
+from ._embedding import embedding
 from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
 
 
