@@ -10,10 +10,12 @@ import pytest
 import scipy.sparse as sp
 import scipy.special
 from test_pairs import eig, eig_left, paired, polyeig, random
+from test_pairs import loss_of as loss_of_size
 
 import implicit_eig as ie
 
 N = 4
+loss_of = functools.partial(loss_of_size, n=N)
 
 
 def promoting(T):
@@ -60,21 +62,6 @@ def delay_solver(**options):
     return ie.eigensolver(ie.solvers.newton(delay, start), ie.Nonlinear(delay, **options))
 
 
-def loss_of(solve, left=False):
-    S = jnp.asarray(np.random.default_rng(3).standard_normal((N, solve.problem.k)))
-
-    def loss(*args):
-        solution = solve(*args)
-        values, vectors = solution
-        W = S.astype(values.real.dtype)
-        out = jnp.sum(jnp.sin(values.real) + values.imag**2) + jnp.sum(W * jnp.abs(vectors) ** 2)
-        if left:
-            out = out + 0.1 * jnp.sum(W**2 * jnp.abs(solution.left_vectors) ** 2)
-        return out
-
-    return loss
-
-
 def close(found, expected, tol):
     return all(
         jnp.max(jnp.abs(f - e)) <= tol * (1 + jnp.max(jnp.abs(e)))
@@ -114,7 +101,7 @@ def test_delay_against_finite_differences(kind):
         solve = ie.eigensolver(delay_eig, ie.Nonlinear(delay))
     else:
         solve = delay_solver(left=left)
-    loss, args = jax.jit(loss_of(solve, left)), delay_data()
+    loss, args = jax.jit(loss_of(solve, left=left)), delay_data()
     directions = (random(5, N), random(6, N), jnp.asarray(0.7))
     push = jax.jit(lambda *P: jax.jvp(loss, P, directions)[1])
     found = ie.testing.finite_difference(loss, args, directions, step=1e-4, order=4)

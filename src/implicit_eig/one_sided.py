@@ -38,7 +38,7 @@ from .degeneracy import clusters_of
 from .operators import apply, column_norms
 from .policy import tolerance
 from .problems._abstract import Operators
-from .problems._pairs import AbstractPairs, Pairs
+from .problems._pairs import AbstractPairs
 from .problems.hermitian import Hermitian
 from .problems.singular import Singular
 
@@ -62,8 +62,9 @@ def directional_derivatives(
 
     Returns:
         Shape (k,); inside a cluster ascending: by the first derivative, where these agree by the
-        second. First derivatives that differ by less than `Policy(degeneracy_rtol)` of the size
-        of Ȧ − λḂ agree. For complex values ascending by the real part. Carries no derivative.
+        second. First derivatives that differ by less than `Policy(degeneracy_rtol)`, by default
+        √eps, of the size of Ȧ − λḂ agree. For complex values ascending by the real part.
+        Carries no derivative.
 
     Raises:
         InputError: tangents unlike the operators, an unknown order, a second order without a
@@ -122,20 +123,25 @@ def _tangents(solve: Eigensolver, given: Operators, tangents: tuple[Any, ...]) -
 
 
 @eqx.filter_jit
+def _block_dot(
+    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree
+) -> tuple[Inexact[Array, "k k"], PyTree]:
+    """Return Ṡ and the tangent of the state."""
+    residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
+    z_dot = solve.root.solve_linearised(z, theta, residual_dot)
+    return jvp_at(lambda z: solve.problem.solution(z)._block, z, z_dot), z_dot
+
+
+@eqx.filter_jit
 def _expand(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
 ) -> tuple[Array, Array, Array]:
     """Return Ṡ, S̈ (Ṡ again where `order` is 1) and the size of Ṫ x for each pair."""
-
-    def block_dot(z: PyTree, theta: Operators) -> tuple[Array, PyTree]:
-        residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
-        z_dot = solve.root.solve_linearised(z, theta, residual_dot)
-        return jvp_at(lambda z: solve.problem.solution(z)._block, z, z_dot), z_dot
-
-    first, z_dot = block_dot(z, theta)
+    first, z_dot = _block_dot(solve, z, theta, theta_dot)
     second = first
     if order == 2:
-        second, _ = jvp_at(lambda both: block_dot(*both), (z, theta), (z_dot, theta_dot))
+        again = lambda both: _block_dot(solve, *both, theta_dot)  # noqa: E731
+        second, _ = jvp_at(again, (z, theta), (z_dot, theta_dot))
     solution = solve.problem.solution(z)
     # for the products with the tangents, what does not move stands with them
     dots = eqx.combine(theta_dot, eqx.filter(theta, eqx.is_inexact_array, inverse=True))
@@ -201,17 +207,9 @@ def _of_pairs(
             f"got {type(problem).__name__}. Use `Hermitian`, `Singular`, `General`, `Polynomial` "
             "or `Nonlinear`."
         )
-    S_dot = _pairs_block(solve, z, theta, theta_dot)
+    S_dot, _ = _block_dot(solve, z, theta, theta_dot)
     like = jax.ShapeDtypeStruct(S_dot.shape[:1], S_dot.dtype)
     return host.call(_split_pairs, like, equal, S_dot)
-
-
-@eqx.filter_jit
-def _pairs_block(
-    solve: Eigensolver, z: Pairs, theta: Operators, theta_dot: PyTree
-) -> Inexact[Array, "k k"]:
-    residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
-    return solve.root.solve_linearised(z, theta, residual_dot).S
 
 
 def _split_pairs(equal: np.ndarray, S_dot: np.ndarray) -> np.ndarray:

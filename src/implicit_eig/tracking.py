@@ -22,9 +22,9 @@ from scipy.optimize import linear_sum_assignment
 
 from . import host
 from ._errors import ImplicitEigError, InputError, TrackingWarning
-from .degeneracy import clusters_of, near_mask
+from .degeneracy import cluster_mask, clusters_of
 from .operators import apply_complex, as_operator
-from .policy import Action, Check, enforce, tolerance
+from .policy import DEFAULT_POLICY, Action, Check, enforce
 from .solution import Solution
 
 # Below this overlap a mode shares less with its successor than with all others together.
@@ -118,7 +118,7 @@ def _equal(solution: Solution) -> Bool[Array, "k k"]:
         return lax.stop_gradient(jnp.asarray(solution._equal))
     lam = lax.stop_gradient(jnp.asarray(solution.values))
     real = jnp.finfo(lam.dtype).dtype
-    return near_mask(lam, jnp.zeros(lam.shape, real), tolerance(None, real))
+    return cluster_mask(lam, jnp.zeros(lam.shape, real), DEFAULT_POLICY)
 
 
 def _match(
