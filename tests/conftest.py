@@ -1,6 +1,11 @@
 """Run every test in double precision, strictly promoted, with run-time type checks."""
 
+import os
 import pathlib
+
+# nearly all of the time here is compilation of what is run once
+FAST_COMPILATION = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
 
 import jax
 import pytest
@@ -9,7 +14,6 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# nearly all of the time here is compilation of what is run once
 jax.config.update("jax_disable_most_optimizations", True)
 
 with install_import_hook("implicit_eig", "beartype.beartype"):

@@ -216,8 +216,8 @@ def refine(
         >>> from implicit_eig import Hermitian
         >>> A = jnp.array([[2.0, 1.0], [1.0, 3.0]])
         >>> rough = jnp.array([1.38]), jnp.array([[0.85], [-0.53]])
-        >>> refine(rough, A, problem=Hermitian(k=1)).values.round(4).tolist()
-        [1.382]
+        >>> print(f"{refine(rough, A, problem=Hermitian(k=1)).values[0]:.5f}")
+        1.38197
     """
     linear_solver = AutoLinearSolver() if linear_solver is None else linear_solver
     theta = problem.check_operators(problem.canonical(operators), SILENT)

@@ -68,10 +68,13 @@ class Subspace(AbstractProblem):
     Source: see the module.
 
     Examples:
-        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> import jax, jax.numpy as jnp, scipy.linalg
         >>> from implicit_eig import eigensolver
-        >>> solve = eigensolver(np.linalg.eig, Subspace(k=2))
-        >>> A = jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 3.0]])
+        >>> def schur(A):
+        ...     T, Z, _ = scipy.linalg.schur(A, output="complex", sort=lambda value: abs(value) < 2)
+        ...     return T.diagonal(), Z
+        >>> solve = eigensolver(schur, Subspace(k=2))
+        >>> A = jnp.array([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 3.0]])  # defective
         >>> jax.grad(lambda A: jnp.trace(solve(A).values).real)(A).round(4).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
