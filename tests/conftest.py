@@ -3,10 +3,6 @@
 import os
 import pathlib
 
-# nearly all of the time here is compilation of what is run once
-FAST_COMPILATION = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
-
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -14,6 +10,9 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# nearly all of the time here is compilation of what is run once
+FAST_COMPILATION = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
 jax.config.update("jax_disable_most_optimizations", True)
 
 with install_import_hook("implicit_eig", "beartype.beartype"):
@@ -29,5 +28,5 @@ def _bounded_memory_maps():
     Each takes a few, and XLA crashes at the limit: https://github.com/jax-ml/jax/issues/28384
     """
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 50_000:
         jax.clear_caches()

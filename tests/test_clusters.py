@@ -41,18 +41,21 @@ def trace(M, values, X):
     return jnp.sum(values[:2]) - 3 * jnp.sum(values[2:5])
 
 
-@pytest.mark.parametrize("f", [projector, spectral, trace])
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("system", [ie.Deflated(), ie.Bordered()])
-def test_hessian_of_an_invariant_function(f, dtype, system):
-    pencil, M = case(dtype)
+def test_hessian_of_invariant_functions(system):
+    pencil, M = case(np.complex128)
     solve = ie.eigensolver(eigh, ie.Hermitian(5), system=system)
-    g = lambda t: f(M, *solve(*pencil(t)))
+
+    def g(t):
+        solution = solve(*pencil(t))
+        return jnp.stack([f(M, *solution) for f in (projector, spectral, trace)])
+
     zero = jnp.zeros(())
     # the gradient is exact on both sides of the crossing: differences of it are the reference
-    expected = ie.testing.finite_difference(jax.grad(g), (zero,), (1.0,), step=2e-3, order=4)
-    for hessian in (jax.jacfwd(jax.jacrev(g)), jax.jacrev(jax.jacfwd(g)), jax.grad(jax.grad(g))):
-        assert abs(hessian(zero) - expected) < 1e-7 * abs(expected)
+    gradient = jax.jit(jax.jacrev(g))
+    expected = ie.testing.finite_difference(gradient, (zero,), (1.0,), step=2e-3, order=4)
+    for hessian in (jax.jacfwd(gradient), jax.jacrev(jax.jacfwd(g)), jax.jacrev(gradient)):
+        assert jnp.all(jnp.abs(hessian(zero) - expected) < 1e-7 * jnp.abs(expected))
 
 
 def test_the_basis_of_the_solver_does_not_matter():

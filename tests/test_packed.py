@@ -1,5 +1,7 @@
 """The layout of sparse matrices: products, transposes and derivatives against dense arrays."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ CASES = [
     ((9, 30), 40, 25),
     ((1, 50), 60, 60),
     ((50, 1), 60, 0),
-    ((4, 90), 300, 0),
+    ((4, 34), 400, 0),
 ]
 
 
@@ -37,8 +39,11 @@ def close(found, expected):
     assert float(jnp.max(jnp.abs(found - expected), initial=0)) <= tol
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, np.float64) for case in CASES] + [(CASES[5], np.float32), (CASES[2], np.complex128)],
+    ids=str,
+)
 def test_products(case, dtype):
     shape, *_ = case
     data, rows, cols = entries(*case, dtype)
@@ -61,16 +66,20 @@ def test_derivatives_of_both_orders(case):
     packed = lambda d, X: jnp.sum(jnp.sin(pack(d, pattern).mm(X)))
     dense = lambda d, X: jnp.sum(jnp.sin(jnp.zeros(shape).at[rows, cols].add(d) @ X))
     v = ie.testing.random_like((data, X))
-    for derivative in (
-        lambda f: jax.grad(f, (0, 1))(data, X),
-        lambda f: jax.jvp(f, (data, X), v)[1:],
-        lambda f: jax.jvp(jax.grad(f, (0, 1)), (data, X), v)[1],
-        lambda f: jax.grad(lambda *a: jax.jvp(f, a, v)[1], (0, 1))(data, X),
-        lambda f: jax.vmap(jax.grad(f))(jnp.stack([data, 2 * data]), jnp.stack([X, X])),
-    ):
-        pairs = zip(*map(jax.tree.leaves, (derivative(packed), derivative(dense))), strict=True)
-        for found, expected in pairs:
-            close(found, expected)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def derivatives(f, data, X):
+        push = lambda *a: jax.jvp(f, a, v)[1]
+        stacks = jnp.stack([data, 2 * data]), jnp.stack([X, X])
+        return (
+            jax.jvp(jax.grad(f, (0, 1)), (data, X), v),
+            jax.value_and_grad(push, (0, 1))(data, X),
+            jax.vmap(jax.grad(f))(*stacks),
+        )
+
+    both = (jax.tree.leaves(derivatives(f, data, X)) for f in (packed, dense))
+    for found, expected in zip(*both, strict=True):
+        close(found, expected)
 
 
 def test_the_cases_reach_every_part_of_the_layout():
