@@ -36,6 +36,8 @@ def workload(name, size, pairs):
         return workloads.Elements(size or 300, pairs)
     if name.startswith("W3"):
         return workloads.Schroedinger(size or 46, pairs, vector=name.endswith("vector"))
+    if name == "W5":
+        return workloads.ConvectionDiffusion(size or 200, pairs)
     return workloads.Bands(size or 512)
 
 
@@ -90,7 +92,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workload", choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4"])
+    parser.add_argument(
+        "workload", choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4", "W5"]
+    )
     parser.add_argument("--size", type=int, default=0, help="n, grid, or batch; 0: the usual one")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)

@@ -237,6 +237,86 @@ def _jaxopt(w):
     return lambda: ready(forward(p)), lambda: ready(gradient(p))
 
 
+# ---------------------------------------------------------------- W5
+
+
+def _ours_general(make_solver):
+    def make(w):
+        import jax
+        import jax.numpy as jnp
+
+        import implicit_eig as ie
+
+        jax.config.update("jax_enable_x64", True)
+        weights, g = jnp.asarray(w.w), jnp.asarray(w.g)
+        solve = ie.eigensolver(make_solver(ie, w), ie.General(w.k))
+
+        def loss(p):
+            A = ie.SparseOperator(w.entries(p, jnp.concatenate), w.rows, w.cols, (w.n, w.n))
+            values, X = solve(A)
+            return weights @ values.real + jnp.sum(g[:, None] * jnp.abs(X) ** 2)
+
+        return _timed(ie, jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p))
+
+    return make
+
+
+def nearest_zero(w, A, lu, adjoint=False):
+    """The pairs of A, or the left ones, in the order of the workload."""
+    trans, M = ("T", A.T) if adjoint else ("N", A)
+    inverse = spla.LinearOperator(A.shape, lambda v: lu.solve(v, trans), dtype=float)
+    lam, X = spla.eigs(M, w.k, sigma=0, OPinv=inverse, v0=np.ones(w.n))
+    order = w.sort(lam)
+    # Aᵀ v = λ v is yᴴ A = λ yᴴ of y = v̄
+    return lam[order], X[:, order].conj() if adjoint else X[:, order]
+
+
+def _general(adjoint):
+    """By hand: adjoint(A, lu, pair, x, λ̄, x̄) gives z of Re(−zᴴ Ȧ x) for each pair."""
+
+    def make(w):
+        def forward():
+            A = w.assemble(w.p)
+            lu = spla.splu(A)
+            return A, lu, *nearest_zero(w, A, lu)
+
+        def gradient():
+            A, lu, lam, X = forward()
+            return w.loss(lam, X), w.gradient(X, adjoint(w, A, lu, lam, X))
+
+        return lambda: w.loss(*forward()[2:]), gradient
+
+    return make
+
+
+def _bordered_general(w, A, lu, lam, X):
+    """A bordered LU for each pair."""
+    lam_bar, X_bar = w.cotangents(lam, X)
+    Z = np.empty_like(X)
+    for i in range(w.k):
+        x = sp.csc_matrix(X[:, [i]])
+        shifted = A - lam[i] * sp.eye_array(w.n)
+        M = sp.bmat([[shifted, -x], [x.conj().T, None]], format="csc")
+        Z[:, i] = spla.splu(M).solve(np.append(X_bar[:, i], lam_bar[i]), "H")[:-1]
+    return Z
+
+
+def _preconditioned_general(w, A, lu, lam, X):
+    """Left vectors by the transposed LU, which preconditions GMRES on the singular systems."""
+    lam_bar, X_bar = w.cotangents(lam, X)
+    Y = nearest_zero(w, A, lu, adjoint=True)[1]
+    Z, AH = np.empty_like(X), A.T.tocsr()
+    inverse = lambda v: lu.solve(v.real.copy(), "T") + 1j * lu.solve(v.imag.copy(), "T")
+    for i in range(w.k):
+        x, y = X[:, i], Y[:, i]
+        b = X_bar[:, i] - x * np.vdot(x, X_bar[:, i])
+        product = lambda v, i=i: inverse(AH @ v - lam[i].conj() * v)
+        operator = spla.LinearOperator(A.shape, product, dtype=complex)
+        z = spla.gmres(operator, inverse(b), rtol=1e-11, restart=60, maxiter=5)[0]
+        Z[:, i] = z - y * (np.vdot(x, z) + lam_bar[i]) / np.vdot(x, y)
+    return Z
+
+
 # ---------------------------------------------------------------- W1, W3, W4
 
 
@@ -449,4 +529,15 @@ CONTESTANTS = {
     "W3": {"ARPACK, by hand": _products_by_hand, "ours": _products_ours},
     "W3 vector": {"ARPACK and MINRES, by hand": _products_by_hand, "ours": _products_ours},
     "W4": {"jnp.linalg.eigh": _bands(False), "ours": _bands(True)},
+    "W5": {
+        "bordered LU a pair, by hand": _general(_bordered_general),
+        "ours": _ours_general(lambda ie, w: ie.solvers.arpack_general(w.k, 0.0)),
+        "ours, left vectors": _ours_general(
+            lambda ie, w: ie.solvers.arpack_general(w.k, 0.0, left=True)
+        ),
+        "ours, a black box": _ours_general(
+            lambda ie, w: lambda A: nearest_zero(w, A, spla.splu(A.tocsc()))
+        ),
+        "one LU in GMRES, by hand": _general(_preconditioned_general),
+    },
 }

@@ -123,3 +123,61 @@ class Bands:
         A = rng.standard_normal((batch, n, n)) + 1j * rng.standard_normal((batch, n, n))
         self.A, self.n = A + A.conj().transpose(0, 2, 1), n
         self.g = rng.standard_normal((n, n))
+
+
+class ConvectionDiffusion:
+    """W5: −∇·(p ∇u) + w·∇u on m×m points held at the edge, p at each point, w a rotation.
+
+    The pairs nearest 0, some of them complex; ‖x‖ = 1.
+    """
+
+    def __init__(self, m=200, k=4):
+        h = 1 / (m + 1)
+        points = np.arange(m * m).reshape(m, m)
+        across = [(points[1:], points[:-1]), (points[:, 1:], points[:, :-1])]
+        self.one, self.other = (np.concatenate([a[i].ravel() for a in across]) for i in range(2))
+        self.edge = np.concatenate([points[0], points[-1], points[:, 0], points[:, -1]])
+        x, y = ((g + 1.0) * h - 0.5 for g in np.meshgrid(*2 * [np.arange(m)], indexing="ij"))
+        speed = 40 / (2 * h)
+        wind = np.concatenate([(-speed * y[1:]).ravel(), (speed * x[:, 1:]).ravel()])
+        back = np.concatenate([(-speed * y[:-1]).ravel(), (speed * x[:, :-1]).ravel()])
+        # entries: of the diffusion between neighbours, of that to the edge, of the wind
+        self.rows = np.concatenate([self.one, self.other] * 2 + [self.edge, self.one, self.other])
+        self.cols = np.concatenate(
+            [self.other, self.one, self.one, self.other, self.edge, self.other, self.one]
+        )
+        self.wind = np.concatenate([-wind, back])
+        self.n, self.k, self.inverse_square = m * m, k, 1 / h**2
+        rng = np.random.default_rng(0)
+        self.p = 1 + 0.5 * rng.random(self.n)
+        self.w, self.g = rng.standard_normal(k), rng.standard_normal(self.n)
+
+    def entries(self, p, concatenate=np.concatenate):
+        """Return the entries at `rows` and `cols`, of NumPy's or of JAX's arrays."""
+        between = (p[self.one] + p[self.other]) * (self.inverse_square / 2)
+        edge = p[self.edge] * self.inverse_square
+        return concatenate([-between, -between, between, between, edge, self.wind])
+
+    def assemble(self, p):
+        return sp.csc_matrix((self.entries(p), (self.rows, self.cols)), (self.n, self.n))
+
+    @staticmethod
+    def sort(lam):
+        """The order of pairs: by size, of conjugates the positive imaginary part first."""
+        return np.lexsort((-lam.imag, np.round(np.abs(lam), 6)))
+
+    def loss(self, lam, X):
+        return self.w @ lam.real + (self.g[:, None] * np.abs(X) ** 2).sum()
+
+    def cotangents(self, lam, X):
+        return self.w, 2 * self.g[:, None] * X
+
+    def gradient(self, X, Z):
+        """From the adjoint vectors: Re(−zᴴ Ȧ x) is the change of the loss."""
+        bar = -np.sum(Z[self.rows].conj() * X[self.cols], axis=1).real
+        size = len(self.one)
+        a, b, c, d = (bar[i * size : (i + 1) * size] for i in range(4))
+        between = (c + d - a - b) * (self.inverse_square / 2)
+        edge = bar[4 * size : 4 * size + len(self.edge)] * self.inverse_square
+        count = lambda places, values: np.bincount(places, values, self.n)
+        return count(self.one, between) + count(self.other, between) + count(self.edge, edge)

@@ -1,6 +1,8 @@
 """The figures of `diagnose`, and Newton's polish."""
 
+import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 import scipy.linalg as sla
@@ -25,8 +27,24 @@ def test_of_a_hermitian_problem():
     assert np.all((found.solve_growth > 0.1) & (found.solve_growth < 100))
     assert np.all((found.gradient_errors > 0) & (found.gradient_errors < 1e-11))
     text = repr(found)
-    assert "Hermitian, k = 2, derivatives by AutoLinearSolver" in text
+    assert "Hermitian, k = 2, derivatives by LU" in text
     assert "clusters: 0, 1" in text
+
+
+def test_the_linear_solver_and_its_steps():
+    products = lx.FunctionLinearOperator(lambda v: A @ v, jax.ShapeDtypeStruct((N,), A.dtype))
+    lowest = lambda A: eigh(A @ np.eye(N))
+    for operator, problem, name, least in (
+        (A, ie.Hermitian(2), "LU", 0),
+        (products, ie.Hermitian(2), "MINRES", 1),
+        (A, ie.Hermitian(N), "no linear solver", 0),
+    ):
+        solver = eigh if operator is A else lowest
+        found = ie.diagnose(ie.eigensolver(solver, problem), operator)
+        assert found.linear_solver == name
+        assert found.solve_steps.shape == (problem.k,)
+        assert np.all(found.solve_steps >= least)
+        assert least > 0 or not found.solve_steps.any()
 
 
 def test_a_cut_cluster_is_said():

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg as sla
-from problems import eigh, with_spectrum
+import scipy.sparse.linalg as spla
+from problems import eigh, grid_pencil, with_spectrum
 from test_pairs import eig_left, polyeig
 
 import implicit_eig as ie
@@ -58,6 +59,39 @@ def test_derivatives_are_those_without_guard():
         for problem in (ie.Hermitian(3), ie.Hermitian(3, guard=2))
     ]
     assert jnp.max(jnp.abs(gradients[0] - gradients[1])) < 1e-13
+
+
+def test_a_guard_spares_steps_and_changes_no_derivative():
+    """Of both orders, by products alone: what lies along the guard pairs is known."""
+    m, products = 12, [0]
+    pencil, p = grid_pencil(m)
+    M = with_spectrum(np.arange(float(m * m)), seed=4)
+
+    def minres(A, b):
+        def counted(v):
+            products[0] += 1
+            return A @ v
+
+        return spla.minres(spla.LinearOperator(A.shape, counted, dtype=b.dtype), b, rtol=1e-12)[0]
+
+    def derivatives(guard):
+        solve = ie.eigensolver(
+            eigh, ie.Hermitian(1, guard=guard), linear_solver=ie.host_linear_solver(minres)
+        )
+
+        def loss(p):
+            x = solve(pencil(p)[0]).vectors[:, 0]
+            return x @ M @ x
+
+        products[0] = 0
+        first = jax.grad(loss)(p)
+        used = products[0]
+        return first, jax.jvp(jax.grad(loss), (p,), (p,))[1], used
+
+    plain, guarded = derivatives(0), derivatives(6)
+    for one, other in zip(plain[:2], guarded[:2], strict=True):
+        assert jnp.max(jnp.abs(one - other)) < 1e-8 * jnp.max(jnp.abs(one))
+    assert guarded[2] < 0.8 * plain[2]
 
 
 def test_refusals():

@@ -217,6 +217,46 @@ class TestCounts:
         assert len(calls) == 1
 
 
+class TestMonitor:
+    """What `Policy(monitor=...)` is told."""
+
+    @pytest.mark.parametrize(
+        ("solver", "make", "name", "least"),
+        [
+            (None, dense, "LU", 0),
+            (None, sparse, "ShiftInvert", 2),
+            (None, as_function, "MINRES", 5),
+            (lx.GMRES(rtol=1e-10, atol=0.0, restart=40), sparse, "GMRES", 2),
+            (ie.SparseDirect(), sparse, "SparseDirect", 0),
+            (ie.host_linear_solver(host_minres), sparse, "HostLinearSolver", 5),
+            (ie.linear_solver(JSP.cg, tol=1e-12), sparse, "FunctionLinearSolver", -1),
+        ],
+        ids=lambda case: case if isinstance(case, str) else None,
+    )
+    def test_reports(self, solver, make, name, least):
+        reports = []
+        policy = ie.Policy(monitor=reports.append)
+        pencil, p = grid_pencil(5)
+        solve = ie.eigensolver(lowest, ie.Hermitian(K), linear_solver=solver, policy=policy)
+        # of the second vector alone
+        gradient = jax.jit(jax.grad(lambda p: solve(*map(make, pencil(p))).vectors[0, 1] ** 2))
+        jax.block_until_ready(gradient(p))
+        jax.effects_barrier()
+        (report,) = reports
+        assert report.solver == name
+        assert report.steps.shape == report.residuals.shape == (K,)
+        assert np.all(report.residuals < 1e-8)
+        assert report.residuals[0] == 0
+        assert report.steps[1] >= least
+        assert least > 0 or report.steps[1] == least
+
+    def test_the_error_says_how_many_steps(self):
+        pencil, p = grid_pencil(5)
+        solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.MINRES(max_steps=3))
+        with pytest.raises(jax.errors.JaxRuntimeError, match="3 systems failed after 3 steps; the"):
+            jax.grad(lambda p: solve(*pencil(p)).vectors[0, 1] ** 2)(p)
+
+
 STALLED = [
     ie.linear_solver(JSP.gmres, tol=1e-10, restart=2, maxiter=2),
     lx.GMRES(rtol=1e-10, atol=0.0, restart=2, max_steps=6),

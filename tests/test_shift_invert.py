@@ -147,8 +147,7 @@ class TestDerivatives:
         expected = jax.grad(lambda A: loss(dense(A).vectors[:, 1:]))(A)
         assert jnp.max(jnp.abs(found + found.T - 2 * expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 
-    @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-    @pytest.mark.parametrize("sigma", [None, 2.4])
+    @pytest.mark.parametrize(("dtype", "sigma"), [(np.float64, 2.4), (np.complex128, None)])
     def test_dense_operators(self, dtype, sigma):
         """In JAX: one LU for all pairs, also under `vmap`."""
         A, B = pencil_of(dtype)
@@ -191,8 +190,8 @@ class TestNonHermitian:
             sp.csr_matrix(A), sp.csr_matrix(B) if generalised else None,
             lam[:k].astype(dtype), X, Y, tau, False,
         )  # fmt: skip
-        U, verdicts = solve_on_host(pencil, 0.4, counting, 1e-11, 50, b, adjoint)
-        assert not verdicts.any()
+        U, outcome = solve_on_host(pencil, 0.4, counting, 1e-11, 50, b, adjoint)
+        assert not outcome.verdicts.any()
         assert not U[:, 2].any()
         for i in range(k):
             M = A - lam[i] * B + B @ X @ np.diag(tau[i] - (lam[:k] - lam[i])) @ Y.conj().T @ B
@@ -277,8 +276,8 @@ class TestCounts:
         r = rng.standard_normal(30)
         r = r - X[:, :2] @ (X[:, :2].T @ r)
         b = np.stack([r, 2 * r], axis=1)
-        U, verdicts = solve_on_host(pencil, 0.5, counting, 1e-10, 50, b, False)
-        assert not verdicts.any()
+        U, outcome = solve_on_host(pencil, 0.5, counting, 1e-10, 50, b, False)
+        assert not outcome.verdicts.any()
         assert counting.widths[0] == 2
         assert set(counting.widths[1:]) == {1}
         for i in range(2):
@@ -452,8 +451,7 @@ class TestFallback:
         yield
         jax.clear_caches()
 
-    @pytest.mark.parametrize("make", ["dense", "matrix-free"])
-    @pytest.mark.parametrize("jit", [False, True])
+    @pytest.mark.parametrize(("make", "jit"), [("dense", True), ("matrix-free", False)])
     @pytest.mark.usefixtures("_compiled_apart")
     def test_of_the_default(self, make, jit, monkeypatch):
         auto = ie.AutoLinearSolver.__module__

@@ -49,7 +49,7 @@ from .normalization import (
 )
 from .one_sided import directional_derivatives
 from .operators import SparseOperator
-from .policy import Action, Policy
+from .policy import Action, Policy, SolveReport
 from .problems._abstract import AbstractProblem
 from .problems.general import General
 from .problems.hermitian import Hermitian
@@ -110,6 +110,7 @@ __all__ = [
     "ShiftInvert",
     "Singular",
     "Solution",
+    "SolveReport",
     "SparseDirect",
     "SparseOperator",
     "Subspace",

@@ -1,6 +1,7 @@
 """What a person wants to know before trusting a gradient, and how to polish a rough solution."""
 
 import dataclasses
+import threading
 from typing import Any
 
 import equinox as eqx
@@ -15,11 +16,19 @@ from .degeneracy import clusters_of
 from .linear_solvers._systems import probe
 from .linear_solvers.auto import AutoLinearSolver
 from .operators import column_norms
-from .policy import Action, Policy, tolerance
+from .policy import Action, Policy, SolveReport, tolerance
 from .problems._abstract import AbstractProblem, Operators
 from .problems._pairs import AbstractPairs
 from .solution import Solution
 from .systems.auto import AutoSystem
+
+_LOCK = threading.Lock()
+_REPORTS: list[SolveReport] = []
+
+
+def _note(report: SolveReport) -> None:
+    _REPORTS.append(report)
+
 
 SILENT = Policy(
     forward=Action.IGNORE,
@@ -35,7 +44,7 @@ class Diagnosis(eqx.Module):
 
     Attributes:
         problem: the declared kind.
-        linear_solver: its name.
+        linear_solver: the name of the one that was chosen.
         values: shape (k,).
         residuals: relative, as in `Solution.stats`; shape (k,).
         gaps: distance to the nearest value that counts as another one, relative to the larger of
@@ -46,6 +55,7 @@ class Diagnosis(eqx.Module):
         condition_numbers: 1/|yᴴBx| of unit vectors, 1 for Hermitian problems; shape (k,).
         solve_residuals: ‖b − M u‖ / ‖b‖ of the linearised system of each pair, for a random right
             side, by the linear solver that derivatives use; shape (k,).
+        solve_steps: the steps that took, as in `SolveReport`; shape (k,).
         solve_growth: ‖M‖ ‖u‖ / ‖b‖ there, a lower bound of the condition number of M; shape (k,).
         vector_errors: an estimate of the error of each vector, residual over gap; shape (k,).
         gradient_errors: an estimate of the relative error of a gradient of each pair's value and
@@ -61,6 +71,7 @@ class Diagnosis(eqx.Module):
     complete: list[bool] | None
     condition_numbers: np.ndarray
     solve_residuals: np.ndarray
+    solve_steps: np.ndarray
     solve_growth: np.ndarray
     vector_errors: np.ndarray
     gradient_errors: np.ndarray
@@ -72,6 +83,7 @@ class Diagnosis(eqx.Module):
             "gap": self.gaps,
             "condition": self.condition_numbers,
             "solve residual": self.solve_residuals,
+            "steps": [str(steps) if steps >= 0 else "?" for steps in self.solve_steps],
             "solve growth": self.solve_growth,
             "gradient error": self.gradient_errors,
         }
@@ -139,7 +151,7 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
     condition = np.ones(asked.k, residuals.dtype)
     if isinstance(asked, AbstractPairs):
         condition = np.asarray(asked.condition_numbers(state, theta))
-    solved, growth = map(np.asarray, _try_solve(wide, state, theta))
+    solved, growth, report = _try_solve(wide, state, theta)
     vector_errors = residuals / np.where(np.isfinite(gaps), np.minimum(gaps, 1), 1)
     eps = float(np.finfo(residuals.dtype).eps)
     errors = condition * (2 * vector_errors + solved * growth + eps * growth)
@@ -147,29 +159,42 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
     complete = None
     if asked.k > k:
         complete = [not equal[c[0], k:].any() for c in clusters]
-    parts = (values, residuals, gaps, condition, solved, growth, vector_errors, errors)
-    values, residuals, gaps, condition, solved, growth, vector_errors, errors = (
-        part[:k] for part in parts
-    )
     return Diagnosis(
         type(problem).__name__,
-        type(solve.linear_solver).__name__,
-        values,
-        residuals,
-        gaps,
+        report.solver,
+        values[:k],
+        residuals[:k],
+        gaps[:k],
         clusters,
         complete,
-        condition,
-        solved,
-        growth,
-        vector_errors,
-        errors,
+        condition[:k],
+        solved[:k],
+        report.steps[:k],
+        growth[:k],
+        vector_errors[:k],
+        errors[:k],
     )
+
+
+def _try_solve(
+    solve: Eigensolver, state: PyTree, theta: Operators
+) -> tuple[np.ndarray, np.ndarray, SolveReport]:
+    """Return ‖b − M u‖ / ‖b‖ and ‖M‖ ‖u‖ / ‖b‖ for a random right side of each pair."""
+    solve = dataclasses.replace(solve, policy=dataclasses.replace(solve.policy, monitor=_note))
+    with _LOCK:
+        _REPORTS.clear()
+        solved, growth = map(np.asarray, _solve_probe(solve, state, theta))
+        jax.effects_barrier()
+        reports = _REPORTS.copy()
+    if not reports:
+        return solved, growth, SolveReport("no linear solver", np.zeros(len(solved), int), solved)
+    # of a subspace there is one solve for each vector, after the other
+    steps = np.concatenate([report.steps for report in reports])
+    return solved, growth, SolveReport(reports[0].solver, steps, solved)
 
 
 @eqx.filter_jit
-def _try_solve(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[Any, Any]:
-    """Return ‖b − M u‖ / ‖b‖ and ‖M‖ ‖u‖ / ‖b‖ for a random right side of each pair."""
+def _solve_probe(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[Any, Any]:
     problem = solve.problem
     conditions = lambda z: problem.conditions(z, *theta)  # noqa: E731
     first, *others = conditions(state)

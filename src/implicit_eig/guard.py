@@ -1,4 +1,4 @@
-"""Pairs beyond the k that are wanted: they show whether k cuts a cluster."""
+"""Pairs beyond the k that are wanted: they show whether k cuts a cluster, and help solvers."""
 
 from typing import Any
 
@@ -14,6 +14,8 @@ from .solution import Solution
 
 def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
     """Return the first k of m pairs, checked that no other one belongs to their clusters.
+
+    The others are kept beside them.
 
     Args:
         solution: m pairs; figures in `stats` with m entries, or (m, m), are cut as well.
@@ -38,6 +40,7 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         None if left is None else left[:, :k],
         jax.tree.map(cut, solution.stats),
         _equal=None if equal is None else equal[:k, :k],
+        _beyond=(solution.values[k:], solution.vectors[:, k:]),
     )
     if equal is None:
         return wanted

@@ -122,7 +122,6 @@ def _tangents(solve: Eigensolver, given: Operators, tangents: tuple[Any, ...]) -
     )
 
 
-@eqx.filter_jit
 def _block_dot(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree
 ) -> tuple[Inexact[Array, "k k"], PyTree]:
@@ -140,7 +139,7 @@ def _expand(
     first, z_dot = _block_dot(solve, z, theta, theta_dot)
     second = first
     if order == 2:
-        again = lambda both: _block_dot(solve, *both, theta_dot)  # noqa: E731
+        again = lambda both: _block_dot(solve, both[0], both[1], theta_dot)  # noqa: E731
         second, _ = jvp_at(again, (z, theta), (z_dot, theta_dot))
     solution = solve.problem.solution(z)
     # for the products with the tangents, what does not move stands with them

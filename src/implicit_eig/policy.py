@@ -3,6 +3,7 @@
 import enum
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,6 +35,21 @@ class Action(enum.Enum):
     IGNORE = "do not check"
 
 
+class SolveReport(NamedTuple):
+    """What `Policy(monitor=...)` is told after the linear solves of a derivative.
+
+    Attributes:
+        solver: the name of the linear solver that was chosen.
+        steps: for each system; of a direct solver 0, of one that does not say −1, of a host
+            solver the products that it asked for; shape (k,).
+        residuals: ‖b − M u‖ / ‖b‖ of each system, 0 where b is zero; shape (k,).
+    """
+
+    solver: str
+    steps: np.ndarray
+    residuals: np.ndarray
+
+
 class Policy(eqx.Module):
     """Choose what happens when a check fails, and the thresholds of the checks.
 
@@ -59,6 +75,9 @@ class Policy(eqx.Module):
             takes ten times the linear solver's own tolerance where it has one, and √eps
             for a direct solver.
 
+        monitor: called on the host with a `SolveReport` after the linear solves of each
+            derivative; with the same function at each call, lest programs be compiled anew.
+
     Raises:
         InputError: a threshold is negative.
 
@@ -74,6 +93,7 @@ class Policy(eqx.Module):
     degeneracy_rtol: float | None = None
     gauge_rtol: float | None = None
     linear_solve_rtol: float | None = None
+    monitor: Callable[[SolveReport], None] | None = None
 
     def __check_init__(self):
         for name in ("residual_rtol", "degeneracy_rtol", "gauge_rtol", "linear_solve_rtol"):

@@ -10,16 +10,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Inexact, Integer
+from jaxtyping import Array, Inexact
 
 from ..operators import apply, scale_columns
+from ._solve import Outcome
 from ._systems import INSIDE, ShiftedPencil
 from .minres import minres, refine
 
 
 def solve_dense(
     pencil: ShiftedPencil, sigma: Any, rtol: float, max_steps: int, b: Inexact[Array, "n k"]
-) -> tuple[Inexact[Array, "n k"], Integer[Array, " k"]]:
+) -> tuple[Inexact[Array, "n k"], Outcome]:
     """Solve (A − λᵢB) uᵢ + BX Dᵢ XᴴB uᵢ = bᵢ; see `systems.deflated`."""
     A, B, lam, X = pencil.A, pencil.B, pencil.lam, pencil.X
     BX = apply(B, X)
@@ -52,5 +53,6 @@ def solve_dense(
     # on the known pairs the system is BX τᵢ, on their complement A − λᵢB
     along = X.conj().T @ b
     R = b - BX @ along
-    Z, verdicts, _ = refine(sweep, residual, R, rtol, max_steps)
-    return Z + X @ scale_columns(along, 1 / pencil.tau), verdicts
+    Z, verdicts, stats = refine(sweep, residual, R, rtol, max_steps)
+    outcome = Outcome(verdicts, jnp.full_like(verdicts, stats["num_steps"]))
+    return Z + X @ scale_columns(along, 1 / pencil.tau), outcome

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from .._errors import LinearSolveWarning
 from ..operators import host_view
 from ._block_krylov import add, inner, solve_shifted
-from ._solve import MAX_STEPS, STAGNATION, SUCCESS
+from ._solve import MAX_STEPS, STAGNATION, SUCCESS, Outcome
 from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
 from .factorizations import Shift, SingularError
@@ -36,37 +36,41 @@ def solve_on_host(
     max_steps: int,
     b: np.ndarray,
     adjoint: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Outcome]:
     """Solve (A − λᵢB) uᵢ + BX Dᵢ YᴴB uᵢ = bᵢ, or with the adjoint of these matrices.
 
-    Returns U, shape (n, k), and the verdicts (k,).
+    Returns U, shape (n, k), and what became of it; a step is one of a space that pairs share.
     """
-    verdicts = np.full(b.shape[1], SUCCESS, np.int32)
+    outcome = Outcome.start(b.shape[1])
     todo = np.flatnonzero(np.any(b != 0, axis=0))
     U = np.zeros_like(b)
     if not todo.size:
-        return U, verdicts
+        return U, outcome
     krylov = _Krylov(pencil, adjoint)
     R = np.asfortranarray(b[:, todo])
     # on the known pairs the system is BX τᵢ, on their complement A − λᵢB
     along = inner(krylov.Y, R)
     R = add(R, -1.0, krylov.BX, along)
-    Z, verdicts[todo] = _solve_by_shifts(krylov, sigma, todo, R, method, rtol, max_steps)
+    Z, (outcome.verdicts[todo], outcome.steps[todo]) = _solve_by_shifts(
+        krylov, sigma, todo, R, method, rtol, max_steps
+    )
     U[:, todo] = add(Z, 1.0, krylov.X, along / krylov.tau[todo])
-    return U, verdicts
+    return U, outcome
 
 
 def _solve_by_shifts(
     krylov: "_Krylov", sigma: Shift, pairs: np.ndarray, R: np.ndarray, *options: Any
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Outcome]:
     """Solve by one shift for all pairs, then by one for each pair that it did not solve."""
     try:
-        Z, verdicts = krylov.solve(sigma, pairs, R, *options)
+        Z, outcome = krylov.solve(sigma, pairs, R, *options)
         reason = "does not converge"
     except SingularError:
-        Z, verdicts = np.zeros_like(R), np.full(pairs.size, STAGNATION, np.int32)
+        Z = np.zeros_like(R)
+        outcome = Outcome.start(pairs.size)
+        outcome.verdicts[:] = STAGNATION
         reason = "is an eigenvalue"
-    failed = np.flatnonzero(verdicts != SUCCESS)
+    failed = np.flatnonzero(outcome.verdicts != SUCCESS)
     if failed.size:
         warnings.warn(
             f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for {failed.size} of {pairs.size} "
@@ -80,8 +84,10 @@ def _solve_by_shifts(
         side = 1 if np.real(sigma) > lam else -1
         own = lam + side * 1e-3 * max(float(krylov.pencil.size(np)), abs(lam))
         one = slice(j, j + 1)
-        Z[:, one], verdicts[one] = krylov.solve(own, pairs[one], R[:, one], *options)
-    return Z, verdicts
+        Z[:, one], alone = krylov.solve(own, pairs[one], R[:, one], *options)
+        outcome.verdicts[one] = alone.verdicts
+        outcome.steps[one] += alone.steps
+    return Z, outcome
 
 
 class _Krylov:
@@ -123,8 +129,8 @@ class _Krylov:
         method: Callable,
         rtol: float,
         max_steps: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return Z with (A − λᵢB) zᵢ = rᵢ for these pairs, and the verdicts."""
+    ) -> tuple[np.ndarray, Outcome]:
+        """Return Z with (A − λᵢB) zᵢ = rᵢ for these pairs."""
         factors = factorize(self.pencil.A, self.pencil.B, sigma, method)
         solve = factors.solve_adjoint if self.adjoint else factors.solve
         shift = np.conj(sigma) if self.adjoint else sigma
@@ -140,7 +146,7 @@ class _Krylov:
         norm = np.linalg.norm(R, axis=0)
         size = np.sign(norm)
         norm[norm == 0] = 1
-        verdicts = np.full(pairs.size, SUCCESS, np.int32)
+        verdicts, taken = outcome = Outcome.start(pairs.size)
         active = np.flatnonzero(size > rtol)
         # neighbours share a space: they need steps of about the same number
         active = active[np.argsort(np.abs(lam[active] - shift))]
@@ -162,6 +168,7 @@ class _Krylov:
                     self.hermitian,
                 )
                 Z[:, group] += dZ
+                taken[group] += steps
                 if steps == max_steps:
                     verdicts[group] = MAX_STEPS
             rest = R.copy(order="F")
@@ -172,7 +179,7 @@ class _Krylov:
             stalled = ~solved & ~(size[active] < 0.5 * before)
             verdicts[active[stalled & (verdicts[active] == SUCCESS)]] = STAGNATION
             active = active[~solved & ~stalled & (verdicts[active] != MAX_STEPS)]
-        return Z, verdicts
+        return Z, outcome
 
 
 def _times(M: sp.csr_matrix | None, V: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ when run costs none either.
 """
 
 import abc
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,11 +19,11 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Integer, PyTree
+from jaxtyping import Array, PyTree
 
 from .._errors import InputError
 from ..operators import scale_columns
-from ..policy import Policy, enforce, linear_solver_check, tolerance
+from ..policy import Policy, SolveReport, enforce, linear_solver_check, tolerance
 from ._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,
@@ -55,7 +56,32 @@ UNKNOWN_RTOL = 1e-5
 # than MAX_ROUNDING, so that a singular system, where u is of size 1/eps, is not excused.
 ROUNDING = 1e3
 MAX_ROUNDING = 1e-3
+# A solver that does not say how many it took.
+UNKNOWN_STEPS = -1
 DENSE_SOLVERS = (lx.AutoLinearSolver, lx.LU, lx.QR, lx.SVD, lx.Cholesky)
+
+
+class Outcome(NamedTuple):
+    """What a solver says of its solutions.
+
+    Attributes:
+        verdicts: for each an index into `VERDICTS`; shape (k,).
+        steps: of an iteration, 0 of a direct solver, `UNKNOWN_STEPS`; shape (k,).
+    """
+
+    verdicts: Any
+    steps: Any
+
+    @staticmethod
+    def like(k: int) -> "Outcome":
+        """Return the shapes, for a call of the host."""
+        each = jax.ShapeDtypeStruct((k,), jnp.int32)
+        return Outcome(each, each)
+
+    @staticmethod
+    def start(k: int) -> "Outcome":
+        """Return arrays of the host to fill: success, in no steps."""
+        return Outcome(np.full(k, SUCCESS, np.int32), np.zeros(k, np.int32))
 
 
 class AbstractSystemsSolver(AbstractOwnSolver):
@@ -64,8 +90,12 @@ class AbstractSystemsSolver(AbstractOwnSolver):
     @abc.abstractmethod
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
-        """Return the solutions and, for each, an index into `VERDICTS`."""
+    ) -> tuple[PyTree[Array], Outcome]:
+        """Return the solutions and what became of them."""
+
+    def choice(self, systems: AbstractLinearSystems, b: PyTree[Array]) -> lx.AbstractLinearSolver:
+        """Return the solver that does the work: another one, of a solver that chooses."""
+        return self
 
 
 def as_result(verdict: Array) -> lx.RESULTS:
@@ -129,9 +159,9 @@ def _solve_and_check(
     inverse = 1 / jnp.where(size > 0, size, 1)
     unit = jax.tree.map(lambda leaf: scale_columns(leaf, inverse), b)
     if isinstance(solver, AbstractSystemsSolver):
-        U, verdicts = solver.solve_systems(systems, unit)
+        U, outcome = solver.solve_systems(systems, unit)
     else:
-        U, verdicts = solve_by_column(systems, unit, solver)
+        U, outcome = solve_by_column(systems, unit, solver)
 
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     dtype = residual.dtype
@@ -141,7 +171,11 @@ def _solve_and_check(
         accepted_rtol(solver, policy, dtype),
         jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
     )
-    figures = (residual, allowed, verdicts)
+    if policy.monitor is not None:
+        chosen = solver.choice(systems, b) if isinstance(solver, AbstractSystemsSolver) else solver
+        report = _Report(policy.monitor, type(chosen).__name__)
+        jax.debug.callback(report, outcome.steps, residual)
+    figures = (residual, allowed, *outcome)
     check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)), figures)
     U = jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
     return enforce(check, figures, U, ~jnp.all(residual <= allowed))
@@ -149,8 +183,8 @@ def _solve_and_check(
 
 def solve_by_column(
     systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
-) -> tuple[PyTree[Array], Integer[Array, " k"]]:
-    """Return the solutions and verdicts by a solver of single systems, which take turns."""
+) -> tuple[PyTree[Array], Outcome]:
+    """Return the solutions and outcomes by a solver of single systems, which take turns."""
     if isinstance(solver, DENSE_SOLVERS) and systems.structure is not Structure.DENSE:
         raise InputError(
             f"`eigensolver(linear_solver={type(solver).__name__}())`: dense operators, since it "
@@ -161,26 +195,28 @@ def solve_by_column(
     inner = solver.solver if isinstance(solver, LineaxWithOptions) else solver
     definite = isinstance(inner, (lx.CG, lx.Cholesky))
 
-    def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+    unknown = 0 if isinstance(inner, DENSE_SOLVERS) else UNKNOWN_STEPS
+
+    def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
         state: Any = solver.init(systems.column(i, definite), {})
-        u, result, _ = solver.compute(state, rhs, {})
+        u, result, stats = solver.compute(state, rhs, {})
         verdict = sum(
             (i * (result == VERDICTS[i]).astype(jnp.int32) for i in range(1, len(VERDICTS))),
             jnp.int32(0),
         )
-        return u, verdict
+        return u, Outcome(verdict, jnp.asarray(stats.get("num_steps", unknown), jnp.int32))
 
-    def skip(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Array]:
-        return jax.tree.map(jnp.zeros_like, rhs), jnp.int32(0)
+    def skip(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
+        return jax.tree.map(jnp.zeros_like, rhs), Outcome(jnp.int32(0), jnp.int32(0))
 
-    def column(operand: tuple[Array, PyTree[Array]]) -> tuple[PyTree[Array], Array]:
+    def column(operand: tuple[Array, PyTree[Array]]) -> tuple[PyTree[Array], Outcome]:
         i, rhs = operand
         nonzero = jnp.any(jnp.stack([jnp.any(leaf != 0) for leaf in jax.tree.leaves(rhs)]))
         return lax.cond(nonzero, solve, skip, i, rhs)
 
     k = jax.tree.leaves(b)[0].shape[-1]
-    U, verdicts = lax.map(column, (jnp.arange(k), columns_first(b)))
-    return columns_last(U), verdicts
+    U, outcome = lax.map(column, (jnp.arange(k), columns_first(b)))
+    return columns_last(U), outcome
 
 
 def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -> float:
@@ -201,6 +237,16 @@ def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -
     return max(10 * (UNKNOWN_RTOL if rtol is None else rtol), tolerance(None, dtype))
 
 
+class _Report(eqx.Module):
+    """Tell the user's monitor of a solve."""
+
+    monitor: Callable[[SolveReport], None] = eqx.field(static=True)
+    solver: str = eqx.field(static=True)
+
+    def __call__(self, steps: Any, residuals: Any) -> None:
+        self.monitor(SolveReport(self.solver, np.asarray(steps), np.asarray(residuals)))
+
+
 class _Inspect(eqx.Module):
     """Judge the residuals of the solves."""
 
@@ -208,7 +254,7 @@ class _Inspect(eqx.Module):
     systems: type[AbstractLinearSystems] = eqx.field(static=True)
 
     def __call__(
-        self, residual: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray
+        self, residual: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray, steps: np.ndarray
     ) -> str | None:
         # `not <=` also catches NaN. A solver's own complaint counts only where the true
         # residual agrees: reaching `max_steps` with a small residual is a solved system.
@@ -217,10 +263,11 @@ class _Inspect(eqx.Module):
             return None
         i = int(failed[0])
         report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
+        taken = f" after {steps[i]} steps" if steps[i] > 0 else ""
         return (
             f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "
             f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({failed.size} of "
-            f"{residual.size} systems failed; the solver reported: {report.strip()}). Allow it "
+            f"{residual.size} systems failed{taken}; the solver reported: {report.strip()}). Allow it "
             "more steps or a larger restart, tighten its tolerance, precondition it, choose "
             "another linear solver, or accept this with `Policy(linear_solve_rtol=...)`. "
             f"{self.systems.if_singular()}"

@@ -11,11 +11,11 @@ import lineax as lx
 import numpy as np
 import scipy.sparse.linalg as spla
 from jax import lax
-from jaxtyping import Array, Integer, PyTree
+from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveWarning
 from ..operators import SparseOperator, scale_columns
-from ._solve import AbstractSystemsSolver, solve_by_column
+from ._solve import AbstractSystemsSolver, Outcome, solve_by_column
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure, attainable
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
@@ -51,28 +51,29 @@ class AutoLinearSolver(AbstractSystemsSolver):
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems by the choice; by the fallback those that did not converge."""
-        leaf = jax.tree.leaves(b)[0]
-        solver = self._choose(systems, leaf.shape[0], leaf.dtype)
+        solver = self.choice(systems, b)
         if isinstance(solver, AbstractSystemsSolver):
-            U, verdicts = solver.solve_systems(systems, b)
+            U, outcome = solver.solve_systems(systems, b)
         else:
-            U, verdicts = solve_by_column(systems, b, solver)
+            U, outcome = solve_by_column(systems, b, solver)
         sparse = systems.structure is Structure.SPARSE
         if isinstance(solver, lx.LU) or sparse:  # direct, or with a fallback of its own
-            return U, verdicts
-        fallback = _Fallback(type(solver).__name__)
+            return U, outcome
+        fallback, failed = _Fallback(type(solver).__name__), outcome.verdicts != 0
 
-        def again(U: PyTree[Array]) -> tuple[PyTree[Array], Integer[Array, " k"]]:
-            failed = verdicts != 0
+        def again(U: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
             rest = jax.tree.map(lambda leaf: scale_columns(leaf, failed), b)
             V, new = fallback.solve_systems(systems, rest)
             return jax.tree.map(lambda u, v: jnp.where(failed[None, :], v, u), U, V), new
 
-        return lax.cond(jnp.any(verdicts != 0), again, lambda U: (U, verdicts), U)
+        return lax.cond(jnp.any(failed), again, lambda U: (U, outcome), U)
 
-    def _choose(self, systems: AbstractLinearSystems, n: int, dtype: Any) -> Any:
+    def choice(self, systems: AbstractLinearSystems, b: PyTree[Array]) -> lx.AbstractLinearSolver:
+        """Return the linear solver that is tried first."""
+        leaf = jax.tree.leaves(b)[0]
+        n, dtype = leaf.shape[0], leaf.dtype
         shifted = isinstance(systems, AbstractShiftedSystems)
         if systems.structure is Structure.DENSE and (n <= SMALL or not shifted):
             return lx.LU()

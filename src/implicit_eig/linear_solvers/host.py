@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Integer, PyTree
+import scipy.sparse.linalg as spla
+from jaxtyping import Array, PyTree
 
 from .. import host
 from .._errors import LinearSolveError
-from ..operators import host_view
-from ._solve import BREAKDOWN, SUCCESS, AbstractSystemsSolver, as_result
+from ..operators import host_view, product_view
+from ._solve import BREAKDOWN, SUCCESS, AbstractSystemsSolver, Outcome, as_result
 from ._systems import AbstractLinearSystems
 
 
@@ -35,11 +36,10 @@ class AbstractHostSolver(AbstractSystemsSolver):
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems in one call of the host; zero columns are skipped."""
         arrays, static = eqx.partition(systems, eqx.is_array)
-        k = jax.tree.leaves(b)[0].shape[-1]
-        like = (jax.eval_shape(lambda: b), jax.ShapeDtypeStruct((k,), jnp.int32))
+        like = (jax.eval_shape(lambda: b), Outcome.like(jax.tree.leaves(b)[0].shape[-1]))
         return host.call(_HostSystems(self, static), like, arrays, b)
 
     @abc.abstractmethod
@@ -114,20 +114,39 @@ class _HostSystems(eqx.Module):
     solver: AbstractHostSolver
     systems: Any
 
-    def __call__(self, arrays: PyTree, b: PyTree) -> tuple[PyTree, np.ndarray]:
+    def __call__(self, arrays: PyTree, b: PyTree) -> tuple[PyTree, Outcome]:
         column = eqx.combine(arrays, self.systems).host_columns()
         leaves, treedef = jax.tree.flatten(b)
         U = [np.zeros_like(leaf) for leaf in leaves]
-        verdicts = np.zeros(leaves[0].shape[-1], np.int32)
+        verdicts, steps = outcome = Outcome.start(leaves[0].shape[-1])
         for i in range(verdicts.size):
             parts = [leaf[..., i] for leaf in leaves]
             rhs = _join(parts)
             if not np.any(rhs):
                 continue
-            x, verdicts[i] = _solve_one(self.solver, column(i), rhs)
+            A, count = _counted(column(i))
+            x, verdicts[i] = _solve_one(self.solver, A, rhs)
+            steps[i] = count()
             for leaf, part in zip(U, _split(x, parts), strict=True):
                 leaf[..., i] = part
-        return jax.tree.unflatten(treedef, U), verdicts
+        return jax.tree.unflatten(treedef, U), outcome
+
+
+def _counted(A: Any) -> tuple[Any, Callable[[], int]]:
+    """Return A, and how many of its products were asked for: the steps of an iteration."""
+    if not isinstance(A, spla.LinearOperator):
+        return A, lambda: 0
+    columns = []
+
+    def counted(product: Callable) -> Callable:
+        def multiply(V: np.ndarray) -> np.ndarray:
+            columns.append(V.shape[1])
+            return product(V)
+
+        return multiply
+
+    view = product_view(A.shape, A.dtype, counted(A.matmat), counted(A.rmatmat))
+    return view, lambda: sum(columns)
 
 
 def _join(leaves: list[np.ndarray]) -> np.ndarray:

@@ -17,6 +17,7 @@ from ._solve import (
     STAGNATION,
     SUCCESS,
     AbstractSystemsSolver,
+    Outcome,
     as_result,
     solve_by_column,
 )
@@ -95,7 +96,7 @@ class MINRES(AbstractSystemsSolver):
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems in one loop; on a CPU one after another unless they are dense.
 
         There a step of a block costs the sum of its columns, also of those that have converged.
@@ -110,7 +111,7 @@ class MINRES(AbstractSystemsSolver):
 
     def _solve_block(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    ) -> tuple[PyTree[Array], Outcome]:
         leaves, treedef = jax.tree.flatten(b)
         ends = [sum(leaf.shape[0] for leaf in leaves[: i + 1]) for i in range(len(leaves) - 1)]
 
@@ -120,8 +121,8 @@ class MINRES(AbstractSystemsSolver):
         def matvec(X: Columns) -> Columns:
             return jnp.concatenate(jax.tree.leaves(systems.mv(split(X), skip_zeros=True)))
 
-        X, verdicts, _ = self._solve(matvec, jnp.concatenate(leaves))
-        return split(X), verdicts
+        X, verdicts, stats = self._solve(matvec, jnp.concatenate(leaves))
+        return split(X), Outcome(verdicts, jnp.full_like(verdicts, stats["num_steps"]))
 
     def _solve(
         self, matvec: Callable, b: Columns

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Array, Integer, PyTree
+from jaxtyping import Array, PyTree
 
 from .. import host
 from .._errors import InputError
 from ..operators import host_view
 from ._shift_invert_dense import solve_dense
 from ._shift_invert_host import on_host, solve_on_host
-from ._solve import AbstractSystemsSolver, as_result
+from ._solve import AbstractSystemsSolver, Outcome, as_result
 from ._systems import (
     AbstractLinearSystems,
     AbstractShiftedSystems,
@@ -98,7 +98,7 @@ class ShiftInvert(AbstractSystemsSolver):
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Integer[Array, " k"]]:
+    ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems in one call of the host; zero columns are skipped."""
         if not isinstance(systems, AbstractShiftedSystems):
             raise InputError(
@@ -116,7 +116,7 @@ class ShiftInvert(AbstractSystemsSolver):
             rtol = self.working_rtol(b.dtype)
             return solve_dense(systems.shifted_pencil(), self.sigma, rtol, self.max_steps, b)
         arrays, static = eqx.partition(systems, eqx.is_array)
-        like = (jax.eval_shape(lambda: b), jax.ShapeDtypeStruct((b.shape[1],), jnp.int32))
+        like = (jax.eval_shape(lambda: b), Outcome.like(b.shape[1]))
         return host.call(_HostSystems(self, static), like, arrays, b)
 
 
@@ -140,22 +140,22 @@ class _HostVector(eqx.Module):
             )
         none, zero = np.zeros((A.shape[0], 0), A.dtype), np.zeros(1, A.dtype)
         pencil = ShiftedPencil(A, None, zero, none, none, np.ones(1), is_hermitian(A))
-        U, verdicts = _on_host(self.solver, pencil, vector[:, None], self.adjoint)
-        return U[:, 0], verdicts.reshape(())
+        U, outcome = _on_host(self.solver, pencil, vector[:, None], self.adjoint)
+        return U[:, 0], outcome.verdicts.reshape(())
 
 
 class _HostSystems(eqx.Module):
     solver: ShiftInvert
     systems: Any
 
-    def __call__(self, arrays: PyTree, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, arrays: PyTree, b: np.ndarray) -> tuple[np.ndarray, Outcome]:
         systems: AbstractShiftedSystems = eqx.combine(arrays, self.systems)
         return _on_host(self.solver, on_host(systems.shifted_pencil()), b, False)
 
 
 def _on_host(
     solver: ShiftInvert, pencil: ShiftedPencil, b: np.ndarray, adjoint: bool
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Outcome]:
     sigma = float(pencil.shift(np)) if solver.sigma is None else solver.sigma
     rtol = solver.working_rtol(b.dtype)
     return solve_on_host(pencil, sigma, solver.factorize, rtol, solver.max_steps, b, adjoint)

@@ -63,12 +63,14 @@ ROUNDING = 1e3
 class Invariant(eqx.Module):
     """The state of the conditions A X = B X S, Xᴴ B X = I: the block S, the basis X, clusters.
 
-    `near` is 1 for two pairs of a cluster and 0 for others; it is constant.
+    `near` is 1 for two pairs of a cluster and 0 for others; `beyond` are values and vectors of
+    pairs outside the conditions, where the solver gave some. Both are constant.
     """
 
     S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
     near: Float[Array, "k k"]
+    beyond: tuple[Float[Array, " g"], Inexact[Array, "n g"]] | None = None
 
 
 class Hermitian(AbstractProblem):
@@ -81,7 +83,8 @@ class Hermitian(AbstractProblem):
     Args:
         k: the number of pairs; 1 ≤ k ≤ n.
         guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
-            `Policy(cluster=...)` judges; they are no part of the solution.
+            `Policy(cluster=...)` judges, and, without B, to spare iterative linear solvers
+            the directions that cost them the most steps; they are no part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
@@ -167,7 +170,8 @@ class Hermitian(AbstractProblem):
     def state(self, solution: Solution) -> "Invariant":
         """Return (S, X) with S = Λ, and the clusters of a checked solution."""
         X = solution.vectors
-        return Invariant(jnp.diag(solution.values).astype(X.dtype), X, membership(solution))
+        S = jnp.diag(solution.values).astype(X.dtype)
+        return Invariant(S, X, membership(solution), solution._beyond)
 
     def solution(self, state: "Invariant") -> Solution:
         """Return the pairs, λ being the diagonal of S."""
@@ -176,7 +180,7 @@ class Hermitian(AbstractProblem):
     def diagonal(self, state: "Invariant") -> "Invariant":
         """Return (Λ, XQ) with S = QΛQᴴ."""
         lam, Q = diagonalise(state.S)
-        return Invariant(lam, state.X @ Q, state.near)
+        return Invariant(lam, state.X @ Q, state.near, state.beyond)
 
     def conditions(
         self, state: "Invariant", *operators: lx.AbstractLinearOperator
@@ -222,14 +226,15 @@ class Hermitian(AbstractProblem):
         A, B = _both(operators)
         S, X = state.S, state.X
         W, N = residual_dot
-        pencil = Pencil(A, B, S, X)
+        pencil = Pencil(A, B, S, X, state.beyond)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
         equal = state.near > 0
         C = couplings(S, jnp.where(equal, -0.5 * N, G), equal)
-        S_dot, near_dot = jnp.where(equal, G, jnp.zeros_like(G)), jnp.zeros_like(state.near)
+        S_dot = jnp.where(equal, G, jnp.zeros_like(G))
+        still = jax.tree.map(jnp.zeros_like, (state.near, state.beyond))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
-            return Invariant(S_dot, X @ C, near_dot)
+            return Invariant(S_dot, X @ C, *still)
         # B stands with X, never with what is transposed: its transposed product is slow
         BX = apply(B, X)
         R = BX @ G - W
@@ -237,7 +242,7 @@ class Hermitian(AbstractProblem):
         U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot, X @ C + Z, near_dot)
+        return Invariant(S_dot, X @ C + Z, *still)
 
 
 def _both(

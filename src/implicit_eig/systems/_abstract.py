@@ -19,13 +19,15 @@ ROUNDING = 10.0
 class Pencil(eqx.Module):
     """The pencil A − λB with its known pairs, A X = B X S, Xᴴ B X = I; B = `None` for I.
 
-    S is diagonal in value, S = Λ. In its tangent the block of each cluster is full.
+    S is diagonal in value, S = Λ. In its tangent the block of each cluster is full. `beyond` are
+    values and vectors of other pairs, where some are known: they have no part in the conditions.
     """
 
     A: lx.AbstractLinearOperator
     B: lx.AbstractLinearOperator | None
     S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
+    beyond: tuple[Float[Array, " g"], Inexact[Array, "n g"]] | None = None
 
     @property
     def lam(self) -> Float[Array, " k"]:
@@ -72,6 +74,16 @@ class Pencil(eqx.Module):
         sign = jnp.where(quotient < 0, -1, 1).astype(size.dtype)
         size = sign * jnp.maximum(jnp.abs(quotient), 0.1 * size)
         return jnp.where(vBv > 0, size / jnp.where(vBv > 0, vBv, 1), 1)
+
+    def part_beyond(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Return the part of (A − λᵢB)⁻¹ rᵢ along the pairs (μ, V) beyond; shape (n, k)."""
+        assert self.beyond is not None
+        mu, V = self.beyond
+        gap = mu[:, None] - self.lam[None, :]
+        # a value that is one of the k is left to the solver, which says so
+        apart = jnp.abs(gap) > ROUNDING * float(jnp.finfo(gap.dtype).eps) * jnp.abs(mu[:, None])
+        inverse = jnp.where(apart, 1 / jnp.where(apart, gap, 1), 0)
+        return V @ (inverse.astype(R.dtype) * (V.conj().T @ R))
 
 
 class AbstractPairSystems(AbstractLinearSystems):

@@ -107,6 +107,16 @@ class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
         A, B, X = self.pencil.A, self.pencil.B, self.pencil.X
         return ShiftedPencil(A, B, self.pencil.lam, X, X, self.tau, True)
 
+    def solve(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Solve all systems; what lies along pairs beyond the k is known, and stays out.
+
+        Not with a B, where the products that an iteration makes leave their complement.
+        """
+        if self.pencil.beyond is None or self.pencil.B is not None:
+            return run(self, b)
+        start = self.pencil.part_beyond(b)
+        return start + run(self, b - self.mv(start))
+
     def solve_transposed(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
-        return run(self, b.conj()).conj()
+        return self.solve(run, b.conj()).conj()
