@@ -253,7 +253,7 @@ class TestMonitor:
     def test_the_error_says_how_many_steps(self):
         pencil, p = grid_pencil(5)
         solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.MINRES(max_steps=3))
-        with pytest.raises(jax.errors.JaxRuntimeError, match="3 systems failed after 3 steps; the"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="systems failed after 3 steps"):
             jax.grad(lambda p: solve(*pencil(p)).vectors[0, 1] ** 2)(p)
 
 
