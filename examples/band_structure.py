@@ -161,7 +161,7 @@ limit = np.abs(density).max()
 image = axes[3].imshow(
     density, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), cmap="RdBu", vmin=-limit, vmax=limit
 )
-axes[3].set_title(f"∂v_x/∂ε a unit area, band {BAND + 1}, k = ({k0[0]:.1f}, {k0[1]:.1f})")
+axes[3].set_title(f"∂v_x/∂ε per unit area, band {BAND + 1}, k = ({k0[0]:.1f}, {k0[1]:.1f})")
 figure.colorbar(image, ax=axes[3], shrink=0.8)
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

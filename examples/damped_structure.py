@@ -181,13 +181,15 @@ axes[0].set(xlabel="place along the beam", ylabel="dashpot", title=f"dashpots, t
 axes[0].legend()
 relative = sensitivities / jnp.max(sensitivities, axis=1, keepdims=True)
 image = axes[1].imshow(np.asarray(relative), aspect="auto", cmap="viridis")
-axes[1].set(xlabel="dashpot", ylabel="mode", title="∂ζ/∂c of uniform ones, of each mode's largest")
+axes[1].set(xlabel="dashpot", ylabel="mode", title="∂ζ/∂c before, over each mode's largest")
 axes[1].set_yticks(range(MODES), range(1, MODES + 1))
 figure.colorbar(image, ax=axes[1])
 for mode in range(MODES):
     axes[2].plot(100 * history[:, mode], label=f"mode {mode + 1}")
 axes[2].set(xlabel="step", ylabel="damping ratio in %", title="damping ratios", yscale="log")
-axes[2].legend()
+axes[2].set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"], minor=False)
+axes[2].set_yticks([], minor=True)
+axes[2].legend(loc="center right")
 figure.suptitle(
     f"hinged beam: the geometric mean of the damping ratios grows from {100 * mean(before):.2f} % to "
     f"{100 * mean(placed):.2f} % with the same sum of dashpots"

@@ -141,8 +141,10 @@ for name, curve in excess.items():
 axes[0].set(xlabel="step", ylabel="largest value above the minimum", title="descent")
 axes[0].legend()
 for axis, (name, history) in zip(axes[1:], histories.items(), strict=True):
-    axis.plot(history[:, :-2], color="0.7")
-    axis.plot(history[:, -2:], marker=".")
+    axis.plot(history[:, -1], "C1.-", label="largest")
+    axis.plot(history[:, -2], "C0.-", label="second")
+    axis.plot(history[:, :-2], color="0.7", label=["others", *["_"] * (history.shape[1] - 3)])
+    axis.legend()
     axis.set(xlabel="step", ylabel="eigenvalue", title=f"the largest eigenvalues, {name}")
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

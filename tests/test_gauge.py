@@ -83,6 +83,25 @@ def test_a_hundred_dependent_functions_are_not_missed():
             jax.block_until_ready(gradient(A, jnp.asarray(weights)))
 
 
+@pytest.mark.parametrize("gap", [1e-5, 4e-6, 1e-6, 1e-8, 1e-14])
+def test_smooth_functions_of_values_that_nearly_agree_raise_no_alarm(gap):
+    """They tell such values apart by their curvature times the distance, and no more."""
+    A = with_spectrum([1.0, 1 + gap, 3.0, 5.0, 7.0])
+    S = with_spectrum(np.arange(5.0), seed=4)
+    solve = ie.eigensolver(eigh, ie.Hermitian(2), policy=RAISE)
+
+    def invariant(A):
+        values, X = solve(A)
+        soft = jax.scipy.special.logsumexp(20 * values)
+        return soft + jnp.sum(X * (S @ X))
+
+    assert jnp.all(jnp.isfinite(jax.grad(invariant)(A)))
+    if gap < 5e-6:
+        for f in (lambda s: s.values[0], lambda s: s.vectors[0, 0] ** 2):
+            with pytest.raises(Exception, match="got one"):
+                jax.block_until_ready(jax.grad(lambda A, f=f: f(solve(A)))(A))
+
+
 MESSAGES = {
     "phase": (lambda s: s.vectors[0, 3].real, "depends on the phase of pair 3"),
     "basis": (lambda s: jnp.abs(s.vectors[0, 1]) ** 2, "depends on the basis in the cluster of"),

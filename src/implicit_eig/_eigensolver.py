@@ -118,7 +118,9 @@ def _watch_values(solve: Eigensolver, state: PyTree, values_dot: jax.Array) -> j
     clusters = solve.clusters(state)
     if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not values
         return values_dot
-    return watch_values(solve.policy, solve.gauge_rtol(values_dot.dtype), values_dot, clusters)
+    values = jax.lax.stop_gradient(solve.problem.solution(state).values)
+    rtol = solve.gauge_rtol(values_dot.dtype)
+    return watch_values(solve.policy, rtol, values, values_dot, clusters)
 
 
 @eqx.filter_custom_jvp

@@ -21,6 +21,10 @@ from .cotangents import look, watch
 from .policy import Policy, enforce, gauge_check
 from .problems._abstract import AbstractProblem
 
+# A smooth function of the values tells those of a cluster apart by its curvature times their
+# distance; so much curvature, relative to the values and to its gradient, is not called out.
+CURVATURE = 100
+
 
 def watch_state(
     problem: AbstractProblem, policy: Policy, rtol: float, z: PyTree, clusters: Any, z_dot: PyTree
@@ -31,10 +35,10 @@ def watch_state(
 
 
 def watch_values(
-    policy: Policy, rtol: float, values_dot: Array, clusters: Bool[Array, "k k"]
+    policy: Policy, rtol: float, values: Array, values_dot: Array, clusters: Bool[Array, "k k"]
 ) -> Array:
     """Return the tangents of the values; their cotangents must be alike in a cluster."""
-    return watch(_Values(policy, rtol), values_dot, clusters)
+    return watch(_Values(policy, rtol), values_dot, (clusters, _allowance(values)))
 
 
 def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Float[Array, " k"]:
@@ -78,21 +82,40 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
     def of(z: PyTree, values: Array) -> Array:
         return f(eqx.tree_at(lambda s: s.values, solve.solution(z, canonical), values))
 
-    z_bar, values_bar = jax.grad(of, (0, 1))(z, problem.solution(z).values)
-    parts = []
+    values = problem.solution(z).values
+    z_bar, values_bar = jax.grad(of, (0, 1))(z, values)
+    allowance, parts = _allowance(values), []
     for defect, size in (
-        problem.gauge_defect(z, z_bar, clusters),
-        _differences(values_bar, clusters),
+        _beyond(problem.gauge_defect(z, z_bar, clusters), allowance),
+        _differences(values_bar, clusters, allowance),
     ):
         parts.append(jnp.max(defect, axis=0) / jnp.where(size > 0, size, 1))
     return jnp.maximum(*parts)
 
 
+def _allowance(values: Shaped[Array, " k"] | Shaped[Array, "k k"]) -> Float[Array, "..."]:
+    """Return what a smooth function may tell two values apart by, relative to its gradient."""
+    if values.ndim > 1:  # the block of a subspace
+        return jnp.zeros((), jnp.finfo(values.dtype).dtype)
+    sizes = jnp.abs(values)
+    largest = jnp.maximum(sizes[:, None], sizes[None, :])
+    distance = jnp.abs(values[:, None] - values[None, :])
+    return CURVATURE * distance / jnp.where(largest > 0, largest, 1)
+
+
+def _beyond(
+    figures: tuple[Float[Array, "k k"], Float[Array, ""]], allowance: Float[Array, "..."]
+) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+    defect, size = figures
+    return jnp.maximum(defect - allowance * size, 0), size
+
+
 def _differences(
-    values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"]
+    values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"], allowance: Float[Array, "k k"]
 ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
     differences = jnp.abs(values_bar[:, None] - values_bar[None, :])
-    return jnp.where(clusters, differences, 0), jnp.max(jnp.abs(values_bar))
+    figures = jnp.where(clusters, differences, 0), jnp.max(jnp.abs(values_bar))
+    return _beyond(figures, allowance)
 
 
 class _State(eqx.Module):
@@ -105,7 +128,8 @@ class _State(eqx.Module):
     def __call__(self, z_bar: PyTree, residuals: Any) -> PyTree:
         arrays, z, clusters = residuals
         problem = eqx.combine(arrays, self.problem)
-        figures = problem.gauge_defect(z, z_bar, clusters)
+        allowance = _allowance(problem.solution(z).values)
+        figures = _beyond(problem.gauge_defect(z, z_bar, clusters), allowance)
         return _judge(self.policy, _InspectVectors(self.rtol), figures, z_bar)
 
 
@@ -115,27 +139,27 @@ class _Values(eqx.Module):
     policy: Policy = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
 
-    def __call__(self, values_bar: Array, clusters: Bool[Array, "k k"]) -> Array:
-        return _judge_values(values_bar, clusters, verdict=self)
+    def __call__(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
+        return _judge_values(values_bar, residuals, verdict=self)
 
-    def judge(self, values_bar: Array, clusters: Bool[Array, "k k"]) -> Array:
-        """Return the cotangent, checked."""
-        figures = _differences(values_bar, clusters)
+    def judge(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
+        """Return the cotangent, checked; `residuals` are clusters and allowance."""
+        figures = _differences(values_bar, *residuals)
         return _judge(self.policy, _InspectValues(self.rtol), figures, values_bar)
 
 
 @eqx.filter_custom_jvp
-def _judge_values(values_bar: Array, clusters: Bool[Array, "k k"], *, verdict: _Values) -> Array:
-    return verdict.judge(values_bar, clusters)
+def _judge_values(values_bar: Array, residuals: tuple[Array, Array], *, verdict: _Values) -> Array:
+    return verdict.judge(values_bar, residuals)
 
 
 # A nonlinear function of a cluster's values has second derivatives by the block of the cluster, of
 # which the values are the diagonal and no more: its cotangents are equal, but move apart.
 @_judge_values.def_jvp
 def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple[Array, Any]:
-    (values_bar, clusters), (dot, _) = primals, tangents
-    out = _judge_values(values_bar, clusters, verdict=verdict)
-    return out, None if dot is None else look(verdict.judge, dot, clusters)
+    (values_bar, residuals), (dot, _) = primals, tangents
+    out = _judge_values(values_bar, residuals, verdict=verdict)
+    return out, None if dot is None else look(verdict.judge, dot, residuals)
 
 
 def _judge(policy: Policy, inspect: Any, figures: tuple[Array, Array], value: PyTree) -> PyTree:

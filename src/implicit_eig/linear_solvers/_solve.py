@@ -267,8 +267,8 @@ class _Inspect(eqx.Module):
         return (
             f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "
             f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({failed.size} of "
-            f"{residual.size} systems failed{taken}; the solver reported: {report.strip()}). Allow it "
-            "more steps or a larger restart, tighten its tolerance, precondition it, choose "
+            f"{residual.size} systems failed{taken}; the solver reported: {report.strip()}). Allow "
+            "it more steps or a larger restart, tighten its tolerance, precondition it, choose "
             "another linear solver, or accept this with `Policy(linear_solve_rtol=...)`. "
             f"{self.systems.if_singular()}"
         )
