@@ -40,6 +40,7 @@ SMALL = {
     "delay": (("--delays", 31), "stable up to τ = 0.78521"),
     "crossing": (("--steps", 25), "order changes"),
     "max_eigenvalue": ((), "above the minimum"),
+    "symmetric_membrane": (("--points", 12, "--steps", 30), "least norm: λ₂/λ₁"),
     "exceptional_point": (("--distances", 12, "--trials", 4), "relative error ~ κ^"),
 }
 
