@@ -222,22 +222,37 @@ def test_linear_solvers(linear_solver):
     assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 
 
-def test_batches():
-    A, B = pencil()
-    loss = loss_of(ie.eigensolver(eig, ie.General(K)))
+KINDS = {
+    "pencil": (eig, ie.General(K), lambda dtype: pencil(dtype)),
+    "quadratic": (
+        polyeig,
+        ie.Polynomial(K),
+        lambda dtype: (*pencil(dtype)[::-1], random(2, dtype=dtype)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches(kind):
+    solver, problem, operators = KINDS[kind]
+    A, *rest = operators(np.float64)
+    gradient = jax.jit(jax.grad(lambda A: loss_of(ie.eigensolver(solver, problem))(A, *rest)))
     stack = jnp.stack([A, A + 0.1 * random(5)])
-    found = jax.vmap(jax.grad(loss), (0, None))(stack, B)
-    expected = jnp.stack([jax.grad(loss)(a, B) for a in stack])
-    assert jnp.max(jnp.abs(found - expected)) < 1e-10
+    found = jax.vmap(gradient)(stack)
+    expected = jnp.stack([gradient(a) for a in stack])
+    assert jnp.max(jnp.abs(found - expected)) < 1e-10 * jnp.max(jnp.abs(expected))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-def test_single_precision(dtype):
-    A, B = pencil(dtype)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("pencil", np.float32), ("pencil", np.complex64), ("quadratic", np.complex64)],
+)
+def test_single_precision(kind, dtype):
+    solver, problem, operators = KINDS[kind]
+    operators = operators(dtype)
     double = np.result_type(dtype, np.float64)
-    loss = loss_of(ie.eigensolver(eig, ie.General(K)))
-    found = jax.grad(loss)(A, B)
-    expected = jax.grad(loss)(A.astype(double), B.astype(double))
+    gradient = jax.grad(loss_of(ie.eigensolver(solver, problem)))
+    found, expected = gradient(*operators), gradient(*(A.astype(double) for A in operators))
     assert found.dtype == dtype
     difference = float(jnp.max(jnp.abs(found - expected.astype(dtype))))
     assert difference < 1e-3 * float(jnp.max(jnp.abs(expected)))
