@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import eigh, random_hermitian
+from problems import eigh, random_hermitian, with_spectrum
+from test_guard import svd
+from test_pairs import eig
 
 import implicit_eig as ie
 
@@ -74,3 +76,33 @@ def test_the_basis_of_the_solver_does_not_matter():
         return jax.hessian(lambda t: projector(M, *solve(*pencil(t))))(jnp.zeros(()))
 
     assert abs(hessian(1) - hessian(2)) < 1e-11 * abs(hessian(1))
+
+
+def test_every_kind_agrees_at_a_double_value_under_all_transforms():
+    """The pairs of a positive definite matrix are triplets, and pairs of a general matrix, too."""
+    A, M = with_spectrum([1.0, 2.0, 3.0, 5.0, 5.0]), random_hermitian(5, seed=2)
+    directions = jnp.stack([random_hermitian(5, seed=seed) for seed in (3, 4)])
+    highest = lambda A: tuple(part[..., ::-1] for part in eigh(A))
+    found, zero = [], jnp.zeros(())
+    for solver, problem in (
+        (highest, ie.Hermitian(3)),
+        (eig, ie.General(3)),
+        (svd, ie.Singular(3)),
+    ):
+        solve = ie.eigensolver(solver, problem)
+
+        def f(t, D, solve=solve):
+            X = solve(A + t * D).vectors[:, :2]
+            # the orthogonal projector, also where the vectors are not orthonormal
+            return jnp.sum(M * (X @ jnp.linalg.solve(X.conj().T @ X, X.conj().T)).real) ** 2
+
+        derivatives = lambda D, f=f: (
+            jax.grad(f)(zero, D),
+            jax.jvp(lambda t: f(t, D), (zero,), (1.0,))[1],
+            jax.hessian(f)(zero, D),
+        )
+        found.append(jnp.stack(jax.jit(jax.vmap(derivatives))(directions)))
+    assert jnp.all(jnp.isfinite(found[0]))
+    assert jnp.max(jnp.abs(found[0][0] - found[0][1])) < 1e-12
+    for other in found[1:]:
+        assert jnp.max(jnp.abs(other - found[0])) < 1e-10 * jnp.max(jnp.abs(found[0]))

@@ -102,6 +102,14 @@ def test_smooth_functions_of_values_that_nearly_agree_raise_no_alarm(gap):
                 jax.block_until_ready(jax.grad(lambda A, f=f: f(solve(A)))(A))
 
 
+def test_a_double_zero_is_double():
+    A = with_spectrum([0.0, 0.0, 3.0, 5.0, 7.0])
+    solve = ie.eigensolver(eigh, ie.Hermitian(2), policy=RAISE)
+    assert jnp.any(solve(A).values != 0)
+    with pytest.raises(Exception, match="treats the values of a cluster alike"):
+        jax.block_until_ready(jax.grad(lambda A: solve(A).values[0])(A))
+
+
 MESSAGES = {
     "phase": (lambda s: s.vectors[0, 3].real, "depends on the phase of pair 3"),
     "basis": (lambda s: jnp.abs(s.vectors[0, 1]) ** 2, "depends on the basis in the cluster of"),

@@ -100,7 +100,9 @@ def _allowance(values: Shaped[Array, " k"] | Shaped[Array, "k k"]) -> Float[Arra
     sizes = jnp.abs(values)
     largest = jnp.maximum(sizes[:, None], sizes[None, :])
     distance = jnp.abs(values[:, None] - values[None, :])
-    return CURVATURE * distance / jnp.where(largest > 0, largest, 1)
+    allowance = CURVATURE * distance / jnp.where(largest > 0, largest, 1)
+    # values that only rounding makes one, next to 0, have no distance
+    return jnp.where(allowance < 1, allowance, 0)
 
 
 def _beyond(
