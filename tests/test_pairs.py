@@ -222,6 +222,25 @@ def test_linear_solvers(linear_solver):
     assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 
 
+def test_systems_of_real_values_are_factorised_in_real_numbers():
+    A, make, seen = random(0) + 3 * jnp.eye(N), FORMS["sparse"], []
+
+    def factorize(M):
+        seen.append(M.dtype.kind)
+        return sp.linalg.splu(M).solve
+
+    gradients = [
+        jax.grad(lambda A, s=s: loss_of(ie.eigensolver(eig, ie.General(K), linear_solver=s))(A))
+        for s in (None, ie.SparseDirect(factorize))
+    ]
+    expected, found = gradients[0](A), jax.jit(lambda A: gradients[1](make(A)))(A)
+    rows, cols = np.repeat(np.arange(N), N), np.tile(np.arange(N), N)
+    assert jnp.max(jnp.abs(found.data - expected[rows, cols])) < 1e-9 * jnp.max(jnp.abs(expected))
+    real = eig(np.asarray(A))[0][:K].imag == 0
+    assert 0 < real.sum() < K
+    assert sorted(seen) == ["c"] * int((~real).sum()) + ["f"] * int(real.sum())
+
+
 KINDS = {
     "pencil": (eig, ie.General(K), lambda dtype: pencil(dtype)),
     "quadratic": (
