@@ -12,6 +12,7 @@ from implicit_eig.plot import crossings
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
 
 
 def followed(parameters=(0.0, 0.3, 0.9)):
@@ -28,14 +29,14 @@ def test_branches_crossings_and_lost_modes():
     # the lines 0.3 + s and 0.7 − s, s from 0.3 to 0.9 in the parameter, meet at 0.5
     np.testing.assert_allclose(crossing, [[0.5, 0.5]], atol=1e-12)
     np.testing.assert_allclose(lost, [[0.3, 2.0]])
-    matplotlib.pyplot.close("all")
+    plt.close("all")
 
 
 def test_on_given_axes_with_parameters_that_are_no_numbers():
-    figure, ax = matplotlib.pyplot.subplots()
+    figure, ax = plt.subplots()
     assert ie.plot.branches(followed([{"a": 1}] * 3), ax) is ax
     assert ax.lines[0].get_xdata().tolist() == [0, 1, 2]
-    matplotlib.pyplot.close(figure)
+    plt.close(figure)
 
 
 def test_branches_that_touch_cross_where_they_touch():
