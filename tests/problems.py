@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
+import scipy.sparse.linalg  # noqa: F401
 
 import implicit_eig as ie
 
@@ -41,10 +42,16 @@ def with_spectrum(spectrum, dtype=np.float64, seed=0):
     return jnp.asarray(((A + A.conj().T) / 2).astype(dtype))
 
 
+def dense(A):
+    """The array of any of our host operators."""
+    if isinstance(A, sp.linalg.LinearOperator):
+        return A @ np.eye(A.shape[1], dtype=A.dtype)
+    return A.toarray() if sp.issparse(A) else A
+
+
 def eigh(A, B=None):
     """LAPACK on the host, any of our host operators."""
-    dense = [None if M is None else M.toarray() if sp.issparse(M) else M for M in (A, B)]
-    return sla.eigh(*dense)
+    return sla.eigh(dense(A), None if B is None else dense(B))
 
 
 def jax_eigh(A, B=None):
@@ -81,10 +88,7 @@ class Counting:
 
     def __call__(self, A, b):
         self.calls += 1
-        dense = A.toarray() if sp.issparse(A) else A
-        if not isinstance(dense, np.ndarray):
-            dense = A @ np.eye(len(b), dtype=b.dtype)
-        return np.linalg.solve(dense, b)
+        return np.linalg.solve(dense(A), b)
 
     def solver(self):
         return ie.host_linear_solver(self)

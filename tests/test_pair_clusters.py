@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg as sla
-from test_pairs import dense, paired, polyeig, random
+from problems import dense
+from test_pairs import paired, polyeig, random
 from test_subspace import check_both_orders
 
 import implicit_eig as ie

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 import scipy.sparse as sp
-from problems import EPS, Counting, eigh, random_hermitian
+from problems import EPS, Counting, dense, eigh, random_hermitian
 
 import implicit_eig as ie
 
 N, K = 7, 3
-
-
-def dense(A):
-    if isinstance(A, sp.linalg.LinearOperator):
-        return A @ np.eye(A.shape[1], dtype=A.dtype)
-    return A.toarray() if sp.issparse(A) else A
 
 
 def largest(values, *vectors):

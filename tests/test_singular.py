@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
-import scipy.sparse as sp
-from problems import EPS, Counting
+from problems import EPS, Counting, dense
 
 import implicit_eig as ie
 
@@ -19,12 +18,6 @@ def random(shape, dtype=np.float64, seed=0):
     if np.issubdtype(dtype, np.complexfloating):
         A = A + 1j * rng.standard_normal(shape)
     return jnp.asarray(A.astype(dtype))
-
-
-def dense(A):
-    if isinstance(A, sp.linalg.LinearOperator):
-        return A @ np.eye(A.shape[1], dtype=A.dtype)
-    return A.toarray() if sp.issparse(A) else A
 
 
 def svd(A):

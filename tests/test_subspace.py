@@ -6,8 +6,8 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.linalg as sla
-from problems import eigh, random_definite, random_hermitian
-from test_pairs import dense, eig, paired, random
+from problems import dense, eigh, random_definite, random_hermitian
+from test_pairs import eig, paired, random
 
 import implicit_eig as ie
 

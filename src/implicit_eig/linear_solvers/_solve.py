@@ -158,11 +158,7 @@ def _solve_and_check(
     size = system_norms(b)
     inverse = 1 / jnp.where(size > 0, size, 1)
     unit = jax.tree.map(lambda leaf: scale_columns(leaf, inverse), b)
-    if isinstance(solver, AbstractSystemsSolver):
-        U, outcome = solver.solve_systems(systems, unit)
-    else:
-        U, outcome = solve_by_column(systems, unit, solver)
-
+    U, outcome = solve_all(systems, unit, solver)
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     dtype = residual.dtype
     eps = float(jnp.finfo(dtype).eps)
@@ -181,6 +177,15 @@ def _solve_and_check(
     return enforce(check, figures, U, ~jnp.all(residual <= allowed))
 
 
+def solve_all(
+    systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
+) -> tuple[PyTree[Array], Outcome]:
+    """Return the solutions and outcomes by any solver."""
+    if isinstance(solver, AbstractSystemsSolver):
+        return solver.solve_systems(systems, b)
+    return solve_by_column(systems, b, solver)
+
+
 def solve_by_column(
     systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
 ) -> tuple[PyTree[Array], Outcome]:
@@ -194,7 +199,6 @@ def solve_by_column(
         )
     inner = solver.solver if isinstance(solver, LineaxWithOptions) else solver
     definite = isinstance(inner, (lx.CG, lx.Cholesky))
-
     unknown = 0 if isinstance(inner, DENSE_SOLVERS) else UNKNOWN_STEPS
 
     def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveWarning
 from ..operators import SparseOperator, scale_columns
-from ._solve import AbstractSystemsSolver, Outcome, solve_by_column
+from ._solve import AbstractSystemsSolver, Outcome, solve_all
 from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure, attainable
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
@@ -54,10 +54,7 @@ class AutoLinearSolver(AbstractSystemsSolver):
     ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems by the choice; by the fallback those that did not converge."""
         solver = self.choice(systems, b)
-        if isinstance(solver, AbstractSystemsSolver):
-            U, outcome = solver.solve_systems(systems, b)
-        else:
-            U, outcome = solve_by_column(systems, b, solver)
+        U, outcome = solve_all(systems, b, solver)
         sparse = systems.structure is Structure.SPARSE
         if isinstance(solver, lx.LU) or sparse:  # direct, or with a fallback of its own
             return U, outcome

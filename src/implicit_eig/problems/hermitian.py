@@ -226,7 +226,8 @@ class Hermitian(AbstractProblem):
         A, B = _both(operators)
         S, X = state.S, state.X
         W, N = residual_dot
-        pencil = Pencil(A, B, S, X, state.beyond)
+        # with a B the products that an iteration makes leave the complement of such pairs
+        pencil = Pencil(A, B, S, X, state.beyond if B is None else None)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
         equal = state.near > 0

@@ -108,11 +108,8 @@ class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
         return ShiftedPencil(A, B, self.pencil.lam, X, X, self.tau, True)
 
     def solve(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Solve all systems; what lies along pairs beyond the k is known, and stays out.
-
-        Not with a B, where the products that an iteration makes leave their complement.
-        """
-        if self.pencil.beyond is None or self.pencil.B is not None:
+        """Solve all systems; what lies along pairs beyond the k is known, and stays out."""
+        if self.pencil.beyond is None:
             return run(self, b)
         start = self.pencil.part_beyond(b)
         return start + run(self, b - self.mv(start))
