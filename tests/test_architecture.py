@@ -38,6 +38,7 @@ FLOORS = [
     "solution",
     "policy",
     "host",
+    "_compiled",
     "_errors",
 ]
 
@@ -73,6 +74,11 @@ def test_imports_point_down(path):
 def test_the_import_test_sees_imports():
     assert set(imported_rooms(SOURCE / "problems" / "hermitian.py")) >= {"systems", "operators"}
     assert set(imported_rooms(SOURCE / "_eigensolver.py")) >= {"host", "problems"}
+
+
+def test_all_is_compiled_in_one_way():
+    assert [path.name for path in modules() if "jit(" in path.read_text()] == ["_compiled.py"]
+    assert not [path for path in modules() if re.search("^ *@.*jit", path.read_text(), re.M)]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from . import host
+from ._compiled import compiled, full_precision
 from ._errors import EigensolverError, InputError
 from ._implicit import AbstractRoot, find_root, jvp_at
 from .gauge import watch_state, watch_values
@@ -92,6 +93,7 @@ class Eigensolver(eqx.Module):
         """Return what the problem's conditions are stated in, of canonical operators."""
         return find_root(self.root, canonical)[0]
 
+    @full_precision
     def solution(self, state: PyTree, canonical: Operators) -> Solution:
         """Return the solution that a state stands for, normalised."""
         solution = self.problem.solution(state)
@@ -113,7 +115,7 @@ def _alike_jvp(primals: Any, tangents: Any, *, solve: Eigensolver) -> tuple[jax.
     return out, None if values_dot is None else _watch_values(solve, state, values_dot)
 
 
-@eqx.filter_jit
+@compiled
 def _watch_values(solve: Eigensolver, state: PyTree, values_dot: jax.Array) -> jax.Array:
     clusters = solve.clusters(state)
     if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not values
@@ -140,7 +142,7 @@ def _values_jvp(
     return out, _watch_values(solve, z, values_dot)
 
 
-@eqx.filter_jit
+@compiled
 def _values_tangent(root: "_Pairs", z: PyTree, theta: Operators, theta_dot: Operators) -> jax.Array:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
     values_dot = root.solve.problem.values_dot(z, residual_dot)

@@ -19,6 +19,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import PyTree
 
+from ._compiled import compiled, full_precision
+
 
 class AbstractRoot(eqx.Module):
     """A solver and the conditions that its answer fulfils."""
@@ -41,6 +43,7 @@ class AbstractRoot(eqx.Module):
 
 
 @eqx.filter_custom_jvp
+@full_precision
 def _find(theta: PyTree, *, root: AbstractRoot) -> tuple[PyTree, PyTree]:
     return root.find(theta)
 
@@ -58,7 +61,7 @@ def _find_jvp(
 
 # One compiled program, not an operation at a time: outside `jit` the first gradient would
 # otherwise spend its time compiling some eighty small ones.
-@eqx.filter_jit
+@compiled
 def _tangent(root: AbstractRoot, z: PyTree, theta: PyTree, theta_dot: PyTree) -> PyTree:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
     return root.watch(z, root.solve_linearised(z, theta, residual_dot))

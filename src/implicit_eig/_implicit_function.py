@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from . import host
+from ._compiled import compiled
 from ._derivatives import AbstractDerivative, ForwardMode
 from ._errors import InputError
 from ._implicit import AbstractRoot, find_root
@@ -280,7 +281,7 @@ def from_real(u: Array, like: PyTree) -> PyTree:
     return jax.tree.unflatten(treedef, out)
 
 
-@eqx.filter_jit
+@compiled
 def _residual_figures(
     conditions: Callable[..., PyTree], z: PyTree, theta: PyTree
 ) -> tuple[Array, Array, Array]:

@@ -19,6 +19,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 from jaxtyping import PyTree
 
+from ._compiled import full_precision
+
 
 def watch(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree) -> PyTree:
     """Return `tangents`; in reverse mode their cotangents become `fn(cotangents, residuals)`.
@@ -50,6 +52,7 @@ class _OnLeaves(eqx.Module):
     structure: Any = eqx.field(static=True)
     other_structure: Any = eqx.field(static=True)
 
+    @full_precision
     def __call__(self, cotangents: list, residuals: list) -> list:
         tree = jax.tree.unflatten(self.structure, cotangents)
         others = jax.tree.unflatten(self.other_structure, residuals)

@@ -11,6 +11,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import PyTree
 
+from ._compiled import compiled
 from ._eigensolver import Eigensolver
 from .degeneracy import clusters_of
 from .linear_solvers._systems import probe
@@ -193,7 +194,7 @@ def _try_solve(
     return solved, growth, SolveReport(reports[0].solver, steps, solved)
 
 
-@eqx.filter_jit
+@compiled
 def _solve_probe(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[Any, Any]:
     problem = solve.problem
     conditions = lambda z: problem.conditions(z, *theta)  # noqa: E731

@@ -31,6 +31,7 @@ import numpy as np
 from jaxtyping import Array, Inexact, PyTree
 
 from . import host
+from ._compiled import compiled
 from ._eigensolver import Eigensolver
 from ._errors import InputError
 from ._implicit import find_root, jvp_at
@@ -131,7 +132,7 @@ def _block_dot(
     return jvp_at(lambda z: solve.problem.solution(z)._block, z, z_dot), z_dot
 
 
-@eqx.filter_jit
+@compiled
 def _expand(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
 ) -> tuple[Array, Array, Array]:

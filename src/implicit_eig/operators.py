@@ -13,6 +13,7 @@ import scipy.sparse.linalg as spla
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
+from ._compiled import compiled
 from ._errors import InputError
 from .host import as_jax, is_traced
 from .packed import PackedOperator, Pattern, hidden, pack, pattern_of, register_sparse
@@ -278,7 +279,7 @@ def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
     return column_norms(x[:, None])[0]
 
 
-@eqx.filter_jit
+@compiled
 def apply(
     operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"], skip_zeros: bool = False
 ) -> Inexact[Array, "m k"]:
@@ -366,7 +367,7 @@ def product_view(
     )
 
 
-@eqx.filter_jit
+@compiled
 def apply_adjoint(
     operator: lx.AbstractLinearOperator, X: Inexact[Array, "m k"]
 ) -> Inexact[Array, "n k"]:

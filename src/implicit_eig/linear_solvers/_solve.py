@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from .._compiled import compiled
 from .._errors import InputError
 from ..operators import scale_columns
 from ..policy import Policy, SolveReport, enforce, linear_solver_check, tolerance
@@ -133,7 +134,7 @@ def solve_linearised(
     return lax.custom_linear_solve(matvec, b, solve, transpose_solve)
 
 
-@eqx.filter_jit
+@compiled
 def _assemble_and_solve(
     linearisation: AbstractLinearisation,
     b: PyTree[Array],

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._compiled import compiled
 from .._errors import InputError
 from ..operators import column_norms, scale_columns
 from ..policy import Policy, enforce, exceptional_check, forward_check, tolerance
@@ -250,7 +251,7 @@ class AbstractPairs(AbstractProblem):
         return self.product(S, V, operators, transposed=True), state.near.astype(S.dtype) * scale
 
 
-@eqx.filter_jit
+@compiled
 def _find_left(
     problem: AbstractPairs,
     state: Pairs,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from .._compiled import compiled
 from ..degeneracy import cluster_mask
 from ..operators import column_norms, scale_columns
 from ..policy import Policy, tolerance
@@ -19,7 +20,7 @@ ROUNDING = 1e3
 INDEPENDENCE = 1e-6
 
 
-@eqx.filter_jit
+@compiled
 def normalize(
     solution: Solution,
     norms: Array,

@@ -9,6 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool
 
+from .._compiled import compiled
 from ..degeneracy import cluster_mask
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
@@ -21,7 +22,7 @@ from ._blocks import independent, inspect_independence, orthonormalizer
 ROUNDING = 1e3
 
 
-@eqx.filter_jit
+@compiled
 def normalize(
     solution: Solution, A: lx.AbstractLinearOperator, policy: Policy
 ) -> tuple[Solution, tuple[Array, ...], Array]:

@@ -9,13 +9,14 @@ import scipy.linalg as sla
 from jaxtyping import Array, Bool
 
 from .. import host
+from .._compiled import compiled
 from ..operators import apply_complex, column_norms, scale_columns
 
 # Rounding of a product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
 
 
-@eqx.filter_jit
+@compiled
 def schur_basis(
     X: Array, A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None
 ) -> tuple[Array, Array, tuple[Array, ...], Array]:

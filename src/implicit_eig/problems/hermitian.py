@@ -33,6 +33,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._compiled import compiled
 from .._errors import InputError
 from ..degeneracy import cluster_mask
 from ..linear_solvers._solve import solve_linearised
@@ -253,7 +254,7 @@ def _both(
     return A, (rest[0] if rest else None)
 
 
-@eqx.filter_jit
+@compiled
 def _hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]:
     """Return the operators, dense ones made Hermitian, and the figures to be judged."""
     figures = [_hermitian_figures(operator) for operator in operators]
@@ -301,7 +302,7 @@ def _inspect_operators(
     return None
 
 
-@eqx.filter_jit
+@compiled
 def _normalize(
     solution: Solution,
     A: lx.AbstractLinearOperator,

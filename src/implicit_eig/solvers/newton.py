@@ -10,6 +10,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array
 
+from .._compiled import compiled
 from .._errors import InputError
 from ..host import Traceable
 from ..linear_solvers._systems import Structure, probe
@@ -97,7 +98,7 @@ class _Run(eqx.Module):
     max_steps: int = eqx.field(static=True)
     linear_solver: lx.AbstractLinearSolver | None
 
-    @eqx.filter_jit
+    @compiled
     def __call__(self, *args: Any) -> tuple[Array, Array]:
         start = self.start(*args) if callable(self.start) else self.start
         dtype = working_dtype(args)
