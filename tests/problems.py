@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
-import scipy.sparse.linalg  # noqa: F401
+import scipy.sparse.linalg as spla
 
 import implicit_eig as ie
 
@@ -113,3 +113,21 @@ def grid_pencil(m, seed=0):
 
     rng = np.random.default_rng(seed)
     return pencil, jnp.asarray(1 + 0.3 * rng.random((2, m * m)))
+
+
+class CountingLU:
+    """A factorisation that counts itself and the widths of its solves."""
+
+    def __init__(self, permc_spec="COLAMD"):
+        self.factorisations, self.widths = 0, []
+        self.permc_spec = permc_spec
+
+    def __call__(self, matrix):
+        self.factorisations += 1
+        solve = spla.splu(matrix, permc_spec=self.permc_spec).solve
+
+        def counted(b):
+            self.widths.append(1 if b.ndim == 1 else b.shape[1])
+            return solve(b)
+
+        return counted

@@ -21,7 +21,7 @@ from .minres import minres, refine
 def solve_dense(
     pencil: ShiftedPencil, sigma: Any, rtol: float, max_steps: int, b: Inexact[Array, "n k"]
 ) -> tuple[Inexact[Array, "n k"], Outcome]:
-    """Solve (A − λᵢB) uᵢ + BX Dᵢ XᴴB uᵢ = bᵢ; see `systems.deflated`."""
+    """Solve (A − λᵢB) uᵢ + BX Dᵢ XᴴB uᵢ = bᵢ, Hermitian; see `systems.deflated`."""
     A, B, lam, X = pencil.A, pencil.B, pencil.lam, pencil.X
     BX = apply(B, X)
     sigma = jnp.asarray(pencil.shift(jnp) if sigma is None else sigma, b.dtype)
@@ -55,4 +55,4 @@ def solve_dense(
     R = b - BX @ along
     Z, verdicts, stats = refine(sweep, residual, R, rtol, max_steps)
     outcome = Outcome(verdicts, jnp.full_like(verdicts, stats["num_steps"]))
-    return Z + X @ scale_columns(along, 1 / pencil.tau), outcome
+    return Z + X @ scale_columns(along, 1 / pencil.known), outcome

@@ -45,6 +45,48 @@ class AbstractSystems(eqx.Module):
         """Solve Mᵀ u = b by `run(systems, b)`."""
 
 
+class Border(NamedTuple):
+    """How known pairs of A x = λ B x are bordered, by parts; see `systems.bordered_pairs`.
+
+    [ A − λᵢB    C Nᵢ       ]
+    [ Nᵢ Rᵀ      α (I − Nᵢ) ]
+    """
+
+    col: Any
+    row: Any
+    near: Any
+    alpha: Any
+
+
+class ShiftedPencil(NamedTuple):
+    """The matrices A − λᵢB, of which the pairs (λᵢ, X) are known and made no obstacle.
+
+    Hermitian: (A − λᵢB) + BX Dᵢ XᴴB, XᴴBX = I, which maps xⱼ to τᵢ B xⱼ for every known pair;
+    `known` is τ. Others: those with a `Border`, or their transposes.
+    """
+
+    A: Any
+    B: Any
+    lam: Any
+    X: Any
+    known: Any
+    hermitian: bool
+    transposed: bool = False
+
+    def shift(self, xp: Any) -> Any:
+        """Return a shift for all pairs, none of the values, by NumPy or `jax.numpy`; Hermitian.
+
+        It lies outside the known values, on the side where the unknown ones are not: A − σB is
+        definite if the known pairs are the lowest or the highest.
+        """
+        lam, tau = self.lam, self.known
+        side = xp.where(xp.sum(xp.sign(tau)) >= 0, -1, 1).astype(lam.dtype)
+        size = xp.max(xp.abs(lam))
+        size = xp.where(size > 0, size, 1e-3 * xp.max(xp.abs(tau)))
+        beyond = xp.maximum(0.1 * (xp.max(lam) - xp.min(lam)), 0.01 * size)
+        return side * xp.max(side * lam) + side * beyond
+
+
 class AbstractLinearSystems(AbstractSystems):
     """k square systems M_i u_i = b_i; each leaf of u and b carries the systems on its last axis."""
 
@@ -76,6 +118,10 @@ class AbstractLinearSystems(AbstractSystems):
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return M_i; `i` may be traced. `definite` vouches for definiteness."""
 
+    def shifted_pencil(self) -> ShiftedPencil | None:
+        """Return the parts, where M_i = A − λᵢB but for pairs that are known."""
+        return None
+
     @abc.abstractmethod
     def host_columns(self) -> Callable[[int], Any]:
         """Return i -> M_i as a NumPy array, SciPy sparse matrix or `LinearOperator`.
@@ -83,46 +129,6 @@ class AbstractLinearSystems(AbstractSystems):
         Called on the host, where the leaves of `self` are NumPy arrays; the matrices act
         on the leaves of u_i, ravelled and joined.
         """
-
-
-class ShiftedPencil(NamedTuple):
-    """The matrices (A − λᵢB) + BX Dᵢ YᴴB, which map xⱼ to τᵢ B xⱼ for every known pair.
-
-    X and Y are right and left vectors of the known pairs, YᴴBX = I; Y is X if `hermitian`.
-    """
-
-    A: Any
-    B: Any
-    lam: Any
-    X: Any
-    Y: Any
-    tau: Any
-    hermitian: bool
-
-    def shift(self, xp: Any) -> Any:
-        """Return a shift for all pairs, none of the values, by NumPy or `jax.numpy`.
-
-        It lies outside the known values, on the side where the unknown ones are not: A − σB is
-        definite if the known pairs are the lowest or the highest.
-        """
-        lam, tau = xp.real(self.lam), xp.real(self.tau)
-        side = xp.where(xp.sum(xp.sign(tau)) >= 0, -1, 1).astype(lam.dtype)
-        return side * xp.max(side * lam) + side * xp.maximum(
-            0.1 * (xp.max(lam) - xp.min(lam)), 0.01 * self.size(xp)
-        )
-
-    def size(self, xp: Any) -> Any:
-        """Return the size of the values, or a part of the spectrum's if all are zero."""
-        size = xp.max(xp.abs(self.lam))
-        return xp.where(size > 0, size, 1e-3 * xp.max(xp.abs(self.tau)))
-
-
-class AbstractShiftedSystems(AbstractLinearSystems):
-    """The systems of a pencil, A − λᵢB with the known pairs moved away."""
-
-    @abc.abstractmethod
-    def shifted_pencil(self) -> ShiftedPencil:
-        """Return the parts."""
 
 
 class AbstractOwnSolver(lx.AbstractLinearSolver):

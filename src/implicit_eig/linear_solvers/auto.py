@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 from .._errors import LinearSolveWarning
 from ..operators import SparseOperator, scale_columns
 from ._solve import AbstractSystemsSolver, Outcome, solve_all
-from ._systems import AbstractLinearSystems, AbstractShiftedSystems, Structure, attainable
+from ._systems import AbstractLinearSystems, Structure, attainable
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
 from .minres import MINRES
@@ -32,8 +32,9 @@ RESTART = 100
 class AutoLinearSolver(AbstractSystemsSolver):
     """Choose the linear solver from what the operators are; figures in `docs/how-to-choose.md`.
 
-    Sparse operators: `ShiftInvert`. Dense arrays: `lineax.LU` up to n = 256, else `ShiftInvert`.
-    Matrix-free: `MINRES` for Hermitian systems, else `lineax.GMRES`. With `system=Bordered()`:
+    Sparse operators: `ShiftInvert`; `SparseDirect` for `Polynomial`. Dense arrays: `lineax.LU`;
+    `ShiftInvert` for Hermitian systems above n = 256. Matrix-free: `MINRES` for Hermitian
+    systems, else `lineax.GMRES`. With `system=Bordered()` for Hermitian problems:
     `SparseDirect`, `lineax.LU` and `MINRES`. Where an iteration does not converge, a host solver
     takes over with a warning: LAPACK for dense systems, SciPy's `gcrotmk` for products.
 
@@ -71,14 +72,15 @@ class AutoLinearSolver(AbstractSystemsSolver):
         """Return the linear solver that is tried first."""
         leaf = jax.tree.leaves(b)[0]
         n, dtype = leaf.shape[0], leaf.dtype
-        shifted = isinstance(systems, AbstractShiftedSystems)
-        if systems.structure is Structure.DENSE and (n <= SMALL or not shifted):
-            return lx.LU()
-        if systems.structure is Structure.SPARSE and not shifted:
+        if systems.structure is Structure.MATRIX_FREE:
+            return iterative(systems.is_hermitian(), dtype)
+        pencil = systems.shifted_pencil()
+        if systems.structure is Structure.DENSE:
+            if n <= SMALL or pencil is None or not pencil.hermitian:
+                return lx.LU()
+        elif pencil is None:
             return SparseDirect()
-        if systems.structure is not Structure.MATRIX_FREE:
-            return ShiftInvert(self.sigma, self.factorize)
-        return iterative(systems.is_hermitian(), dtype)
+        return ShiftInvert(self.sigma, self.factorize)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         """Choose for a single operator and initialise the choice."""

@@ -19,7 +19,6 @@ from ._shift_invert_host import on_host, solve_on_host
 from ._solve import AbstractSystemsSolver, Outcome, as_result
 from ._systems import (
     AbstractLinearSystems,
-    AbstractShiftedSystems,
     ShiftedPencil,
     Structure,
     attainable,
@@ -30,15 +29,17 @@ from .factorizations import Shift, SuperLU, is_hermitian, shift
 class ShiftInvert(AbstractSystemsSolver):
     """Solve the systems of all pairs in one block Krylov space of (A − σB)⁻¹ B, on the host.
 
-    One factorisation of A − σB serves all pairs, and the forward solver too where that
-    inverts by `factorize(A, B, sigma)` or is `solvers.arpack(k, sigma=sigma)`. It does not
-    have to be definite.
+    One factorisation of A − σB serves all pairs, their transposes, and the forward solver too
+    where that inverts by `factorize(A, B, sigma)` or is `solvers.arpack(k, sigma=sigma)` or
+    `arpack_general`. It does not have to be definite. For sparse `Hermitian`,
+    `General` and `Subspace` problems, and dense Hermitian ones.
 
     Args:
-        sigma: the shift, near the values and none of them. Unit: that of the values. `None`
-            takes one next to the pairs, on the side where they end. Where the systems of a
-            pair of sparse operators do not converge by it, one next to that pair is tried,
-            with a warning.
+        sigma: the shift, near the values and none of them; complex or real, and for real
+            operators real unless the values are far from the real axis. Unit: that of the
+            values. `None` takes one next to Hermitian pairs, on the side where they end, and one
+            amid others. Where the systems of a pair of sparse operators do not converge by it,
+            one next to that pair is tried, with a warning.
         factorize: `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a CSC matrix
             M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
@@ -46,7 +47,8 @@ class ShiftInvert(AbstractSystemsSolver):
         max_steps: largest number of blocks in a Krylov space.
 
     Raises:
-        InputError: the operators are not sparse; `system=Bordered()`.
+        InputError: the operators are not sparse, or dense and not Hermitian; the problem is no
+            pencil; `system=Bordered()`.
         LinearSolveError: A − σB is singular.
 
     Cost: one factorisation, if the cache does not hold it; about ten triangular solves a
@@ -80,11 +82,10 @@ class ShiftInvert(AbstractSystemsSolver):
         """Solve for one vector, shape (n,): what `lineax.linear_solve` calls."""
         like = (jax.eval_shape(lambda: vector), jax.ShapeDtypeStruct((), jnp.int32))
         arrays, static = eqx.partition(state.operator, eqx.is_array)
-        # M̄ x = b is the conjugate of M x̄ = b̄, and Mᵀ x = b that of Mᴴ x̄ = b̄
-        conjugate = state.transposed != state.conjugated
-        b = vector.conj() if conjugate else vector
+        # M̄ x = b is the conjugate of M x̄ = b̄
+        b = vector.conj() if state.conjugated else vector
         x, verdict = host.call(_HostVector(self, static, state.transposed), like, arrays, b)
-        return x.conj() if conjugate else x, as_result(verdict), {}
+        return x.conj() if state.conjugated else x, as_result(verdict), {}
 
     def transpose(
         self, state: "_State", options: dict[str, Any]
@@ -100,11 +101,12 @@ class ShiftInvert(AbstractSystemsSolver):
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems in one call of the host; zero columns are skipped."""
-        if not isinstance(systems, AbstractShiftedSystems):
+        pencil = systems.shifted_pencil()
+        if pencil is None:
             raise InputError(
-                "`linear_solver=ShiftInvert()`: the deflated systems of an eigenproblem; got "
-                f"{type(systems).__name__}. Use `eigensolver(system=Deflated())`, or leave "
-                "`system` out."
+                "`linear_solver=ShiftInvert()`: the systems of a pencil A − λB, those of "
+                f"`system=Deflated()` where it is Hermitian; got {type(systems).__name__}. Leave "
+                "`system` out, or use another linear solver."
             )
         if systems.structure is Structure.MATRIX_FREE:
             raise InputError(
@@ -113,11 +115,16 @@ class ShiftInvert(AbstractSystemsSolver):
                 "or use `MINRES()`."
             )
         if systems.structure is Structure.DENSE:
+            if not pencil.hermitian:
+                raise InputError(
+                    "`linear_solver=ShiftInvert()`: sparse operators, or a Hermitian problem; got "
+                    "dense ones of another. Use `lineax.LU()`, or leave `linear_solver` out."
+                )
             rtol = self.working_rtol(b.dtype)
-            return solve_dense(systems.shifted_pencil(), self.sigma, rtol, self.max_steps, b)
-        arrays, static = eqx.partition(systems, eqx.is_array)
+            return solve_dense(pencil, self.sigma, rtol, self.max_steps, b)
+        arrays, static = eqx.partition(pencil, eqx.is_array)
         like = (jax.eval_shape(lambda: b), Outcome.like(b.shape[1]))
-        return host.call(_HostSystems(self, static), like, arrays, b)
+        return host.call(_HostPencil(self, static), like, arrays, b)
 
 
 class _State(eqx.Module):
@@ -129,7 +136,7 @@ class _State(eqx.Module):
 class _HostVector(eqx.Module):
     solver: ShiftInvert
     operator: Any
-    adjoint: bool
+    transposed: bool
 
     def __call__(self, arrays: PyTree, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         A = host_view(eqx.combine(arrays, self.operator))
@@ -139,23 +146,21 @@ class _HostVector(eqx.Module):
                 f"{type(A).__name__}. Use a dense or an iterative linear solver."
             )
         none, zero = np.zeros((A.shape[0], 0), A.dtype), np.zeros(1, A.dtype)
-        pencil = ShiftedPencil(A, None, zero, none, none, np.ones(1), is_hermitian(A))
-        U, outcome = _on_host(self.solver, pencil, vector[:, None], self.adjoint)
+        pencil = ShiftedPencil(A, None, zero, none, np.ones(1), is_hermitian(A), self.transposed)
+        U, outcome = _on_host(self.solver, pencil, vector[:, None])
         return U[:, 0], outcome.verdicts.reshape(())
 
 
-class _HostSystems(eqx.Module):
+class _HostPencil(eqx.Module):
     solver: ShiftInvert
-    systems: Any
+    pencil: Any
 
     def __call__(self, arrays: PyTree, b: np.ndarray) -> tuple[np.ndarray, Outcome]:
-        systems: AbstractShiftedSystems = eqx.combine(arrays, self.systems)
-        return _on_host(self.solver, on_host(systems.shifted_pencil()), b, False)
+        return _on_host(self.solver, on_host(eqx.combine(arrays, self.pencil)), b)
 
 
 def _on_host(
-    solver: ShiftInvert, pencil: ShiftedPencil, b: np.ndarray, adjoint: bool
+    solver: ShiftInvert, pencil: ShiftedPencil, b: np.ndarray
 ) -> tuple[np.ndarray, Outcome]:
-    sigma = float(pencil.shift(np)) if solver.sigma is None else solver.sigma
     rtol = solver.working_rtol(b.dtype)
-    return solve_on_host(pencil, sigma, solver.factorize, rtol, solver.max_steps, b, adjoint)
+    return solve_on_host(pencil, solver.sigma, b, solver.factorize, rtol, solver.max_steps)

@@ -65,8 +65,9 @@ class _Linearisation(AbstractLinearisation):
         # the known left vectors in the scale of the border
         size = jnp.sum(state.V * col, axis=0)
         left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
+        structure = matrices.structure(len(state.X))
         systems = BorderedPairs(
-            matrices.structure(len(state.X)), matrices, col, row, state.near, self.alpha, left
+            structure, matrices, col, row, state.near, self.alpha, state.X, left
         )
         systems = systems.transposed() if self.transposed else systems
         return _LinearisedConditions(systems, problem, operators, state, self.beta, self.transposed)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Inexact
 from .._errors import InputError
 from ..degeneracy import cluster_mask
 from ..policy import Policy
+from ..systems.matrices import Shifted
 from ._abstract import Operators
 from ._blocks import check_k
 from ._sums import AbstractSums
@@ -30,7 +31,8 @@ class General(AbstractSums):
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: one bordered solve for each pair that a derivative touches. Where the solver gives
+    Cost: one linear solve for each pair that a derivative touches; of sparse operators all by one
+        factorisation, `ShiftInvert`. Where the solver gives
         left vectors, and with `left=True`, a gradient of values needs none.
     Source: see the module `_pairs`.
 
@@ -75,6 +77,10 @@ class General(AbstractSums):
     def terms(self, operators: Operators) -> tuple[lx.AbstractLinearOperator | None, ...]:
         """Return (A, B), B = `None` for I."""
         return operators if len(operators) == 2 else (*operators, None)
+
+    def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> Shifted:
+        """Return A − λᵢB."""
+        return Shifted(self.terms(operators), self.weights(lam, 2))
 
     def weights(self, lam: Inexact[Array, " k"], count: int) -> tuple[Inexact[Array, " k"], ...]:
         """Return (1, −λ)."""

@@ -37,7 +37,7 @@ from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
 from ..systems.bordered import Bordered
 from ..systems.bordered_pairs import BORDER, BorderedPairs
-from ..systems.matrices import Sum
+from ..systems.matrices import Shifted
 from ..systems.sylvester import Sylvester
 from ._abstract import AbstractProblem, Operators
 from ._blocks import check_k, turn_defect
@@ -238,14 +238,17 @@ class _Linearisation(AbstractLinearisation):
             border.conj(),
             jnp.ones((k, k), self.scale.dtype),
             self.scale,
+            self.X,
             jnp.zeros_like(border),
         )
         return Sylvester(systems, self.B, self.S - jnp.diag(jnp.diagonal(self.S)))
 
 
-def _matrices(A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None, S: Array) -> Sum:
+def _matrices(
+    A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None, S: Array
+) -> Shifted:
     lam = jnp.diagonal(S)
-    return Sum((A, B), (jnp.ones_like(lam), -lam))
+    return Shifted((A, B), (jnp.ones_like(lam), -lam))
 
 
 def _both(

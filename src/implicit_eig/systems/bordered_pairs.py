@@ -26,9 +26,9 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import AbstractLinearSystems, Structure
+from ..linear_solvers._systems import AbstractLinearSystems, Border, ShiftedPencil, Structure
 from ..operators import product_view
-from .matrices import AbstractMatrices
+from .matrices import AbstractMatrices, Shifted
 
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
 Unknowns = Inexact[Array, "m k"]
@@ -46,6 +46,7 @@ class BorderedPairs(AbstractLinearSystems):
     row: Inexact[Array, "n p"]
     near: Float[Array, "p k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " p"]
+    X: Inexact[Array, "n p"]  # the vectors of the pairs, or a basis of their space
     # vectors with Mᵢᵀ (vⱼ, 0) = (0, eⱼ), zero where they are not known
     left: Inexact[Array, "n p"]
 
@@ -86,6 +87,16 @@ class BorderedPairs(AbstractLinearSystems):
         tags = {lx.positive_semidefinite_tag} if definite else ()
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
+    def shifted_pencil(self) -> ShiftedPencil | None:
+        """Return the parts of a pencil, those of A − λᵢB for its transpose too."""
+        matrices = self.matrices
+        if not isinstance(matrices, Shifted):
+            return None
+        flipped = matrices.is_transposed
+        A, B = (matrices.transposed() if flipped else matrices).operators
+        border = Border(self.col, self.row, self.near, self.alpha)
+        return ShiftedPencil(A, B, -matrices.weights[1], self.X, border, False, flipped)
+
     def host_columns(self) -> Callable[[int], Any]:
         """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
         dtype: Any = np.asarray(self.col).dtype
@@ -110,7 +121,7 @@ class BorderedPairs(AbstractLinearSystems):
         none = jnp.zeros_like(self.left)
         matrices = self.matrices.transposed()
         return BorderedPairs(
-            self.structure, matrices, self.row, self.col, self.near, self.alpha, none
+            self.structure, matrices, self.row, self.col, self.near, self.alpha, self.X, none
         )
 
     def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:

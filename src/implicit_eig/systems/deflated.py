@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import AbstractShiftedSystems, ShiftedPencil, Structure
+from ..linear_solvers._systems import ShiftedPencil, Structure
 from ..operators import apply, host_view, product_view, scale_columns
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
@@ -43,7 +43,7 @@ class Deflated(AbstractSystem):
         return U
 
 
-class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
+class DeflatedSystems(AbstractPairSystems):
     """The matrices Mᵢ, by their parts."""
 
     structure: Structure
@@ -105,7 +105,7 @@ class DeflatedSystems(AbstractPairSystems, AbstractShiftedSystems):
     def shifted_pencil(self) -> ShiftedPencil:
         """Return the parts of the systems."""
         A, B, X = self.pencil.A, self.pencil.B, self.pencil.X
-        return ShiftedPencil(A, B, self.pencil.lam, X, X, self.tau, True)
+        return ShiftedPencil(A, B, self.pencil.lam, X, self.tau, True)
 
     def solve(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Solve all systems; what lies along pairs beyond the k is known, and stays out."""

@@ -1,10 +1,11 @@
 """The k matrices T(λᵢ) of a problem T(λ) x = 0, as far as they are known.
 
-`Sum`: T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators, a pencil or a polynomial. `Function`, in `systems.function`:
-products by the user's function.
+`Sum`: T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators, a polynomial; `Shifted`: A − λB. `Function`, in
+`systems.function`: products by the user's function.
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -88,11 +89,11 @@ class Sum(AbstractMatrices):
     def transposed(self) -> "Sum":
         """Return the sum of the Aⱼᵀ."""
         operators = tuple(None if A is None else A.transpose() for A in self.operators)
-        return Sum(operators, self.weights)
+        return dataclasses.replace(self, operators=operators)
 
     def take(self, i: Any) -> "Sum":
         """Return the sum with the weights of λᵢ."""
-        return Sum(self.operators, tuple(f[i][None] for f in self.weights))
+        return dataclasses.replace(self, weights=tuple(f[i][None] for f in self.weights))
 
     def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
         """Return Σⱼ |fⱼᵢ| ‖Aⱼ v‖."""
@@ -136,6 +137,17 @@ class Sum(AbstractMatrices):
     def _parts(self, X: Array) -> Array:
         terms = [jnp.abs(f) * column_norms(apply_complex(A, X)) for f, A in self._pairs()]
         return sum(terms[1:], terms[0])
+
+
+class Shifted(Sum):
+    """T(λᵢ) = A − λᵢB, or its transpose: weights 1 and −λᵢ, `transposed` says which."""
+
+    is_transposed: bool = eqx.field(static=True, default=False)
+
+    def transposed(self) -> "Shifted":
+        """Return the other."""
+        other = super().transposed()
+        return Shifted(other.operators, other.weights, not self.is_transposed)
 
 
 def _products(pairs: Any, X: np.ndarray) -> Any:

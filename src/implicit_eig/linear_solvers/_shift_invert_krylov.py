@@ -1,0 +1,214 @@
+"""Solve (A − λᵢB) zᵢ = rᵢ on the complement of known vectors by factors of A − σB, on the host."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+
+from .._errors import LinearSolveWarning
+from ._block_krylov import add, inner, side_by_side, solve_shifted
+from ._solve import MAX_STEPS, STAGNATION, SUCCESS, Outcome
+from ._systems import INSIDE, ShiftedPencil
+from .cache import factorize
+from .factorizations import Shift, SingularError, shift
+
+# Pairs that share a space. A larger group needs fewer steps, and memory for all its blocks.
+GROUP = 20
+# From true residual to true residual; each pass gains many digits, or rounding is met.
+PASSES = 10
+
+
+def solve_by_shifts(
+    krylov: "Krylov", sigma: Shift, pairs: np.ndarray, R: np.ndarray, *options: Any
+) -> tuple[np.ndarray, Outcome]:
+    """Solve by one shift for all pairs, then by one for each pair that it did not solve."""
+    try:
+        Z, outcome = krylov.solve(sigma, pairs, R, *options)
+        reason = "does not converge"
+    except SingularError:
+        Z = np.zeros_like(R)
+        outcome = Outcome.start(pairs.size)
+        outcome.verdicts[:] = STAGNATION
+        reason = "is an eigenvalue"
+    failed = np.flatnonzero(outcome.verdicts != SUCCESS)
+    if failed.size:
+        warnings.warn(
+            f"`ShiftInvert()`: the shift {sigma:.6g} {reason} for {failed.size} of {pairs.size} "
+            f"pairs, the first of them pair {pairs[failed[0]]}; trying a shift next to each. "
+            "Give a `sigma` nearer to the pairs to save factorisations.",
+            LinearSolveWarning,
+            stacklevel=2,
+        )
+    for j in failed:
+        lam = complex(krylov.pencil.lam[pairs[j]])
+        side = 1 if np.real(sigma) > lam.real else -1
+        own = shift(lam + side * 1e-3 * krylov.size)
+        one = slice(j, j + 1)
+        Z[:, one], alone = krylov.solve(own or 0.0, pairs[one], R[:, one], *options)
+        outcome.verdicts[one] = alone.verdicts
+        outcome.steps[one] += alone.steps
+    return Z, outcome
+
+
+class Krylov:
+    """A pencil or its adjoint on the complement of known vectors, and the spaces to solve there.
+
+    Attributes:
+        known, image: bases of the known vectors' space and of what A − λB maps it to.
+        dual, dual_image: with them dualᴴ known = I and dual_imageᴴ image = I.
+    """
+
+    def __init__(self, pencil: ShiftedPencil):
+        self.pencil = pencil
+        self.hermitian = pencil.hermitian
+        self.A, self.B, self.lam = pencil[:3]
+        self.size = size_of(pencil)
+        # a Hermitian pencil is its own adjoint
+        self.adjoint = pencil.transposed and not pencil.hermitian
+        if self.hermitian:
+            self.known = self.dual_image = np.asfortranarray(pencil.X)
+            self.image = self.dual = times(self.B, self.known)
+        else:
+            # orthonormal bases: no left vectors are needed
+            known = _orthonormal(pencil.X, real=self.is_real(0.0))
+            image = known if self.B is None else _orthonormal(times(self.B, known))
+            if self.adjoint:
+                self.A, self.B, self.lam = _adjoint(self.A), _adjoint(self.B), self.lam.conj()
+                known, image = image, known
+            self.known, self.dual, self.image, self.dual_image = known, known, image, image
+        # of B from the norm of `to_dual` to the norm of vectors, at most
+        self.size_B = _norm(self.B) ** (0.5 if self.hermitian else 1.0)
+
+    def is_real(self, sigma: Shift) -> bool:
+        """Return whether (A − σB)⁻¹B is a real matrix."""
+        return not any(map(np.iscomplexobj, (self.pencil.A, self.pencil.B, sigma)))
+
+    def to_dual(self, V: np.ndarray) -> np.ndarray:
+        return times(self.B, V) if self.hermitian else V
+
+    def complement(self, V: np.ndarray) -> np.ndarray:
+        """Project a block on the vectors without known ones, in its place."""
+        return add(V, -1.0, self.known, inner(self.dual, V))
+
+    def residual(self, R: np.ndarray, Z: np.ndarray, lam: np.ndarray) -> np.ndarray:
+        """Return rᵢ − (A − λᵢB) zᵢ without its part in the image of the known vectors."""
+        rest = R - times(self.A, Z) + lam * times(self.B, Z)
+        return add(rest, -1.0, self.image, inner(self.dual_image, rest))
+
+    def solve(
+        self,
+        sigma: Shift,
+        pairs: np.ndarray,
+        R: np.ndarray,
+        method: Callable,
+        rtol: float,
+        max_steps: int,
+    ) -> tuple[np.ndarray, Outcome]:
+        """Return Z with (A − λᵢB) zᵢ = rᵢ for these pairs."""
+        factors = factorize(self.pencil.A, self.pencil.B, sigma, method)
+        solve = factors.solve_adjoint if self.adjoint else factors.solve
+        at = np.conj(sigma) if self.adjoint else sigma
+
+        def inverse(V: np.ndarray) -> np.ndarray:
+            return self.complement(np.asfortranarray(solve(V)))
+
+        def power(V: np.ndarray) -> np.ndarray:
+            return inverse(V if self.hermitian else times(self.B, V))
+
+        lam = self.lam[pairs].astype(R.dtype)
+        # of a real pencil the conjugate system stands as near to σ as the value to its conjugate
+        turned = (np.imag(lam) * np.imag(at) < 0) & self.is_real(0.0)
+        lam, R = _conjugate(lam, turned), _conjugate(R, turned)
+        Z, rest = np.zeros_like(R), R
+        norm = np.linalg.norm(R, axis=0)
+        size = np.sign(norm)
+        norm[norm == 0] = 1
+        verdicts, taken = outcome = Outcome.start(pairs.size)
+        active = np.flatnonzero(size > rtol)
+        # neighbours share a space: they need steps of about the same number
+        active = active[np.argsort(np.abs(lam[active] - at))]
+        for _ in range(PASSES):
+            if not active.size:
+                break
+            for start in range(0, active.size, GROUP):
+                group = active[start : start + GROUP]
+                mu = lam[group] - lam.dtype.type(at)
+                dZ, steps = solve_shifted(
+                    power,
+                    self.to_dual,
+                    inverse(rest[:, group]),
+                    mu,
+                    np.minimum(INSIDE * rtol / size[group], 0.1),
+                    INSIDE * rtol * norm[group] / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
+                    max_steps,
+                    self.hermitian,
+                    self.is_real(sigma),
+                )
+                Z[:, group] += dZ
+                taken[group] += steps
+                if steps == max_steps:
+                    verdicts[group] = MAX_STEPS
+            rest = R.copy(order="F")
+            rest[:, active] = self.residual(R[:, active], Z[:, active], lam[active])
+            new = np.linalg.norm(rest[:, active], axis=0) / norm[active]
+            active = unsolved(active, size, new, rtol, verdicts)
+        return _conjugate(Z, turned), outcome
+
+
+def unsolved(
+    todo: np.ndarray, size: np.ndarray, new: np.ndarray, rtol: float, verdicts: np.ndarray
+) -> np.ndarray:
+    """Return those of `todo` to go on with; note the new residuals and the verdicts."""
+    solved, stalled = new <= rtol, ~(new < 0.5 * size[todo])
+    verdicts[todo[solved]] = SUCCESS
+    verdicts[todo[~solved & stalled & (verdicts[todo] == SUCCESS)]] = STAGNATION
+    size[todo] = new
+    return todo[~solved & (verdicts[todo] == SUCCESS)]
+
+
+def times(M: sp.csr_matrix | None, V: np.ndarray) -> np.ndarray:
+    """Return M V, by columns: faster than SciPy's product with a block, which is in rows."""
+    if M is None:
+        return V
+    out = np.empty(V.shape, np.result_type(M.dtype, V.dtype), order="F")
+    for j in range(V.shape[1]):
+        out[:, j] = M @ V[:, j]
+    return out
+
+
+def _norm(M: sp.csr_matrix | None) -> float:
+    """Return a bound of the 2-norm: √(‖M‖₁ ‖M‖∞)."""
+    if M is None:
+        return 1.0
+    size: Any = abs(M)
+    return float(np.sqrt(size.sum(axis=0).max() * size.sum(axis=1).max()))
+
+
+def _orthonormal(V: np.ndarray, real: bool = False) -> np.ndarray:
+    """Return an orthonormal basis of the columns of V; or of these and their conjugates, real."""
+    V = V / np.linalg.norm(V, axis=0)
+    if not real:
+        return np.asfortranarray(np.linalg.qr(V)[0])
+    # the vectors of real values are real but for a phase
+    largest = V[np.argmax(np.abs(V), axis=0), np.arange(V.shape[1])]
+    V = side_by_side(V * (largest.conj() / np.abs(largest)))
+    qr: Any = sla.qr(V, mode="economic", pivoting=True)
+    Q, R, _ = qr
+    independent = np.abs(np.diagonal(R)) > np.finfo(V.dtype).eps ** 0.5
+    return np.asfortranarray(Q[:, independent])
+
+
+def _conjugate(V: np.ndarray, which: np.ndarray) -> np.ndarray:
+    return np.asfortranarray(np.where(which, V.conj(), V)) if which.any() else V
+
+
+def _adjoint(M: sp.csr_matrix | None) -> Any:
+    return None if M is None else M.conj().T.tocsr()
+
+
+def size_of(pencil: ShiftedPencil) -> float:
+    """Return the size of the values, or a part of the spectrum's if all are zero."""
+    return float(np.max(np.abs(pencil.lam))) or 1e-3 * _norm(pencil.A) / _norm(pencil.B)
