@@ -104,8 +104,12 @@ def test_smooth_functions_of_values_that_nearly_agree_raise_no_alarm(gap):
 
 def test_a_double_zero_is_double():
     A = with_spectrum([0.0, 0.0, 3.0, 5.0, 7.0])
-    solve = ie.eigensolver(eigh, ie.Hermitian(2), policy=RAISE)
-    assert jnp.any(solve(A).values != 0)
+
+    def solver(A):
+        values, X = eigh(A)
+        return np.concatenate([[-1e-16, 2e-16], values[2:]]), X
+
+    solve = ie.eigensolver(solver, ie.Hermitian(2), policy=RAISE)
     with pytest.raises(Exception, match="treats the values of a cluster alike"):
         jax.block_until_ready(jax.grad(lambda A: solve(A).values[0])(A))
 

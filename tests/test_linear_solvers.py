@@ -355,7 +355,7 @@ class TestRefusals:
 
     def test_sparse_direct_of_a_dense_operator(self):
         with pytest.raises(jax.errors.JaxRuntimeError, match="a sparse matrix to factorise"):
-            self.gradient(dense, linear_solver=ie.SparseDirect())
+            jax.block_until_ready(self.gradient(dense, linear_solver=ie.SparseDirect()))
 
     def test_auto_with_deflation_of_sparse_operators_iterates(self):
         expected = self.gradient()

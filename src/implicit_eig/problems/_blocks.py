@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..cotangents import look, watch
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import column_norms
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
+# An inner product of n terms is rounding below so many eps √n of its factors' sizes.
+QUIET = 10.0
 # Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
 INDEPENDENCE = 1e-3
 
@@ -43,16 +47,62 @@ def divide(fn: Callable[[Array], Array], b: Array, divisor: Array) -> Array:
 
 
 def couplings(
-    S: Inexact[Array, "k k"], b: Inexact[Array, "k k"], equal: Bool[Array, "k k"]
-) -> Inexact[Array, "k k"]:
-    """Return C with C = b inside clusters and CS − SC = b between them."""
+    S: Inexact[Array, "k k"],
+    G: Inexact[Array, "k k"],
+    N: Inexact[Array, "k k"],
+    equal: Bool[Array, "k k"],
+) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
+    """Return Ṡ and the turn K: with C = K − N/2, CS − SC = G − Ṡ, Ṡ within clusters, K between.
 
-    def commutator(C: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
-        between = jnp.where(equal, jnp.zeros_like(C), C)
-        return jnp.where(equal, C, between @ S - S @ between)
+    That is KS − SK = H − Ṡ, where H = G + (NS − SN)/2 is Hermitian and K is skew-Hermitian. They
+    are made so, and their cotangents with them, before a small difference of values divides.
+    """
+    H = G + (N @ S - S @ N) / 2
+    H = (H + H.conj().T) / 2
+
+    def commutator(K: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
+        return jnp.where(equal, K, K @ S - S @ K)
 
     lam = jnp.diagonal(S)
-    return divide(commutator, b, jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None]))
+    gaps = jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None])
+    K = divide(commutator, jnp.where(equal, jnp.zeros_like(H), H), gaps)
+    return jnp.where(equal, H, jnp.zeros_like(H)), (K - K.conj().T) / 2
+
+
+def turned(
+    X: Inexact[Array, "n k"], K: Inexact[Array, "k k"], Z: Inexact[Array, "n k"]
+) -> Inexact[Array, "n k"]:
+    """Return XK + Z, the turn K being large where values are near each other.
+
+    In reverse mode the cotangent of K says what a function makes of turns. Of one that makes
+    nothing of them rounding is left, which would be divided by the differences of values, twice
+    in second derivatives: it is dropped.
+    """
+    K, Z = watch(_drop_rounding, (K, Z), X)
+    return X @ K + Z
+
+
+@eqx.filter_custom_jvp
+def _drop_rounding(bars: tuple[Array, Array], X: Array) -> tuple[Array, Array]:
+    return _without_rounding(bars, X)
+
+
+# A tangent is judged by its own size: it need not vanish where the cotangent does.
+@_drop_rounding.def_jvp
+def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (bars, X), (bars_dot, _) = primals, tangents
+    still = jax.tree.map(jnp.zeros_like, bars)
+    bars_dot = still if bars_dot is None else eqx.combine(bars_dot, still)
+    return _drop_rounding(bars, X), look(_without_rounding, bars_dot, X)
+
+
+def _without_rounding(bars: tuple[Array, Array], X: Array) -> tuple[Array, Array]:
+    K_bar, Z_bar = bars
+    skew = (K_bar - K_bar.conj().T) / 2
+    sizes = column_norms(X)[:, None] * column_norms(Z_bar)[None, :]
+    eps = float(jnp.finfo(sizes.dtype).eps)
+    audible = jnp.abs(skew) > QUIET * len(X) ** 0.5 * eps * (sizes + sizes.T)
+    return jnp.where(audible, skew, jnp.zeros_like(skew)), Z_bar
 
 
 def orthonormalizer(

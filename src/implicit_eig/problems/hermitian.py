@@ -6,13 +6,15 @@ inside a cluster. With W = ȦX − ḂXS and G = XᴴW,
 
     A Ẋ − B Ẋ S = −W + BXṠ.
 
-Multiplied by Xᴴ from the left, with Ẋ = XC + Z and XᴴBZ = 0, it gives
+Multiplied by Xᴴ from the left, with Ẋ = XC + Z and XᴴBZ = 0, it gives CS − SC = G − Ṡ, and
+XᴴBX = I asks for C + Cᴴ = −N, N = XᴴḂX. So C = K − N/2 with a skew-Hermitian K, which turns the
+vectors, and with the Hermitian H = G + (NS − SN)/2
 
-    Ṡ = G            inside a cluster,      so λ̇ᵢ = Gᵢᵢ,
-    CS − SC = G      between clusters,      so Cⱼᵢ = Gⱼᵢ / (λᵢ − λⱼ),
+    Ṡ = H            inside a cluster,      so λ̇ᵢ = Gᵢᵢ,
+    KS − SK = H      between clusters,      so Kⱼᵢ = Hⱼᵢ / (λᵢ − λⱼ);
 
-inside a cluster XᴴBX = I asks for C + Cᴴ = −XᴴḂX, of which C = −½ XᴴḂX is the choice that does
-not turn the basis (and keeps the phase: xᵢᴴBẋᵢ is real). What remains,
+inside a cluster K = 0 is the choice that does not turn the basis (and keeps the phase: xᵢᴴBẋᵢ is
+real). What remains,
 
     A Z − B Z S = −(W − BXG),    XᴴBZ = 0,
 
@@ -55,6 +57,7 @@ from ._blocks import (
     membership,
     orthonormalizer,
     turn_defect,
+    turned,
 )
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
@@ -231,12 +234,11 @@ class Hermitian(AbstractProblem):
         pencil = Pencil(A, B, S, X, state.beyond if B is None else None)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
-        equal = state.near > 0
-        C = couplings(S, jnp.where(equal, -0.5 * N, G), equal)
-        S_dot = jnp.where(equal, G, jnp.zeros_like(G))
+        S_dot, K = couplings(S, G, N, state.near > 0)
+        along = -0.5 * (X @ N)
         still = jax.tree.map(jnp.zeros_like, (state.near, state.beyond))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
-            return Invariant(S_dot, X @ C, *still)
+            return Invariant(S_dot, turned(X, K, along), *still)
         # B stands with X, never with what is transposed: its transposed product is slow
         BX = apply(B, X)
         R = BX @ G - W
@@ -244,7 +246,7 @@ class Hermitian(AbstractProblem):
         U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot, X @ C + Z, *still)
+        return Invariant(S_dot, turned(X, K, along + Z), *still)
 
 
 def _both(

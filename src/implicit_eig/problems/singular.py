@@ -12,7 +12,7 @@ tangent has parts along the known (U; V) and (U; −V), both by division, and a 
 With W_u = ȦV, W_v = ȦᴴU, K = UᴴW_u and L = VᴴW_v, the rule for H says
 
     Ṡ = (K + L)/2            inside a cluster,      so σ̇ᵢ = Re uᵢᴴȦvᵢ,
-    CS − SC = (K + L)/2      between clusters,      so Cⱼᵢ = (K + L)ⱼᵢ / 2(σᵢ − σⱼ),
+    CS − SC = (K + L)/2      between clusters,      so Cⱼᵢ = (K + L)ⱼᵢ / 2(σᵢ − σⱼ), a turn,
     DS + SD = (K − L)/2,                            so Dⱼᵢ = (K − L)ⱼᵢ / 2(σᵢ + σⱼ),
     H Y − Y S = −(W_u − UK; W_v − VL),    UᴴY_u = 0,  VᴴY_v = 0,
 
@@ -42,7 +42,16 @@ from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
-from ._blocks import Linearisation, check_k, couplings, diagonalise, divide, membership, turn_defect
+from ._blocks import (
+    Linearisation,
+    check_k,
+    couplings,
+    diagonalise,
+    divide,
+    membership,
+    turn_defect,
+    turned,
+)
 from ._embedding import embedding
 from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
 
@@ -211,8 +220,7 @@ class Singular(AbstractProblem):
         W_u, W_v, N = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         pencil = _pencil(state, operators)
-        equal = state.near > 0
-        C = couplings(S, jnp.where(equal, -0.5 * N, (K + L) / 2), equal)
+        S_dot, turn = couplings(S, (K + L) / 2, N, state.near > 0)
         lam = jnp.diagonal(S)
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
         R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
@@ -223,9 +231,11 @@ class Singular(AbstractProblem):
             Y = self._solve(pencil, R, system, linear_solver, policy)
         # (U; −V) is left in the systems: what rounding finds along it is taken out here
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
-        S_dot = jnp.where(equal, (K + L) / 2, jnp.zeros_like(S))
+        W = jnp.concatenate([U, V])
+        rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) - 0.5 * (W @ N)
+        W_dot = turned(W, turn, rest)
         near_dot = jnp.zeros_like(state.near)
-        return Triplets(S_dot, U @ (C + D) + Y_u, V @ (C - D) + Y_v, near_dot)
+        return Triplets(S_dot, W_dot[:m], W_dot[m:], near_dot)
 
     def _solve(
         self,
