@@ -61,11 +61,18 @@ def test_derivatives_are_those_without_guard():
     assert jnp.max(jnp.abs(gradients[0] - gradients[1])) < 1e-13
 
 
-def test_a_guard_spares_steps_and_changes_no_derivative():
-    """Of both orders, by products alone: what lies along the guard pairs is known."""
+@pytest.mark.parametrize(("generalised", "error"), [(False, 0.0), (True, 0.0), (True, 1e-5)])
+def test_a_guard_spares_steps_and_changes_no_derivative(generalised, error):
+    """Of both orders, by products alone: what lies along the guard pairs is known, or nearly."""
     m, products = 12, [0]
     pencil, p = grid_pencil(m)
     M = with_spectrum(np.arange(float(m * m)), seed=4)
+    noise = error * np.random.default_rng(0).standard_normal((m * m, 6))
+
+    def solver(A, B=None):
+        values, X = eigh(A, B)
+        X[:, 1:7] += noise * np.linalg.norm(X[:, 1])
+        return values, X
 
     def minres(A, b):
         def counted(v):
@@ -76,11 +83,14 @@ def test_a_guard_spares_steps_and_changes_no_derivative():
 
     def derivatives(guard):
         solve = ie.eigensolver(
-            eigh, ie.Hermitian(1, guard=guard), linear_solver=ie.host_linear_solver(minres)
+            solver,
+            ie.Hermitian(1, guard=guard),
+            linear_solver=ie.host_linear_solver(minres),
+            policy=ie.Policy(residual_rtol=1e-2),
         )
 
         def loss(p):
-            x = solve(pencil(p)[0]).vectors[:, 0]
+            x = solve(*pencil(p)[: 1 + generalised]).vectors[:, 0]
             return x @ M @ x
 
         products[0] = 0
@@ -91,7 +101,8 @@ def test_a_guard_spares_steps_and_changes_no_derivative():
     plain, guarded = derivatives(0), derivatives(6)
     for one, other in zip(plain[:2], guarded[:2], strict=True):
         assert jnp.max(jnp.abs(one - other)) < 1e-8 * jnp.max(jnp.abs(one))
-    assert guarded[2] < 0.8 * plain[2]
+    # what is not exact costs a second solve
+    assert guarded[2] < (0.8 if error == 0 else 2) * plain[2]
 
 
 def test_refusals():

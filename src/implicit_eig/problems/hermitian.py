@@ -87,8 +87,8 @@ class Hermitian(AbstractProblem):
     Args:
         k: the number of pairs; 1 ≤ k ≤ n.
         guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
-            `Policy(cluster=...)` judges, and, without B, to spare iterative linear solvers
-            the directions that cost them the most steps; they are no part of the solution.
+            `Policy(cluster=...)` judges, and to spare iterative linear solvers the directions
+            that cost them the most steps; they are no part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
@@ -230,8 +230,7 @@ class Hermitian(AbstractProblem):
         A, B = _both(operators)
         S, X = state.S, state.X
         W, N = residual_dot
-        # with a B the products that an iteration makes leave the complement of such pairs
-        pencil = Pencil(A, B, S, X, state.beyond if B is None else None)
+        pencil = Pencil(A, B, S, X, state.beyond)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
         S_dot, K = couplings(S, G, N, state.near > 0)

@@ -11,13 +11,14 @@ Xᴴr = 0 the solution of Mᵢ z = r has XᴴB z = 0 and solves (A − λᵢB) z
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import ShiftedPencil, Structure
-from ..operators import apply, host_view, product_view, scale_columns
+from ..linear_solvers._systems import ShiftedPencil, Structure, attainable
+from ..operators import apply, column_norms, host_view, product_view, scale_columns
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
 
@@ -32,7 +33,7 @@ class Deflated(AbstractSystem):
         """Return Mᵢ for each pair."""
         BX = apply(pencil.B, pencil.X)
         tau = lax.stop_gradient(pencil.size_outside(BX))
-        return DeflatedSystems(pencil.structure, pencil, BX, tau)
+        return DeflatedSystems(pencil.structure, pencil, pencil.lam, pencil.X, BX, tau)
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Return R itself."""
@@ -44,18 +45,19 @@ class Deflated(AbstractSystem):
 
 
 class DeflatedSystems(AbstractPairSystems):
-    """The matrices Mᵢ, by their parts."""
+    """The matrices Mᵢ, by their parts; more pairs can be deflated than have a system."""
 
     structure: Structure
     pencil: Pencil
-    BX: Inexact[Array, "n k"]
+    known: Float[Array, " p"]
+    X: Inexact[Array, "n p"]
+    BX: Inexact[Array, "n p"]
     tau: Float[Array, " k"]
 
     @property
-    def shift(self) -> Float[Array, "k k"]:
+    def shift(self) -> Float[Array, "p k"]:
         """Column i is the diagonal of Dᵢ."""
-        lam = self.pencil.lam
-        return self.tau[None, :] - (lam[:, None] - lam[None, :])
+        return self.tau[None, :] - (self.known[:, None] - self.pencil.lam[None, :])
 
     def mv(self, U: Inexact[Array, "n k"], skip_zeros: bool = False) -> Inexact[Array, "n k"]:
         """Return Mᵢ uᵢ for all i."""
@@ -104,15 +106,28 @@ class DeflatedSystems(AbstractPairSystems):
 
     def shifted_pencil(self) -> ShiftedPencil:
         """Return the parts of the systems."""
-        A, B, X = self.pencil.A, self.pencil.B, self.pencil.X
-        return ShiftedPencil(A, B, self.pencil.lam, X, self.tau, True)
+        A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam
+        return ShiftedPencil(A, B, lam, self.X, self.tau, True)
 
     def solve(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Solve all systems; what lies along pairs beyond the k is known, and stays out."""
+        """Solve all systems; what lies along pairs beyond the k is known, and these are deflated.
+
+        Where they are not exact enough, or belong to a cluster of the k, the systems themselves
+        have the last word.
+        """
         if self.pencil.beyond is None:
             return run(self, b)
+        mu, V = self.pencil.beyond
+        known, X = jnp.concatenate([self.known, mu]), jnp.concatenate([self.X, V], axis=1)
+        BX = jnp.concatenate([self.BX, apply(self.pencil.B, V)], axis=1)
+        more = DeflatedSystems(self.structure, self.pencil, known, X, BX, self.tau)
         start = self.pencil.part_beyond(b)
-        return start + run(self, b - self.mv(start))
+        r = b - self.mv(start)
+        u = run(more, r)
+        rest = r - self.mv(u)
+        reached = column_norms(r - more.mv(u)) + attainable(1e-9, b.dtype) * column_norms(b)
+        unsolved = column_norms(rest) > 10 * reached
+        return start + u + run(self, jnp.where(unsolved, rest, jnp.zeros_like(rest)))
 
     def solve_transposed(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
