@@ -6,6 +6,7 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.linalg as sla
+import scipy.sparse as sp
 from problems import eigh, random_definite, random_hermitian, with_spectrum
 from test_guard import svd
 from test_pairs import eig, polyeig, random
@@ -33,9 +34,13 @@ def test_of_a_hermitian_problem():
 
 def test_the_linear_solver_and_its_steps():
     products = lx.FunctionLinearOperator(lambda v: A @ v, jax.ShapeDtypeStruct((N,), A.dtype))
+    sparse = ie.SparseOperator.from_scipy(sp.csr_matrix(np.asarray(A)))
     for operator, problem, name, least in (
         (A, ie.Hermitian(2), "LU", 0),
         (products, ie.Hermitian(2), "MINRES", 1),
+        (products, ie.Hermitian(2, guard=3), "MINRES", 1),
+        (sparse, ie.General(2), "ShiftInvert", 1),
+        (sparse, ie.Subspace(2), "ShiftInvert", 1),
         (A, ie.Hermitian(N), "no linear solver", 0),
     ):
         found = ie.diagnose(ie.eigensolver(eigh, problem), operator)

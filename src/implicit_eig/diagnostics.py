@@ -189,8 +189,9 @@ def _try_solve(
         reports = _REPORTS.copy()
     if not reports:
         return solved, growth, SolveReport("no linear solver", np.zeros(len(solved), int), solved)
-    # of a subspace there is one solve for each vector, after the other
-    steps = np.concatenate([report.steps for report in reports])
+    # of a subspace there is one solve for each vector, after the other; steps below 0 are not known
+    taken = np.stack([report.steps for report in reports])
+    steps = np.where((taken < 0).any(axis=0), -1, taken.sum(axis=0))
     return solved, growth, SolveReport(reports[0].solver, steps, solved)
 
 

@@ -50,7 +50,7 @@ def solve_on_host(
 
 
 def _solve_deflated(
-    krylov: "Krylov", sigma: Shift, pairs: np.ndarray, b: np.ndarray, *options: Any
+    krylov: Krylov, sigma: Shift, pairs: np.ndarray, b: np.ndarray, *options: Any
 ) -> tuple[np.ndarray, Outcome]:
     """On the known pairs the system is BX τᵢ, on their complement A − λᵢB."""
     R = np.asfortranarray(b)
@@ -61,7 +61,7 @@ def _solve_deflated(
 
 
 def _solve_bordered(
-    krylov: "Krylov",
+    krylov: Krylov,
     sigma: Shift,
     pairs: np.ndarray,
     b: np.ndarray,
@@ -81,17 +81,19 @@ def _solve_bordered(
     u, outcome = np.zeros_like(b), Outcome.start(pairs.size)
     norm, size = np.linalg.norm(b, axis=0), np.ones(pairs.size)
     todo = np.arange(pairs.size)
+
+    def residual() -> np.ndarray:
+        return b[:, todo] - border.product(todo, u[:, todo])
+
     for _ in range(PASSES):
-        u[:, todo] += border.solve_known(todo, b[:, todo] - border.product(todo, u[:, todo]))
-        rest = b[:, todo] - border.product(todo, u[:, todo])
-        R = np.asfortranarray(rest[:n])
+        u[:, todo] += border.solve_known(todo, residual())
+        R = np.asfortranarray(residual()[:n])
         Z, found = solve_by_shifts(krylov, sigma, pairs[todo], R, method, rtol, max_steps)
         u[:n, todo] += Z
         outcome.verdicts[todo] = found.verdicts
         outcome.steps[todo] += found.steps
-        u[:, todo] += border.solve_known(todo, b[:, todo] - border.product(todo, u[:, todo]))
-        rest = b[:, todo] - border.product(todo, u[:, todo])
-        new = np.linalg.norm(rest, axis=0) / norm[todo]
+        u[:, todo] += border.solve_known(todo, residual())
+        new = np.linalg.norm(residual(), axis=0) / norm[todo]
         todo = unsolved(todo, size, new, rtol, outcome.verdicts)
         if not todo.size:
             break
@@ -101,7 +103,7 @@ def _solve_bordered(
 class _Border:
     """The bordered systems of some pairs: their products, and their solution among known pairs."""
 
-    def __init__(self, krylov: "Krylov", pairs: np.ndarray):
+    def __init__(self, krylov: Krylov, pairs: np.ndarray):
         col, row, near, alpha = krylov.pencil.known
         self.col, self.row = (col.conj(), row.conj()) if krylov.adjoint else (col, row)
         self.near, self.rest = near[:, pairs], (1 - near[:, pairs]) * alpha[:, None]
