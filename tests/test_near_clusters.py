@@ -94,3 +94,17 @@ def test_what_depends_on_single_vectors_keeps_its_derivatives():
     expected = (expected + expected.T) / 2
     assert jnp.max(jnp.abs(expected)) > 1e3
     assert jnp.max(jnp.abs(found - expected)) < 1e-9 * jnp.max(jnp.abs(expected))
+
+
+def test_small_couplings_of_values_apart_are_no_rounding():
+    """In single precision, where rounding is large."""
+    X = np.linalg.qr(np.random.default_rng(0).standard_normal((60, 60)))[0]
+    values = np.concatenate([[1.0, 1.3], np.linspace(3, 5, 58)])
+    A = jnp.asarray(X * values @ X.T, jnp.float32)
+    c = jnp.asarray(X[:, 0] + 2e-6 * X[:, 1], jnp.float32)
+    solve = ie.eigensolver(
+        lambda A: (values[:2].astype(np.float32), X[:, :2].astype(np.float32)), ie.Hermitian(2)
+    )
+    gradient = jax.grad(lambda A: (c @ solve(A).vectors[:, 0]) ** 2)(A)
+    found = X[:, 0] @ np.asarray(gradient, np.float64) @ X[:, 1] * 2
+    assert abs(found - 2 * 2e-6 / (1.0 - 1.3)) < 0.2 * abs(found)

@@ -115,7 +115,8 @@ def test_systems_and_their_transposes(dtype, B, pick, sigma):
 def test_vectors_that_are_not_exact(error):
     """What is deflated is not an eigenvector then; rounds of refinement gain the digits."""
     A, _, V = pencil_with_spectrum(np.float64)
-    X = V[:, :3] + error * np.random.default_rng(5).standard_normal((N, 3))
+    # noise of complex numbers: that of a solver which does not know that A is real
+    X = V[:, :3] + error * random(np.random.default_rng(5), (N, 3), np.complex128)
     lam = np.asarray(SPECTRUM)[:3] * (1 + error)
     systems = bordered(A, None, lam, X, np.eye(3, dtype=bool))
     b = jnp.asarray(random(np.random.default_rng(3), (N + 3, 3), np.complex128))
@@ -295,6 +296,45 @@ class TestShifts:
             found = jax.grad(loss_by(3, operator, linear_solver=solver))(p)
         expected = jax.grad(loss_by(3, operator))(p)
         assert jnp.max(jnp.abs(found - expected)) < 1e-7 * jnp.max(jnp.abs(expected))
+
+    @pytest.mark.parametrize("value", [0.0, -9e-16])
+    def test_a_value_that_is_rounding_of_zero(self, value):
+        """The steady state of a Markov chain: the shift is measured by the matrix."""
+        rates = np.random.default_rng(2).random((12, 12))
+        A = jnp.asarray(rates - np.diag(rates.sum(axis=0)))
+
+        def solver(A):
+            lam, X = sla.eig(dense(A))
+            first = np.argmin(np.abs(lam))
+            return np.array([value]), X[:, [first]]
+
+        def gradient(make):
+            solve = ie.eigensolver(solver, ie.General(1))
+            weights = jnp.sin(jnp.arange(12.0))
+            return jax.grad(lambda A: weights @ jnp.abs(solve(make(A)).vectors[:, 0]) ** 2)(A)
+
+        rows, cols = np.indices((12, 12)).reshape(2, -1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = gradient(lambda A: ie.SparseOperator(A.reshape(-1), rows, cols, (12, 12)))
+        expected = gradient(lambda A: A)
+        assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
+
+    def test_where_no_shift_helps_the_default_factorises_each_system(self):
+        """A factorisation that is no good for iterating."""
+        operator, p = flow(7)
+
+        def useless(matrix):
+            return lambda b: np.roll(b, 1, axis=0)
+
+        solver = ie.AutoLinearSolver(0.0, useless)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = jax.grad(loss_by(3, operator, linear_solver=solver))(p)
+        messages = " ".join(str(w.message) for w in caught)
+        assert "ShiftInvert did not converge; trying SparseDirect" in messages
+        expected = jax.grad(loss_by(3, operator))(p)
+        assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 
     def test_dense_operators_are_refused(self):
         operator, p = flow(7)

@@ -9,7 +9,7 @@ import numpy as np
 from ..operators import host_view
 from ._block_krylov import add, inner, solve_each
 from ._shift_invert_krylov import PASSES, Krylov, size_of, solve_by_shifts, times, unsolved
-from ._solve import Outcome
+from ._solve import STAGNATION, Outcome
 from ._systems import Border, ShiftedPencil
 from .factorizations import Shift, shift
 
@@ -94,9 +94,11 @@ def _solve_bordered(
         outcome.steps[todo] += found.steps
         u[:, todo] += border.solve_known(todo, residual())
         new = np.linalg.norm(residual(), axis=0) / norm[todo]
-        todo = unsolved(todo, size, new, rtol, outcome.verdicts)
+        allowed = krylov.allowed(rtol, border.lam[todo], u[:n, todo], norm[todo])
+        todo = unsolved(todo, size, new, allowed, outcome.verdicts)
         if not todo.size:
             break
+    outcome.verdicts[todo] = STAGNATION
     return u, outcome
 
 

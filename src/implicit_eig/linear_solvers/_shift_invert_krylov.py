@@ -10,13 +10,15 @@ import scipy.sparse as sp
 
 from .._errors import LinearSolveWarning
 from ._block_krylov import add, inner, side_by_side, solve_shifted
-from ._solve import MAX_STEPS, STAGNATION, SUCCESS, Outcome
+from ._solve import MAX_ROUNDING, MAX_STEPS, STAGNATION, SUCCESS, Outcome
 from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
 from .factorizations import Shift, SingularError, shift
 
 # Pairs that share a space. A larger group needs fewer steps, and memory for all its blocks.
 GROUP = 20
+# Rounding of a sum is below so many eps of its terms.
+ZERO = 10
 # From true residual to true residual; each pass gains many digits, or rounding is met.
 PASSES = 10
 
@@ -73,12 +75,14 @@ class Krylov:
             self.image = self.dual = times(self.B, self.known)
         else:
             # orthonormal bases: no left vectors are needed
-            known = _orthonormal(pencil.X, real=self.is_real(0.0))
+            real = self.is_real(0.0)
+            known = _real_orthonormal(pencil.X, pencil.lam) if real else _orthonormal(pencil.X)
             image = known if self.B is None else _orthonormal(times(self.B, known))
             if self.adjoint:
                 self.A, self.B, self.lam = _adjoint(self.A), _adjoint(self.B), self.lam.conj()
                 known, image = image, known
             self.known, self.dual, self.image, self.dual_image = known, known, image, image
+        self.size_A = _norm(self.A)
         # of B from the norm of `to_dual` to the norm of vectors, at most
         self.size_B = _norm(self.B) ** (0.5 if self.hermitian else 1.0)
 
@@ -92,6 +96,12 @@ class Krylov:
     def complement(self, V: np.ndarray) -> np.ndarray:
         """Project a block on the vectors without known ones, in its place."""
         return add(V, -1.0, self.known, inner(self.dual, V))
+
+    def allowed(self, rtol: float, lam: np.ndarray, Z: np.ndarray, norm: np.ndarray) -> np.ndarray:
+        """Return what counts as solved of a residual, relative to `norm`: `rtol`, or rounding."""
+        parts = self.size_A + np.abs(lam) * _norm(self.B)
+        rounding = np.finfo(Z.dtype).eps * parts * np.linalg.norm(Z, axis=0) / norm
+        return np.maximum(rtol, np.minimum(rounding, MAX_ROUNDING))
 
     def residual(self, R: np.ndarray, Z: np.ndarray, lam: np.ndarray) -> np.ndarray:
         """Return rᵢ − (A − λᵢB) zᵢ without its part in the image of the known vectors."""
@@ -154,15 +164,17 @@ class Krylov:
             rest = R.copy(order="F")
             rest[:, active] = self.residual(R[:, active], Z[:, active], lam[active])
             new = np.linalg.norm(rest[:, active], axis=0) / norm[active]
-            active = unsolved(active, size, new, rtol, verdicts)
+            allowed = self.allowed(rtol, lam[active], Z[:, active], norm[active])
+            active = unsolved(active, size, new, allowed, verdicts)
+        verdicts[active] = STAGNATION
         return _conjugate(Z, turned), outcome
 
 
 def unsolved(
-    todo: np.ndarray, size: np.ndarray, new: np.ndarray, rtol: float, verdicts: np.ndarray
+    todo: np.ndarray, size: np.ndarray, new: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray
 ) -> np.ndarray:
     """Return those of `todo` to go on with; note the new residuals and the verdicts."""
-    solved, stalled = new <= rtol, ~(new < 0.5 * size[todo])
+    solved, stalled = new <= allowed, ~(new < 0.5 * size[todo])
     verdicts[todo[solved]] = SUCCESS
     verdicts[todo[~solved & stalled & (verdicts[todo] == SUCCESS)]] = STAGNATION
     size[todo] = new
@@ -187,18 +199,31 @@ def _norm(M: sp.csr_matrix | None) -> float:
     return float(np.sqrt(size.sum(axis=0).max() * size.sum(axis=1).max()))
 
 
-def _orthonormal(V: np.ndarray, real: bool = False) -> np.ndarray:
-    """Return an orthonormal basis of the columns of V; or of these and their conjugates, real."""
-    V = V / np.linalg.norm(V, axis=0)
-    if not real:
-        return np.asfortranarray(np.linalg.qr(V)[0])
+def _orthonormal(V: np.ndarray) -> np.ndarray:
+    return np.asfortranarray(np.linalg.qr(V / np.linalg.norm(V, axis=0))[0])
+
+
+def _real_orthonormal(V: Any, lam: Any) -> np.ndarray:
+    """Return a real orthonormal basis of the vectors of a real pencil, and of their conjugates.
+
+    It has one column for a real value and two for a conjugate pair, or half of one: what the
+    vectors hold beyond is the solver's error, which would be no vector that is known.
+    """
+    eps = float(np.finfo(lam.dtype).eps)
+    close = eps ** (1 / 3) * np.abs(lam)
+    above, below = lam[lam.imag > close], lam[lam.imag < -close].conj()
+    distances = np.abs(above[:, None] - below[None, :])
+    halves = int(np.sum(np.all(distances > np.max(close), axis=0)))
+    real = len(lam) - len(above) - len(below)
+    size = real + 2 * (len(above) + halves)
     # the vectors of real values are real but for a phase
+    V = V / np.linalg.norm(V, axis=0)
     largest = V[np.argmax(np.abs(V), axis=0), np.arange(V.shape[1])]
-    V = side_by_side(V * (largest.conj() / np.abs(largest)))
-    qr: Any = sla.qr(V, mode="economic", pivoting=True)
+    parts = side_by_side(V * (largest.conj() / np.abs(largest)))
+    qr: Any = sla.qr(parts, mode="economic", pivoting=True)
     Q, R, _ = qr
-    independent = np.abs(np.diagonal(R)) > np.finfo(V.dtype).eps ** 0.5
-    return np.asfortranarray(Q[:, independent])
+    independent = np.abs(np.diagonal(R))[:size] > eps**0.5
+    return np.asfortranarray(Q[:, : len(independent)][:, independent])
 
 
 def _conjugate(V: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -210,5 +235,6 @@ def _adjoint(M: sp.csr_matrix | None) -> Any:
 
 
 def size_of(pencil: ShiftedPencil) -> float:
-    """Return the size of the values, or a part of the spectrum's if all are zero."""
-    return float(np.max(np.abs(pencil.lam))) or 1e-3 * _norm(pencil.A) / _norm(pencil.B)
+    """Return the size of the values, or a part of the spectrum's where they are rounding of 0."""
+    size, spectrum = float(np.max(np.abs(pencil.lam))), _norm(pencil.A) / _norm(pencil.B)
+    return size if size > ZERO * np.finfo(pencil.lam.dtype).eps * spectrum else 1e-3 * spectrum

@@ -81,8 +81,9 @@ class ShiftedPencil(NamedTuple):
         """
         lam, tau = self.lam, self.known
         side = xp.where(xp.sum(xp.sign(tau)) >= 0, -1, 1).astype(lam.dtype)
-        size = xp.max(xp.abs(lam))
-        size = xp.where(size > 0, size, 1e-3 * xp.max(xp.abs(tau)))
+        size, spectrum = xp.max(xp.abs(lam)), xp.max(xp.abs(tau))
+        zero = 10 * float(xp.finfo(lam.dtype).eps)
+        size = xp.where(size > zero * spectrum, size, 1e-3 * spectrum)
         beyond = xp.maximum(0.1 * (xp.max(lam) - xp.min(lam)), 0.01 * size)
         return side * xp.max(side * lam) + side * beyond
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jax import lax
 from jaxtyping import Array, PyTree
@@ -36,7 +37,8 @@ class AutoLinearSolver(AbstractSystemsSolver):
     `ShiftInvert` for Hermitian systems above n = 256. Matrix-free: `MINRES` for Hermitian
     systems, else `lineax.GMRES`. With `system=Bordered()` for Hermitian problems:
     `SparseDirect`, `lineax.LU` and `MINRES`. Where an iteration does not converge, a host solver
-    takes over with a warning: LAPACK for dense systems, SciPy's `gcrotmk` for products.
+    takes over with a warning: LAPACK for dense systems, `SparseDirect` for sparse ones that are
+    not Hermitian, SciPy's `gcrotmk` for products.
 
     Args:
         sigma: for `ShiftInvert`.
@@ -56,8 +58,8 @@ class AutoLinearSolver(AbstractSystemsSolver):
         """Solve all systems by the choice; by the fallback those that did not converge."""
         solver = self.choice(systems, b)
         U, outcome = solve_all(systems, b, solver)
-        sparse = systems.structure is Structure.SPARSE
-        if isinstance(solver, lx.LU) or sparse:  # direct, or with a fallback of its own
+        deflated = systems.structure is Structure.SPARSE and systems.is_hermitian()
+        if isinstance(solver, (lx.LU, SparseDirect)) or deflated:  # no second choice
             return U, outcome
         fallback, failed = _Fallback(type(solver).__name__), outcome.verdicts != 0
 
@@ -130,14 +132,17 @@ class _Fallback(AbstractHostSolver):
         return None
 
     def solve_host(self, A: Any, b: np.ndarray) -> Any:
-        second = "LAPACK" if isinstance(A, np.ndarray) else "SciPy's gcrotmk"
+        dense, sparse = isinstance(A, np.ndarray), sp.issparse(A)
+        second = "LAPACK" if dense else "SparseDirect" if sparse else "SciPy's gcrotmk"
         warnings.warn(
             f"`AutoLinearSolver()`: {self.first} did not converge; trying {second}. Choose a "
             "linear solver, or precondition it, as `docs/how-to-choose.md` says.",
             LinearSolveWarning,
             stacklevel=2,
         )
-        if isinstance(A, np.ndarray):
+        if dense:
             return np.linalg.solve(A, b)
+        if sparse:
+            return SparseDirect().solve_host(A, b)
         rtol = attainable(1e-10, b.dtype)
         return spla.gcrotmk(A, b, rtol=rtol, m=RESTART, maxiter=max(1, 10 * len(b) // RESTART))

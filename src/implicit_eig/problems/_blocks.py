@@ -7,17 +7,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..cotangents import look, watch
+from ..degeneracy import near_mask
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import column_norms
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
-# An inner product of n terms is rounding below so many eps √n of its factors' sizes.
+# An inner product is rounding below so many eps of its factors' sizes, and matters where it is
+# divided by less than this part of the values.
 QUIET = 10.0
+NEAR = 0.01
 # Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
 INDEPENDENCE = 1e-3
 
@@ -43,7 +47,7 @@ def divide(fn: Callable[[Array], Array], b: Array, divisor: Array) -> Array:
         return b / divisor
 
     # the transpose of a diagonal map is itself
-    return jax.lax.custom_linear_solve(fn, b, solve, solve)
+    return lax.custom_linear_solve(fn, b, solve, solve)
 
 
 def couplings(
@@ -54,11 +58,10 @@ def couplings(
 ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
     """Return Ṡ and the turn K: with C = K − N/2, CS − SC = G − Ṡ, Ṡ within clusters, K between.
 
-    That is KS − SK = H − Ṡ, where H = G + (NS − SN)/2 is Hermitian and K is skew-Hermitian. They
-    are made so, and their cotangents with them, before a small difference of values divides.
+    That is KS − SK = H − Ṡ with H = G + (NS − SN)/2, which is Hermitian where operators cause G
+    and N; K is skew-Hermitian then.
     """
     H = G + (N @ S - S @ N) / 2
-    H = (H + H.conj().T) / 2
 
     def commutator(K: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
         return jnp.where(equal, K, K @ S - S @ K)
@@ -66,43 +69,48 @@ def couplings(
     lam = jnp.diagonal(S)
     gaps = jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None])
     K = divide(commutator, jnp.where(equal, jnp.zeros_like(H), H), gaps)
-    return jnp.where(equal, H, jnp.zeros_like(H)), (K - K.conj().T) / 2
+    return jnp.where(equal, H, jnp.zeros_like(H)), K
 
 
 def turned(
-    X: Inexact[Array, "n k"], K: Inexact[Array, "k k"], Z: Inexact[Array, "n k"]
+    X: Inexact[Array, "n k"],
+    K: Inexact[Array, "k k"],
+    Z: Inexact[Array, "n k"],
+    lam: Float[Array, " k"],
 ) -> Inexact[Array, "n k"]:
     """Return XK + Z, the turn K being large where values are near each other.
 
-    In reverse mode the cotangent of K says what a function makes of turns. Of one that makes
-    nothing of them rounding is left, which would be divided by the differences of values, twice
-    in second derivatives: it is dropped.
+    In reverse mode the skew-Hermitian part of the cotangent of K, which is the one that counts,
+    says what a function makes of turns. Of one that makes nothing of them rounding is left, which
+    would be divided by the differences of values, twice in second derivatives: where these are
+    small it is dropped.
     """
-    K, Z = watch(_drop_rounding, (K, Z), X)
+    K, Z = watch(_drop_rounding, (K, Z), (X, lax.stop_gradient(lam)))
     return X @ K + Z
 
 
 @eqx.filter_custom_jvp
-def _drop_rounding(bars: tuple[Array, Array], X: Array) -> tuple[Array, Array]:
-    return _without_rounding(bars, X)
+def _drop_rounding(bars: tuple[Array, Array], pairs: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _without_rounding(bars, pairs)
 
 
 # A tangent is judged by its own size: it need not vanish where the cotangent does.
 @_drop_rounding.def_jvp
 def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    (bars, X), (bars_dot, _) = primals, tangents
+    (bars, pairs), (bars_dot, _) = primals, tangents
     still = jax.tree.map(jnp.zeros_like, bars)
     bars_dot = still if bars_dot is None else eqx.combine(bars_dot, still)
-    return _drop_rounding(bars, X), look(_without_rounding, bars_dot, X)
+    return _drop_rounding(bars, pairs), look(_without_rounding, bars_dot, pairs)
 
 
-def _without_rounding(bars: tuple[Array, Array], X: Array) -> tuple[Array, Array]:
-    K_bar, Z_bar = bars
+def _without_rounding(bars: tuple[Array, Array], pairs: tuple[Array, Array]) -> tuple[Array, Array]:
+    (K_bar, Z_bar), (X, lam) = bars, pairs
     skew = (K_bar - K_bar.conj().T) / 2
     sizes = column_norms(X)[:, None] * column_norms(Z_bar)[None, :]
     eps = float(jnp.finfo(sizes.dtype).eps)
-    audible = jnp.abs(skew) > QUIET * len(X) ** 0.5 * eps * (sizes + sizes.T)
-    return jnp.where(audible, skew, jnp.zeros_like(skew)), Z_bar
+    quiet = jnp.abs(skew) <= QUIET * eps * (sizes + sizes.T)
+    near = near_mask(lam, jnp.zeros_like(lam), NEAR)
+    return jnp.where(quiet & near, jnp.zeros_like(skew), skew), Z_bar
 
 
 def orthonormalizer(

@@ -237,7 +237,7 @@ class Hermitian(AbstractProblem):
         along = -0.5 * (X @ N)
         still = jax.tree.map(jnp.zeros_like, (state.near, state.beyond))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
-            return Invariant(S_dot, turned(X, K, along), *still)
+            return Invariant(S_dot, turned(X, K, along, pencil.lam), *still)
         # B stands with X, never with what is transposed: its transposed product is slow
         BX = apply(B, X)
         R = BX @ G - W
@@ -245,7 +245,7 @@ class Hermitian(AbstractProblem):
         U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot, turned(X, K, along + Z), *still)
+        return Invariant(S_dot, turned(X, K, along + Z, pencil.lam), *still)
 
 
 def _both(

@@ -233,7 +233,7 @@ class Singular(AbstractProblem):
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
         W = jnp.concatenate([U, V])
         rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) - 0.5 * (W @ N)
-        W_dot = turned(W, turn, rest)
+        W_dot = turned(W, turn, rest, pencil.lam)
         near_dot = jnp.zeros_like(state.near)
         return Triplets(S_dot, W_dot[:m], W_dot[m:], near_dot)
 
