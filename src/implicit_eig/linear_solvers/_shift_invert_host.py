@@ -8,7 +8,7 @@ import numpy as np
 
 from ..operators import host_view
 from ._block_krylov import add, inner, solve_each
-from ._shift_invert_krylov import PASSES, Krylov, size_of, solve_by_shifts, times, unsolved
+from ._shift_invert_krylov import PASSES, Krylov, solve_by_shifts, times, unsolved
 from ._solve import STAGNATION, Outcome
 from ._systems import Border, ShiftedPencil
 from .factorizations import Shift, shift
@@ -37,11 +37,11 @@ def solve_on_host(
     if not todo.size:
         return U, outcome
     bordered = isinstance(pencil.known, Border)
-    if sigma is None:
-        sigma = _among(pencil) if bordered else float(pencil.shift(np))
     # Mᵀ x = b is the conjugate of Mᴴ x̄ = b̄, which the factors of A − σB solve
     b = b.conj() if pencil.transposed else b
     krylov = Krylov(pencil)
+    if sigma is None:
+        sigma = _among(krylov) if bordered else float(pencil.shift(np))
     solve = _solve_bordered if bordered else _solve_deflated
     U[:, todo], (outcome.verdicts[todo], outcome.steps[todo]) = solve(
         krylov, sigma, todo, b[:, todo], *options
@@ -138,16 +138,16 @@ class _Border:
         return np.concatenate([U @ a[: U.shape[1]], a[U.shape[1] :]])
 
 
-def _among(pencil: ShiftedPencil) -> Shift:
+def _among(krylov: Krylov) -> Shift:
     """Return a shift amid the values, none of them; real for real matrices unless that is far."""
-    lam, real = pencil.lam, not (np.iscomplexobj(pencil.A) or np.iscomplexobj(pencil.B))
+    lam, real = krylov.pencil.lam, krylov.is_real(0.0)
     if real:  # those below the real axis are solved for above it
         lam = lam.real + 1j * np.abs(lam.imag)
     centre = complex(np.mean(lam))
     spread = float(np.max(np.abs(lam - centre)))
     if real and centre.imag <= spread:
         centre = complex(centre.real)
-    step = 0.1 * spread + 0.01 * size_of(pencil)
+    step = 0.1 * spread + 0.01 * krylov.size
     # of a few places the one that is farthest from the values
     places = centre + step * np.array([-1.0, -0.5, 0.5])
     distances = np.min(np.abs(places[:, None] - lam[None, :]), axis=1)

@@ -59,6 +59,8 @@ class Krylov:
     """A pencil or its adjoint on the complement of known vectors, and the spaces to solve there.
 
     Attributes:
+        norms: bounds of those of A and B.
+        size: of the values, or of a part of the spectrum.
         known, image: bases of the known vectors' space and of what A − λB maps it to.
         dual, dual_image: with them dualᴴ known = I and dual_imageᴴ image = I.
     """
@@ -67,7 +69,11 @@ class Krylov:
         self.pencil = pencil
         self.hermitian = pencil.hermitian
         self.A, self.B, self.lam = pencil[:3]
-        self.size = size_of(pencil)
+        self.norms = _norm(self.A), _norm(self.B)
+        # the values may be rounding of 0
+        size, spectrum = float(np.max(np.abs(self.lam))), self.norms[0] / self.norms[1]
+        zero = ZERO * float(np.finfo(self.lam.dtype).eps) * spectrum
+        self.size = size if size > zero else 1e-3 * spectrum
         # a Hermitian pencil is its own adjoint
         self.adjoint = pencil.transposed and not pencil.hermitian
         if self.hermitian:
@@ -82,9 +88,8 @@ class Krylov:
                 self.A, self.B, self.lam = _adjoint(self.A), _adjoint(self.B), self.lam.conj()
                 known, image = image, known
             self.known, self.dual, self.image, self.dual_image = known, known, image, image
-        self.size_A = _norm(self.A)
         # of B from the norm of `to_dual` to the norm of vectors, at most
-        self.size_B = _norm(self.B) ** (0.5 if self.hermitian else 1.0)
+        self.size_B = self.norms[1] ** (0.5 if self.hermitian else 1.0)
 
     def is_real(self, sigma: Shift) -> bool:
         """Return whether (A − σB)⁻¹B is a real matrix."""
@@ -99,7 +104,7 @@ class Krylov:
 
     def allowed(self, rtol: float, lam: np.ndarray, Z: np.ndarray, norm: np.ndarray) -> np.ndarray:
         """Return what counts as solved of a residual, relative to `norm`: `rtol`, or rounding."""
-        parts = self.size_A + np.abs(lam) * _norm(self.B)
+        parts = self.norms[0] + np.abs(lam) * self.norms[1]
         rounding = np.finfo(Z.dtype).eps * parts * np.linalg.norm(Z, axis=0) / norm
         return np.maximum(rtol, np.minimum(rounding, MAX_ROUNDING))
 
@@ -232,9 +237,3 @@ def _conjugate(V: np.ndarray, which: np.ndarray) -> np.ndarray:
 
 def _adjoint(M: sp.csr_matrix | None) -> Any:
     return None if M is None else M.conj().T.tocsr()
-
-
-def size_of(pencil: ShiftedPencil) -> float:
-    """Return the size of the values, or a part of the spectrum's where they are rounding of 0."""
-    size, spectrum = float(np.max(np.abs(pencil.lam))), _norm(pencil.A) / _norm(pencil.B)
-    return size if size > ZERO * np.finfo(pencil.lam.dtype).eps * spectrum else 1e-3 * spectrum
