@@ -49,6 +49,12 @@ def dense(A):
     return A.toarray() if sp.issparse(A) else A
 
 
+def sparse(matrix):
+    """The operator of a full pattern, differentiable in its entries."""
+    rows, cols = np.indices(matrix.shape).reshape(2, -1)
+    return ie.SparseOperator(matrix.reshape(-1), rows, cols, matrix.shape)
+
+
 def eigh(A, B=None):
     """LAPACK on the host, any of our host operators."""
     return sla.eigh(dense(A), None if B is None else dense(B))

@@ -20,6 +20,7 @@ from problems import (
     invariant_loss,
     jax_eigh,
     random_definite,
+    sparse,
     with_spectrum,
 )
 
@@ -33,12 +34,6 @@ N, K = 40, 3
 @pytest.fixture(autouse=True)
 def _fresh_cache():
     ie.factorization_cache.clear()
-
-
-def sparse(matrix):
-    """The operator of a full pattern, differentiable in its entries."""
-    rows, cols = np.indices(matrix.shape).reshape(2, -1)
-    return ie.SparseOperator(matrix.reshape(-1), rows, cols, matrix.shape)
 
 
 def pencil_of(dtype, seed=0):

@@ -140,7 +140,7 @@ class Sum(AbstractMatrices):
 
 
 class Shifted(Sum):
-    """T(λᵢ) = A − λᵢB, or its transpose: weights 1 and −λᵢ, `transposed` says which."""
+    """T(λᵢ) = A − λᵢB, or its transpose: weights 1 and −λᵢ, `is_transposed` says which."""
 
     is_transposed: bool = eqx.field(static=True, default=False)
 
