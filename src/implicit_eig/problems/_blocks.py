@@ -14,7 +14,6 @@ from .._errors import InputError
 from ..cotangents import look, watch
 from ..degeneracy import near_mask
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
-from ..operators import column_norms
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
@@ -106,7 +105,7 @@ def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 def _without_rounding(bars: tuple[Array, Array], pairs: tuple[Array, Array]) -> tuple[Array, Array]:
     (K_bar, Z_bar), (X, lam) = bars, pairs
     skew = (K_bar - K_bar.conj().T) / 2
-    sizes = column_norms(X)[:, None] * column_norms(Z_bar)[None, :]
+    sizes = product_sizes(X, Z_bar)
     eps = float(jnp.finfo(sizes.dtype).eps)
     quiet = jnp.abs(skew) <= QUIET * eps * (sizes + sizes.T)
     near = near_mask(lam, jnp.zeros_like(lam), NEAR)
@@ -178,7 +177,12 @@ def turn_defect(
     """
     M = X_bar.T @ X + S_bar.T @ S - S @ S_bar.T
     D = jnp.where(clusters, (M - M.conj().T) / 2, jnp.zeros_like(M))
-    return jnp.abs(D), jnp.max(column_norms(X_bar) * column_norms(X))
+    return jnp.abs(D), jnp.max(product_sizes(X_bar, X))
+
+
+def product_sizes(X: Inexact[Array, "n k"], Y: Inexact[Array, "n k"]) -> Float[Array, "k k"]:
+    """Return |X|ᵀ|Y|, the sizes of what is summed in XᵀY: in no unit of the unknowns."""
+    return jnp.abs(X).T @ jnp.abs(Y)
 
 
 def check_k(name: str, k: Any, guard: Any = 0) -> None:

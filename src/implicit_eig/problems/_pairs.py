@@ -43,7 +43,7 @@ from ..systems.bordered import Bordered
 from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
-from ._blocks import membership
+from ._blocks import membership, product_sizes
 from ._pairs_check import InspectPairs, inspect_condition, normalize, suspect
 from ._pairs_solve import BorderedSolve, CompleteSolve
 
@@ -192,8 +192,7 @@ class AbstractPairs(AbstractProblem):
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return what X → X(I + K), V → V(I − Kᵀ), K within clusters, changes, and its size."""
         M = cotangent.X.T @ state.X - (cotangent.V.T @ state.V).T
-        size = column_norms(cotangent.X) * column_norms(state.X)
-        size = size + column_norms(cotangent.V) * column_norms(state.V)
+        size = product_sizes(cotangent.X, state.X) + product_sizes(cotangent.V, state.V)
         return jnp.where(clusters, jnp.abs(M), 0), jnp.max(size)
 
     def values_dot(self, state: Pairs, residual_dot: tuple[Array, ...]) -> None:

@@ -321,14 +321,17 @@ def _normalize(
     X, BX = X @ mix, BX @ mix
     AX = apply(A, X)
 
-    residual = column_norms(AX - scale_columns(BX, lam))
+    R = AX - scale_columns(BX, lam)
+    residual = column_norms(R)
     scale = column_norms(AX) + jnp.abs(lam) * column_norms(BX)
     pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
     eps = float(jnp.finfo(X.dtype).eps)
     rounding = ROUNDING * eps * pencil.sizes() * column_norms(X)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / jnp.sqrt(eps))
-    equal = cluster_mask(lam, pencil.rounding(), policy)
+    # what the solver's rounding, that of norms, has done; two values can be off either way
+    misfit = 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)
+    equal = cluster_mask(lam, pencil.rounding() + misfit, policy)
     figures = (residual, scale, rounding, gram, norms, finite)
     return Solution(lam, X, _equal=equal), figures, relative
 

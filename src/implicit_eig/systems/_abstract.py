@@ -53,9 +53,16 @@ class Pencil(eqx.Module):
         return lax.stop_gradient(size)
 
     def rounding(self) -> Float[Array, " k"]:
-        """Return what rounding can do to each value: some eps ‖A − λᵢB‖ ‖xᵢ‖²; shape (k,)."""
-        eps = float(jnp.finfo(self.X.dtype).eps)
-        return ROUNDING * eps * self.sizes() * lax.stop_gradient(column_norms(self.X) ** 2)
+        """Return what rounding can do to each value: some eps |xᵢ|ᵀ |A − λᵢB| |xᵢ|; shape (k,).
+
+        Like the values it does not depend on the units of the unknowns, which ‖A‖ ‖xᵢ‖² does.
+        """
+        sizes = jnp.abs(self.X)
+        largest = jnp.max(sizes, axis=1, keepdims=True)
+        v = len(largest) ** 0.5 * probe(self.X[:, :1]) * largest.astype(self.X.dtype)
+        of_A, of_B = (sizes.T @ jnp.abs(apply(M, v)) for M in (self.A, self.B))
+        eps = float(jnp.finfo(largest.dtype).eps)
+        return lax.stop_gradient(ROUNDING * eps * (of_A[:, 0] + jnp.abs(self.lam) * of_B[:, 0]))
 
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return a typical value of A − λᵢB outside the span of X, signed; shape (k,).
