@@ -102,6 +102,22 @@ def test_smooth_functions_of_values_that_nearly_agree_raise_no_alarm(gap):
                 jax.block_until_ready(jax.grad(lambda A, f=f: f(solve(A)))(A))
 
 
+def test_what_needs_the_block_of_a_near_cluster_is_called_out():
+    """Σ λᵢ³ xᵢᵀMxᵢ moves with the off-diagonal of the block, of which the values say nothing."""
+    X, _ = np.linalg.qr(np.asarray(random_hermitian(N)))
+    values = np.array([1.0, 1 + 1e-6, *np.arange(3.0, 8.0)])
+    both = X[:, 0] + X[:, 1]
+    A, M = jnp.asarray((X * values) @ X.T), jnp.asarray(np.outer(both, both))
+    solve = ie.eigensolver(lambda A: (values[:2], X[:, :2]), ie.Hermitian(2), policy=RAISE)
+
+    def f(A):
+        values, X = solve(A)
+        return jnp.sum(X * (M @ X) * values[None, :] ** 3)
+
+    with pytest.raises(Exception, match="depends on the basis"):
+        jax.block_until_ready(jax.grad(f)(A))
+
+
 def test_a_double_zero_is_double():
     A = with_spectrum([0.0, 0.0, 3.0, 5.0, 7.0])
 
@@ -200,6 +216,17 @@ def test_the_number(problem):
     assert jnp.max(found[jnp.array([0, 1, 3])]) < 1e-14
     fixed = ie.eigensolver(solver, problem, normalization=ie.LargestComponent())
     assert jnp.max(ie.gauge_defect(lambda s: s.vectors[0, 2].real, fixed, A)) < 1e-14
+
+
+def test_the_number_of_a_subspace():
+    solve = ie.eigensolver(eigh, ie.Subspace(2))
+    A = random_hermitian(N, np.complex128)
+    for f in (lambda s: jnp.trace(s.values).real, lambda s: jnp.sum(jnp.abs(s.values) ** 2)):
+        found = ie.gauge_defect(f, solve, A)
+        assert found.shape == (2,)
+        assert jnp.max(found) < 1e-14
+    found = ie.gauge_defect(lambda s: jnp.abs(s.vectors[0, 0]) ** 2, solve, A)
+    assert jnp.all(found > 1e-3)
 
 
 def test_batches_are_judged_one_by_one():

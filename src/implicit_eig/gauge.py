@@ -79,24 +79,23 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
             f"{type(problem).__name__}. Define its `clusters` and `gauge_defect`."
         )
 
-    def of(z: PyTree, values: Array) -> Array:
-        return f(eqx.tree_at(lambda s: s.values, solve.solution(z, canonical), values))
-
     values = problem.solution(z).values
+    apart = values.ndim == 1  # the block of a subspace is judged with its vectors
+
+    def of(z: PyTree, values: Array) -> Array:
+        solution = solve.solution(z, canonical)
+        return f(eqx.tree_at(lambda s: s.values, solution, values) if apart else solution)
+
     z_bar, values_bar = jax.grad(of, (0, 1))(z, values)
-    allowance, parts = _allowance(values), []
-    for defect, size in (
-        _beyond(problem.gauge_defect(z, z_bar, clusters), allowance),
-        _differences(values_bar, clusters, allowance),
-    ):
-        parts.append(jnp.max(defect, axis=0) / jnp.where(size > 0, size, 1))
-    return jnp.maximum(*parts)
+    figures = [problem.gauge_defect(z, z_bar, clusters)]
+    if apart:
+        figures.append(_differences(values_bar, clusters, _allowance(values)))
+    parts = [jnp.max(defect, axis=0) / jnp.where(size > 0, size, 1) for defect, size in figures]
+    return jnp.max(jnp.stack(parts), axis=0)
 
 
-def _allowance(values: Shaped[Array, " k"] | Shaped[Array, "k k"]) -> Float[Array, "..."]:
+def _allowance(values: Shaped[Array, " k"]) -> Float[Array, "k k"]:
     """Return what a smooth function may tell two values apart by, relative to its gradient."""
-    if values.ndim > 1:  # the block of a subspace
-        return jnp.zeros((), jnp.finfo(values.dtype).dtype)
     sizes = jnp.abs(values)
     largest = jnp.maximum(sizes[:, None], sizes[None, :])
     distance = jnp.abs(values[:, None] - values[None, :])
@@ -105,19 +104,12 @@ def _allowance(values: Shaped[Array, " k"] | Shaped[Array, "k k"]) -> Float[Arra
     return jnp.where(allowance < 1, allowance, 0)
 
 
-def _beyond(
-    figures: tuple[Float[Array, "k k"], Float[Array, ""]], allowance: Float[Array, "..."]
-) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-    defect, size = figures
-    return jnp.maximum(defect - allowance * size, 0), size
-
-
 def _differences(
     values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"], allowance: Float[Array, "k k"]
 ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
     differences = jnp.abs(values_bar[:, None] - values_bar[None, :])
-    figures = jnp.where(clusters, differences, 0), jnp.max(jnp.abs(values_bar))
-    return _beyond(figures, allowance)
+    size = jnp.max(jnp.abs(values_bar))
+    return jnp.where(clusters, jnp.maximum(differences - allowance * size, 0), 0), size
 
 
 class _State(eqx.Module):
@@ -130,8 +122,7 @@ class _State(eqx.Module):
     def __call__(self, z_bar: PyTree, residuals: Any) -> PyTree:
         arrays, z, clusters = residuals
         problem = eqx.combine(arrays, self.problem)
-        allowance = _allowance(problem.solution(z).values)
-        figures = _beyond(problem.gauge_defect(z, z_bar, clusters), allowance)
+        figures = problem.gauge_defect(z, z_bar, clusters)
         return _judge(self.policy, _InspectVectors(self.rtol), figures, z_bar)
 
 
