@@ -69,8 +69,8 @@ class Policy(eqx.Module):
             rounding, count as one cluster. `None` stands for eps^(1/3) (6e-6 in float64, 5e-3 in
             float32), for √eps where T(λ) is no pencil.
         gauge_rtol: largest change of a function under a change of gauge, relative to |x̄|ᵀ|x|,
-            x̄ being its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32), or the
-            tolerance of the linear solver where that is larger.
+            x̄ being its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32),
+            or the tolerance of the linear solver where that is larger.
         linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
             takes ten times the linear solver's own tolerance where it has one, and √eps
             for a direct solver.
