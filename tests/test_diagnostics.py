@@ -120,3 +120,52 @@ def test_refusals():
     values, X = np.ones(2), np.eye(N)[:, :2]
     with pytest.raises(ie.EigensolverError, match="pairs with A x = λ B x"):
         ie.refine((values, X), random_hermitian(N), problem=ie.Hermitian(2), steps=0)
+
+
+def near_exceptional_point(distance):
+    """A matrix with a pair (1 + d, x) of condition about 1/d, with a solver that knows it."""
+    n = 6
+    Q = np.eye(n) + np.asarray(random_hermitian(n)) / 3
+    J = np.diag([1.0, 1.0, 3.0, 4.0, 5.0, 6.0])
+    J[0, 1], J[1, 0] = 1.0, distance**2
+    x, y = np.eye(n)[:, [0]], np.eye(n)[:, [1]]
+    x, y = Q @ (x + distance * y), np.linalg.inv(Q).T @ (distance * x + y)
+    solver = lambda A: (np.array([1 + distance]), x, y)
+    return jnp.asarray(Q @ J @ np.linalg.inv(Q)), solver
+
+
+LOSSES = {
+    "value": lambda s: s.values[0].real,
+    "vector": lambda s: jnp.abs(s.vectors[0, 0]) ** 2,
+}
+
+
+@pytest.mark.parametrize("mode", ["grad", "jvp"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ill_conditioned_values_are_called_out_where_left_vectors_are_not_known(loss, mode):
+    D = random_hermitian(6, seed=2)
+
+    def derivative(distance, **options):
+        A, solver = near_exceptional_point(distance)
+        right = lambda A: solver(A)[:2]
+        solve = ie.eigensolver(right, ie.General(1), policy=ie.Policy(**options))
+        f = lambda A: LOSSES[loss](solve(A))
+        return jax.grad(f)(A) if mode == "grad" else jax.jvp(f, (A,), (D,))[1]
+
+    with pytest.warns(ie.ExceptionalPointWarning, match="bordered system of pair 0") as caught:
+        derivative(1e-9)
+    assert len(caught) == 1
+    assert jnp.all(jnp.isnan(derivative(1e-9, exceptional=ie.Action.NAN)))
+    derivative(1e-9, exceptional=ie.Action.IGNORE)
+    derivative(1e-6, exceptional=ie.Action.RAISE)
+
+
+def test_ill_conditioned_values_are_called_out_where_left_vectors_are_known():
+    A, solver = near_exceptional_point(1e-9)
+    right = lambda A: solver(A)[:2]
+    for given, left in ((solver, False), (solver, True), (right, True)):
+        with pytest.warns(ie.ExceptionalPointWarning, match="a condition number") as caught:
+            ie.eigensolver(given, ie.General(1, left=left))(A)
+        assert len(caught) == 1
+    A, solver = near_exceptional_point(1e-6)
+    ie.eigensolver(solver, ie.General(1))(A)

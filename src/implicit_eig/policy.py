@@ -3,7 +3,7 @@
 import enum
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -61,8 +61,8 @@ class Policy(eqx.Module):
         cluster: k cuts a cluster, as the pairs beyond k show that `guard` asks for.
         gauge: in reverse mode, a function depends on a phase or on the basis in a cluster.
         linear_solve: the tangent or adjoint system was not solved.
-        exceptional: the condition number 1/|yᴴBx| of a value exceeds 1/√eps, where ‖x‖ = ‖y‖ = 1
-            and its left vector y is known.
+        exceptional: the condition number 1/|yᴴBx| of a value exceeds 1/√eps, where ‖x‖ = ‖y‖ = 1:
+            seen where its left vector y is known, and in the linear solve of a derivative.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two values closer than this times the larger of them, or closer than
@@ -111,6 +111,11 @@ DEFAULT_POLICY = Policy()
 def tolerance(value: float | None, dtype) -> float:
     """Return `value`, or √eps of `dtype` in its place."""
     return float(np.sqrt(jnp.finfo(dtype).eps)) if value is None else value
+
+
+def largest_condition(dtype: Any) -> float:
+    """Return 1/√eps: derivatives of a value of a larger condition number may have no digit left."""
+    return float(jnp.finfo(dtype).eps) ** -0.5
 
 
 class Check(eqx.Module):

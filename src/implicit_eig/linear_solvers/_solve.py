@@ -24,7 +24,15 @@ from jaxtyping import Array, PyTree
 from .._compiled import compiled
 from .._errors import InputError
 from ..operators import scale_columns
-from ..policy import Policy, SolveReport, enforce, linear_solver_check, tolerance
+from ..policy import (
+    Policy,
+    SolveReport,
+    enforce,
+    exceptional_check,
+    largest_condition,
+    linear_solver_check,
+    tolerance,
+)
 from ._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,
@@ -174,8 +182,12 @@ def _solve_and_check(
         jax.debug.callback(report, outcome.steps, residual)
     figures = (residual, allowed, *outcome)
     check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)), figures)
-    U = jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
-    return enforce(check, figures, U, ~jnp.all(residual <= allowed))
+    U = enforce(check, figures, U, ~jnp.all(residual <= allowed))
+    bound = systems.condition_bound(unit, U)
+    if bound is not None:
+        check = exceptional_check(policy, _InspectCondition(type(systems)), (bound,))
+        U = enforce(check, (bound,), U, jnp.any(bound > largest_condition(dtype)))
+    return jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
 
 
 def solve_all(
@@ -275,5 +287,24 @@ class _Inspect(eqx.Module):
             f"{residual.size} systems failed{taken}; the solver reported: {report.strip()}). Allow "
             "it more steps or a larger restart, tighten its tolerance, precondition it, choose "
             "another linear solver, or accept this with `Policy(linear_solve_rtol=...)`. "
+            f"{self.systems.if_singular()}"
+        )
+
+
+class _InspectCondition(eqx.Module):
+    """Say that a solution shows a value to be ill conditioned."""
+
+    systems: type[AbstractLinearSystems] = eqx.field(static=True)
+
+    def __call__(self, bound: np.ndarray) -> str | None:
+        limit = largest_condition(bound.dtype)
+        if not (bound > limit).any():
+            return None
+        i = int(np.argmax(bound))
+        return (
+            f"`jax.grad`, `jax.jvp`: values that are well conditioned; got {self.systems.name(i)} "
+            f"with a solution {bound[i]:.1e} times as large as its right side, above {limit:.1e}: "
+            "a derivative may have no digit left. Treat the values that meet there as one, by "
+            "`Subspace`; see `diagnose`; or accept this with `Policy(exceptional=...)`. "
             f"{self.systems.if_singular()}"
         )

@@ -115,6 +115,13 @@ class AbstractLinearSystems(AbstractSystems):
     def sizes(self) -> Array:
         """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,): what rounding refers to."""
 
+    def condition_bound(self, b: PyTree[Array], U: PyTree[Array]) -> Array | None:
+        """Return what the solutions U for b show of each value's condition number, from below.
+
+        `None` where a value cannot be ill conditioned.
+        """
+        return None
+
     @abc.abstractmethod
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return M_i; `i` may be traced. `definite` vouches for definiteness."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 from .._compiled import compiled
 from ..degeneracy import cluster_mask
 from ..operators import column_norms, scale_columns
-from ..policy import Policy, tolerance
+from ..policy import Policy, largest_condition, tolerance
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 
@@ -158,7 +158,7 @@ class InspectPairs(eqx.Module):
 
 def inspect_condition(condition: np.ndarray, lam: np.ndarray) -> str | None:
     """Say which value is at an exceptional point, or so near that its derivatives mean little."""
-    limit = float(np.finfo(condition.dtype).eps) ** -0.5
+    limit = largest_condition(condition.dtype)
     if not (condition > limit).any():
         return None
     i = int(np.argmax(condition))

@@ -27,7 +27,7 @@ import scipy.sparse.linalg as spla
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractLinearSystems, Border, ShiftedPencil, Structure
-from ..operators import product_view
+from ..operators import column_norms, product_view
 from .matrices import AbstractMatrices, Shifted
 
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
@@ -70,6 +70,13 @@ class BorderedPairs(AbstractLinearSystems):
     def sizes(self) -> Float[Array, " k"]:
         """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1; shape (k,)."""
         return self.matrices.sizes(self.col[:, :1])
+
+    def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"]:
+        """Return ‖M‖ ‖u‖ / ‖b‖, both in the scale of x: that of a left vector is 1/|yᴴx|."""
+        n = len(self.col)
+        size = column_norms(b[:n]) + column_norms(b[n:]) / BORDER
+        found = self.sizes() * (column_norms(U[:n]) + BORDER * column_norms(U[n:]))
+        return found / jnp.where(size > 0, size, 1)
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
