@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._compiled import full_precision
 from .._errors import InputError
 from ..cotangents import look, watch
 from ..degeneracy import near_mask
@@ -102,6 +103,7 @@ def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return _drop_rounding(bars, pairs), look(_without_rounding, bars_dot, pairs)
 
 
+@full_precision
 def _without_rounding(bars: tuple[Array, Array], pairs: tuple[Array, Array]) -> tuple[Array, Array]:
     (K_bar, Z_bar), (X, lam) = bars, pairs
     skew = (K_bar - K_bar.conj().T) / 2
