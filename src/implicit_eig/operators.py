@@ -13,9 +13,10 @@ import scipy.sparse.linalg as spla
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
+from . import host
 from ._compiled import compiled
 from ._errors import InputError
-from .host import as_jax, is_traced
+from .host import is_traced
 from .packed import PackedOperator, Pattern, hidden, pack, pattern_of, register_sparse
 
 
@@ -335,10 +336,12 @@ def host_view(operator: lx.AbstractLinearOperator) -> Any:
         matrix.has_canonical_format = True
         return matrix
     if isinstance(operator, SparseOperator):
-        places = (np.asarray(operator.rows), np.asarray(operator.cols))
-        return sp.csr_matrix((np.asarray(operator.data), places), shape=operator.shape)
+        known = operator.pattern
+        places: Any = operator.traced if known is None else (known.rows, known.cols)
+        entries = np.asarray(operator.data), tuple(map(np.asarray, places))
+        return sp.csr_matrix(entries, shape=operator.shape)
     dtype = dtype_of(operator)
-    operator = as_jax(operator)
+    operator = host.as_jax(operator)
 
     shape = (operator.out_size(), operator.in_size())
     product = lambda X: np.asarray(apply(operator, jnp.asarray(X, dtype)))  # noqa: E731

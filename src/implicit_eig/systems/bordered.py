@@ -101,11 +101,12 @@ class BorderedSystems(AbstractPairSystems):
         """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
-        BX, lam = np.asarray(self.BX), np.asarray(self.pencil.lam)
+        S, BX, alphas, nears = map(np.asarray, (self.pencil.S, self.BX, self.alpha, self.near))
+        lam = np.real(np.diagonal(S))
         n, k = BX.shape
 
         def column(i: int) -> Any:
-            alpha, near = np.asarray(self.alpha)[i], np.asarray(self.near)[:, i]
+            alpha, near = alphas[i], nears[:, i]
             border = alpha * near * BX
             corner = alpha * np.diag(1 - near).astype(BX.dtype)
             if self.structure is Structure.MATRIX_FREE:

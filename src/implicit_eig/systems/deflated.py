@@ -86,8 +86,9 @@ class DeflatedSystems(AbstractPairSystems):
         """Return i -> Mᵢ: an array, or a `LinearOperator` of SciPy products."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
-        BX = np.asarray(self.BX)
-        lam, shifts = np.asarray(self.pencil.lam), np.asarray(self.shift)
+        S, BX, tau, known = map(np.asarray, (self.pencil.S, self.BX, self.tau, self.known))
+        lam = np.real(np.diagonal(S))
+        shifts = tau[None, :] - (known[:, None] - lam[None, :])
 
         def column(i: int) -> Any:
             shift = shifts[:, i, None]

@@ -13,7 +13,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
-from ..host import as_jax
+from .. import host
 from ..linear_solvers._systems import Structure, probe
 from ..linear_solvers.auto import SMALL
 from ..operators import apply_complex, column_norms, dtype_of, host_view, is_dense
@@ -146,7 +146,7 @@ class Function(AbstractMatrices):
 
     def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
         """Return i -> T(λᵢ), an array or a `LinearOperator` of JAX's products."""
-        on_device = as_jax(self)
+        on_device = host.as_jax(self)
         structure = jax.ShapeDtypeStruct((n,), dtype)
         dense = self.structure(n) is Structure.DENSE
 
