@@ -66,6 +66,31 @@ def _black_box(ie, k):
 # ---------------------------------------------------------------- W2 by hand and by peers
 
 
+def projected_cg(K, M, lu, lam, X, B):
+    """Z with (K − λᵢM) zᵢ = bᵢ but for M xᵢ, and zᵢ ⟂ M xᵢ: all pairs as one block."""
+    MX = M @ X
+    project = lambda V: V - X @ (MX.T @ V)
+    R = B - MX @ (X.T @ B)
+    target = 1e-10 * np.linalg.norm(R, axis=0)
+    Z, S = np.zeros_like(R), project(lu.solve(R))
+    P, rho, active = S.copy(), np.sum(R * S, axis=0), np.arange(len(lam))
+    while active.size:
+        AP = K @ P - (M @ P) * lam[active]
+        step = rho / np.sum(P * AP, axis=0)
+        Z[:, active] += step * P
+        R -= step * AP
+        keep = np.linalg.norm(R, axis=0) > target[active]
+        active, R, P, rho = active[keep], R[:, keep], P[:, keep], rho[keep]
+        if active.size:
+            S = project(lu.solve(R))
+            new = np.sum(R * S, axis=0)
+            P, rho = S + new / rho * P, new
+    # along the other known pairs
+    gap = lam[:, None] - lam[None, :]
+    np.fill_diagonal(gap, np.inf)
+    return Z + X @ ((X.T @ B) / gap)
+
+
 def _conjugate_gradients(w):
     """One symmetric LU, reused in projected conjugate gradients on all pairs as one block."""
 
@@ -76,29 +101,7 @@ def _conjugate_gradients(w):
 
     def gradient():
         K, M, lu, lam, X = forward()
-        MX = M @ X
-        X_bar = w.cotangents(lam, X)[1]
-        R = -(X_bar - MX @ (X.T @ X_bar))
-        Z, rest = np.zeros_like(R), R.copy()
-        target = 1e-10 * np.linalg.norm(R, axis=0)
-        project = lambda V: V - X @ (MX.T @ V)
-        S = project(lu.solve(rest))
-        P, rho, active = S.copy(), np.sum(rest * S, axis=0), np.arange(w.k)
-        while active.size:
-            AP = K @ P - (M @ P) * lam[active]
-            step = rho / np.sum(P * AP, axis=0)
-            Z[:, active] += step * P
-            rest -= step * AP
-            keep = np.linalg.norm(rest, axis=0) > target[active]
-            active, rest, P, rho = active[keep], rest[:, keep], P[:, keep], rho[keep]
-            if active.size:
-                S = project(lu.solve(rest))
-                new = np.sum(rest * S, axis=0)
-                P, rho = S + new / rho * P, new
-        # couplings of the known pairs: xⱼ part of the adjoint
-        gap = lam[None, :] - lam[:, None]
-        np.fill_diagonal(gap, np.inf)
-        Z += X @ ((X.T @ X_bar) / gap)
+        Z = projected_cg(K, M, lu, lam, X, -w.cotangents(lam, X)[1])
         return w.loss(lam, X), w.gradient(lam, X, Z)
 
     return lambda: w.loss(*forward()[3:]), gradient
@@ -235,6 +238,55 @@ def _jaxopt(w):
     forward, gradient, p = jax.jit(loss), jax.jit(jax.value_and_grad(loss)), jnp.asarray(w.p)
     ready = jax.block_until_ready
     return lambda: ready(forward(p)), lambda: ready(gradient(p))
+
+
+def _xitorch_sparse(w):
+    """`xitorch.linalg.symeig` with the user's own ARPACK and projected CG, one LU for both."""
+    import torch
+    import xitorch
+    import xitorch.linalg
+
+    rows, cols = torch.tensor(w.rows).long(), torch.tensor(w.cols).long()
+    cell, stiffness, mass = torch.tensor(w.cell), torch.tensor(w.stiffness), torch.tensor(w.mass)
+    weights, g, kept = torch.tensor(w.w), torch.tensor(w.g), {}
+
+    class Entries(xitorch.LinearOperator):
+        def __init__(self, data):
+            super().__init__((w.n, w.n), is_hermitian=True, dtype=data.dtype, device=data.device)
+            self.data = data
+
+        def _mv(self, x):
+            return self._mm(x[:, None])[:, 0]
+
+        def _mm(self, X):
+            return torch.zeros_like(X).index_add(0, rows, self.data[:, None] * X[cols])
+
+        def _getparamnames(self, prefix=""):
+            return [prefix + "data"]
+
+    def pairs(A, neig, mode, M, p):
+        K, M = w.assemble(p)
+        lu = superlu(K)
+        lam, X = arpack(K, M, neig, lu.solve)
+        kept.update(K=K, M=M, lu=lu, lam=lam, X=X)
+        return torch.tensor(lam), torch.tensor(X)
+
+    def adjoint(A, B, E, M):
+        return torch.tensor(projected_cg(**kept, B=B.numpy()))
+
+    def loss(p):
+        K, M = Entries(stiffness * p[cell]), Entries(mass * (0.5 + 0.5 * p)[cell])
+        options = {"method": pairs, "p": p.detach().numpy(), "bck_options": {"method": adjoint}}
+        values, X = xitorch.linalg.symeig(K, w.k, M=M, **options)
+        return weights @ values + (g[:, None] * X**2).sum()
+
+    def gradient():
+        p = torch.tensor(w.p).requires_grad_()
+        value = loss(p)
+        value.backward()
+        return value.item(), p.grad.numpy()
+
+    return lambda: loss(torch.tensor(w.p)).item(), gradient
 
 
 # ---------------------------------------------------------------- W5
@@ -396,6 +448,38 @@ def _xitorch(w):
     return solve
 
 
+def _matfree(w):
+    """Lanczos with full reorthogonalisation, differentiated step by step."""
+    import jax.numpy as jnp
+    from matfree import decomp, eig
+
+    eigh, start = eig.eigh_partial(decomp.tridiag_sym(250)), jnp.ones(w.n)
+
+    def solve(A):
+        # as a symmetric matrix: its gradient is one too
+        values, rows = eigh(lambda v, A: A @ v, start, (A + A.T) / 2)
+        return values, rows.T
+
+    return solve
+
+
+def _legume(w):
+    import autograd
+    from legume.primitives import eigsh_ag
+
+    def loss(A):
+        values, X = eigsh_ag(A, k=w.k, which="SA", v0=np.ones(w.n))
+        return autograd.numpy.dot(w.w, values) + autograd.numpy.sum(w.g * X**2)
+
+    value_and_grad = autograd.value_and_grad(loss)
+
+    def gradient():
+        value, bar = value_and_grad(w.A)
+        return value, (bar + bar.T) / 2
+
+    return lambda: loss(w.A), gradient
+
+
 def _dense_by_hand(w):
     """NumPy's `eigh`, and the closed form from the full spectrum."""
 
@@ -513,6 +597,7 @@ W2 = {
     "eigd sibk": _eigd("sibk"),
     "eigd pcpg": _eigd("pcpg"),
     "jaxopt custom_root, own MINRES with LU": _jaxopt,
+    "xitorch, own CG with LU": _xitorch_sparse,
 }
 CONTESTANTS = {
     "W1": {
@@ -523,6 +608,8 @@ CONTESTANTS = {
         "jnp.linalg.eigh": _dense(_dense_jax),
         "torch.linalg.eigh": _torch(_torch_eigh),
         "xitorch exacteig": _torch(_xitorch),
+        "matfree, 250 steps": _dense(_matfree),
+        "legume eigsh": _legume,
     },
     "W2": W2,
     "W2 values": {"ours": _ours(lambda ie, k: ie.solvers.arpack(k, 0.0), vectors=False)},
