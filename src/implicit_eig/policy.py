@@ -62,7 +62,8 @@ class Policy(eqx.Module):
         gauge: in reverse mode, a function depends on a phase or on the basis in a cluster.
         linear_solve: the tangent or adjoint system was not solved.
         exceptional: the condition number 1/|yᴴBx| of a value exceeds 1/√eps, where ‖x‖ = ‖y‖ = 1:
-            seen where its left vector y is known, and in the linear solve of a derivative.
+            seen where its left vector y is known, else in forward mode by a lower bound, and in
+            gradients of values alone.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two values closer than this times the larger of them, or closer than

@@ -302,9 +302,9 @@ class _InspectCondition(eqx.Module):
             return None
         i = int(np.argmax(bound))
         return (
-            f"`jax.grad`, `jax.jvp`: values that are well conditioned; got {self.systems.name(i)} "
-            f"with a solution {bound[i]:.1e} times as large as its right side, above {limit:.1e}: "
-            "a derivative may have no digit left. Treat the values that meet there as one, by "
-            "`Subspace`; see `diagnose`; or accept this with `Policy(exceptional=...)`. "
-            f"{self.systems.if_singular()}"
+            "`jax.grad`, `jax.jvp`: values that are well conditioned; got a condition number "
+            f"1/|yᴴBx| of at least {bound[i]:.1e} from {self.systems.name(i)}, above {limit:.1e}: near a "
+            "defective value the derivative grows like it, and its error like its square. Treat "
+            "the values that meet there as one, by `Subspace`, or accept this with "
+            "`Policy(exceptional=...)`."
         )

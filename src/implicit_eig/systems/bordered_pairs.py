@@ -72,11 +72,16 @@ class BorderedPairs(AbstractLinearSystems):
         return self.matrices.sizes(self.col[:, :1])
 
     def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"]:
-        """Return ‖M‖ ‖u‖ / ‖b‖, both in the scale of x: that of a left vector is 1/|yᴴx|."""
+        """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left vector for (0, ·).
+
+        With κ = ‖y‖ ‖T'x‖ / |yᴴT'x| the first is at most κ for every r, and the second is κ.
+        """
         n = len(self.col)
-        size = column_norms(b[:n]) + column_norms(b[n:]) / BORDER
-        found = self.sizes() * (column_norms(U[:n]) + BORDER * column_norms(U[n:]))
-        return found / jnp.where(size > 0, size, 1)
+        col, row = (column_norms(border)[:, None] for border in (self.col, self.row))
+        top, bottom = column_norms(b[:n]), column_norms(b[n:] / row.astype(b.dtype))
+        of_value = column_norms(U[n:] * col.astype(U.dtype)) / jnp.where(top > 0, top, 1)
+        of_left = column_norms(U[:n]) / jnp.where(bottom > 0, bottom, 1)
+        return jnp.where(top > 0, of_value, of_left)
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
