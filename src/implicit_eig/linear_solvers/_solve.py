@@ -303,8 +303,8 @@ class _InspectCondition(eqx.Module):
         i = int(np.argmax(bound))
         return (
             "`jax.grad`, `jax.jvp`: values that are well conditioned; got a condition number "
-            f"1/|yᴴBx| of at least {bound[i]:.1e} from {self.systems.name(i)}, above {limit:.1e}: near a "
-            "defective value the derivative grows like it, and its error like its square. Treat "
-            "the values that meet there as one, by `Subspace`, or accept this with "
-            "`Policy(exceptional=...)`."
+            f"1/|yᴴBx| of at least {bound[i]:.1e} from {self.systems.name(i)}, above "
+            f"{limit:.1e}: near a defective value the derivative grows like it, and its error like "
+            "its square. Treat the values that meet there as one, by `Subspace`, or accept this "
+            "with `Policy(exceptional=...)`."
         )
