@@ -281,9 +281,10 @@ def test_a_cluster(dtype, k):
     M = random(shape, dtype, 2)
 
     def solver(seed):
+        Q = np.linalg.qr(np.asarray(random((2, 2), dtype, seed)))[0]
+
         def turned(A):
             sigma, V, U = svd(A)
-            Q = np.linalg.qr(np.asarray(random((2, 2), dtype, seed)))[0]
             V[:, :2], U[:, :2] = V[:, :2] @ Q, U[:, :2] @ Q
             return sigma, V, U
 
