@@ -160,6 +160,18 @@ def test_ill_conditioned_values_are_called_out_where_left_vectors_are_not_known(
     derivative(1e-6, exceptional=ie.Action.RAISE)
 
 
+def test_a_cotangent_of_nearly_no_size_shows_no_condition():
+    policy = ie.Policy(exceptional=ie.Action.RAISE)
+    solve = ie.eigensolver(eig, ie.General(2), policy=policy)
+    for factor in (1e-8, 1e-16, 1e-25, 1e-100):
+
+        def f(A, factor=factor):
+            values, X = solve(A)
+            return jnp.sum(values.real) + factor * jnp.sum(jnp.abs(X[0]) ** 2)
+
+        assert jnp.all(jnp.isfinite(jax.grad(f)(random(0, N))))
+
+
 def test_a_wide_spectrum_is_not_ill_conditioned():
     """Nor is a small difference of values of orthogonal vectors."""
     A = with_spectrum([1.0, 1.0 + 1e-5, 2.0, 1e12, 2e12, 3e12])

@@ -116,7 +116,7 @@ class AbstractLinearSystems(AbstractSystems):
         """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,): what rounding refers to."""
 
     def condition_bound(self, b: PyTree[Array], U: PyTree[Array]) -> Array | None:
-        """Return what the solutions U for b show of each value's condition number, from below.
+        """Return what U for b of norm 1 shows of each value's condition number, from below.
 
         `None` where a value cannot be ill conditioned.
         """

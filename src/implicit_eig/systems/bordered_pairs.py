@@ -74,12 +74,14 @@ class BorderedPairs(AbstractLinearSystems):
     def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"]:
         """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left vector for (0, ·).
 
-        With κ = ‖y‖ ‖T'x‖ / |yᴴT'x| the first is at most κ for every r, and the second is κ.
+        With κ = ‖y‖ ‖T'x‖ / |yᴴT'x| the first is at most κ for every r, and the second is κ. Where
+        r is so small a part of the right side that rounding may have made λ̇, nothing is seen.
         """
         n = len(self.col)
         col, row = (column_norms(border)[:, None] for border in (self.col, self.row))
         top, bottom = column_norms(b[:n]), column_norms(b[n:] / row.astype(b.dtype))
-        of_value = column_norms(U[n:] * col.astype(U.dtype)) / jnp.where(top > 0, top, 1)
+        small = float(jnp.finfo(top.dtype).eps) ** 0.5
+        of_value = column_norms(U[n:] * col.astype(U.dtype)) / jnp.maximum(top, small)
         of_left = column_norms(U[:n]) / jnp.where(bottom > 0, bottom, 1)
         return jnp.where(top > 0, of_value, of_left)
 
