@@ -119,6 +119,22 @@ def largest_condition(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** -0.5
 
 
+def describe_condition(
+    condition: np.ndarray, caller: str, source: Callable[[int], str]
+) -> str | None:
+    """Say which value is so ill conditioned that its derivatives mean little, and who shows it."""
+    limit = largest_condition(condition.dtype)
+    if not (condition > limit).any():
+        return None
+    i = int(np.argmax(condition))
+    return (
+        f"{caller}: values that are well conditioned; got a condition number 1/|yᴴBx| of "
+        f"{condition[i]:.1e} {source(i)}, above {limit:.1e}: near a defective value "
+        "the derivative grows like it, and its error like its square. Treat the values that meet "
+        "there as one, by `Subspace`, or accept this with `Policy(exceptional=...)`."
+    )
+
+
 class Check(eqx.Module):
     """One check: a verdict on figures, and what follows from it.
 

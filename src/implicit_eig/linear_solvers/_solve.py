@@ -27,6 +27,7 @@ from ..operators import scale_columns
 from ..policy import (
     Policy,
     SolveReport,
+    describe_condition,
     enforce,
     exceptional_check,
     largest_condition,
@@ -297,14 +298,5 @@ class _InspectCondition(eqx.Module):
     systems: type[AbstractLinearSystems] = eqx.field(static=True)
 
     def __call__(self, bound: np.ndarray) -> str | None:
-        limit = largest_condition(bound.dtype)
-        if not (bound > limit).any():
-            return None
-        i = int(np.argmax(bound))
-        return (
-            "`jax.grad`, `jax.jvp`: values that are well conditioned; got a condition number "
-            f"1/|yᴴBx| of at least {bound[i]:.1e} from {self.systems.name(i)}, above "
-            f"{limit:.1e}: near a defective value the derivative grows like it, and its error like "
-            "its square. Treat the values that meet there as one, by `Subspace`, or accept this "
-            "with `Policy(exceptional=...)`."
-        )
+        source = lambda i: f"or more from {self.systems.name(i)}"  # noqa: E731
+        return describe_condition(bound, "`jax.grad`, `jax.jvp`", source)

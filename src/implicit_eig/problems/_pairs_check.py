@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool
 from .._compiled import compiled
 from ..degeneracy import cluster_mask
 from ..operators import column_norms, scale_columns
-from ..policy import Policy, largest_condition, tolerance
+from ..policy import Policy, describe_condition, tolerance
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 
@@ -157,14 +157,7 @@ class InspectPairs(eqx.Module):
 
 
 def inspect_condition(condition: np.ndarray, lam: np.ndarray) -> str | None:
-    """Say which value is at an exceptional point, or so near that its derivatives mean little."""
-    limit = largest_condition(condition.dtype)
-    if not (condition > limit).any():
-        return None
-    i = int(np.argmax(condition))
-    return (
-        f"`eigensolver(...)`: values that are well conditioned; got a condition number 1/|yᴴBx| of "
-        f"{condition[i]:.1e} for pair {i}, {lam[i]:.6g}, above {limit:.1e}: near a defective value "
-        "the derivative grows like it, and its error like its square. Treat the values that meet "
-        "there as one, by `Subspace`, or accept this with `Policy(exceptional=...)`."
+    """Say which value is at an exceptional point, or near one."""
+    return describe_condition(
+        condition, "`eigensolver(...)`", lambda i: f"for pair {i}, {lam[i]:.6g}"
     )

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
@@ -33,6 +34,10 @@ class Pencil(eqx.Module):
     def lam(self) -> Float[Array, " k"]:
         """The values, shape (k,)."""
         return jnp.diagonal(self.S).real
+
+    def host_lam(self) -> np.ndarray:
+        """Return the values on the host, where S is a NumPy array and JAX is not to be called."""
+        return np.real(np.diagonal(self.S))
 
     @property
     def structure(self) -> Structure:

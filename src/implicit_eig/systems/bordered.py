@@ -101,8 +101,8 @@ class BorderedSystems(AbstractPairSystems):
         """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
-        S, BX, alphas, nears = map(np.asarray, (self.pencil.S, self.BX, self.alpha, self.near))
-        lam = np.real(np.diagonal(S))
+        BX, alphas, nears = map(np.asarray, (self.BX, self.alpha, self.near))
+        lam = self.pencil.host_lam()
         n, k = BX.shape
 
         def column(i: int) -> Any:

@@ -57,7 +57,11 @@ class DeflatedSystems(AbstractPairSystems):
     @property
     def shift(self) -> Float[Array, "p k"]:
         """Column i is the diagonal of Dᵢ."""
-        return self.tau[None, :] - (self.known[:, None] - self.pencil.lam[None, :])
+        return self.shifts(self.pencil.lam)
+
+    def shifts(self, lam: Any) -> Any:
+        """Return `shift` for the values, by NumPy on the host."""
+        return self.tau[None, :] - (self.known[:, None] - lam[None, :])
 
     def mv(self, U: Inexact[Array, "n k"], skip_zeros: bool = False) -> Inexact[Array, "n k"]:
         """Return Mᵢ uᵢ for all i."""
@@ -86,9 +90,8 @@ class DeflatedSystems(AbstractPairSystems):
         """Return i -> Mᵢ: an array, or a `LinearOperator` of SciPy products."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
-        S, BX, tau, known = map(np.asarray, (self.pencil.S, self.BX, self.tau, self.known))
-        lam = np.real(np.diagonal(S))
-        shifts = tau[None, :] - (known[:, None] - lam[None, :])
+        BX, lam = np.asarray(self.BX), self.pencil.host_lam()
+        shifts = np.asarray(self.shifts(lam))
 
         def column(i: int) -> Any:
             shift = shifts[:, i, None]
