@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
+from scipy.linalg import get_blas_funcs
 
 from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
@@ -32,6 +33,7 @@ class Arpack(AbstractForwardSolver):
         options = {"v0": np.random.default_rng(0).standard_normal(n).astype(dtype)}
         if self.sigma is None:
             options["which"] = "SA"
+            A = _product(A) if isinstance(A, np.ndarray) and self.k < n else A
         else:
             # with this many vectors all pairs converge at the first look, or nearly: 33 solves for
             # six and 131 for forty, where SciPy's ncv and tol = 0 take 44 and 145; as exact
@@ -58,6 +60,19 @@ class Arpack(AbstractForwardSolver):
                 f"got {type(A).__name__}. Leave `sigma` out for a matrix-free operator."
             )
         return None  # dense: SciPy factorises it
+
+
+def _product(A: np.ndarray) -> spla.LinearOperator:
+    """Return products with a Hermitian array by SciPy's BLAS, which ARPACK uses too.
+
+    NumPy's has threads of its own, and the two sets wait for each other: 200 ms instead of 50 for
+    six pairs, n = 1000.
+    """
+    multiply: Any = get_blas_funcs("hemv" if np.iscomplexobj(A) else "symv", (A,))
+    # the transpose is in Fortran's order, and the conjugate of A
+    conjugate = A.T
+    product = lambda x: multiply(1.0, conjugate, x.conj()).conj()  # noqa: E731
+    return spla.LinearOperator(A.shape, product, dtype=A.dtype)  # pyright: ignore
 
 
 def arpack(
