@@ -120,3 +120,18 @@ def test_places_that_are_traced():
 def test_places_outside_the_shape_are_refused_in_jax_arrays_too():
     with pytest.raises(ie.InputError, match=r"SparseOperator\(rows=...\)`: indices in \[0, 2\)"):
         ie.SparseOperator(jnp.ones(1), jnp.array([-1]), jnp.array([0]), (2, 2))
+
+
+def test_two_matrices_of_one_pattern_keep_nothing_that_they_gather():
+    n, k, width = 2000, 40, 9
+    rows = np.repeat(np.arange(n), width)
+    cols = (rows + np.tile(np.arange(width), n)) % n
+    pattern = pattern_of(rows, cols, (n, n))
+
+    def products(a, b, X):
+        A, B = pack(a, pattern), pack(b, pattern)
+        return A.mm(X), B.mm(X)
+
+    entries, X = jnp.ones(rows.size), jnp.ones((n, k))
+    compiled = jax.jit(products).lower(entries, 2 * entries, X).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * X.nbytes
