@@ -240,3 +240,16 @@ def test_batches_are_judged_one_by_one():
         with pytest.warns(ie.GaugeWarning) as caught:
             gradient()
         assert len(caught) == 1
+
+
+@pytest.mark.parametrize(("dtype", "coupling"), [(np.float32, 1e-3), (np.float64, 1e-7)])
+def test_a_cotangent_along_the_vector_is_no_dependence_on_its_phase(dtype, coupling):
+    # all of it but `coupling`² is taken away by the norm, which is fixed
+    solve = ie.eigensolver(eig, ie.General(1), policy=RAISE)
+    A = jnp.array([[1, coupling], [coupling, 2]], dtype)
+    # the value 2 comes first:  |x₁|² = 1 − (a₀₁ / (λ − a₀₀))² + …
+    gradient = jax.grad(lambda A: jnp.abs(solve(A).vectors[1, 0]) ** 2)(A)
+    expected = coupling * np.array([[-2 * coupling, -2], [0, 2 * coupling]])
+    assert np.max(np.abs(np.asarray(gradient) - expected)) < 10 * coupling**3 + 1e-6 * coupling
+    with pytest.raises(jax.errors.JaxRuntimeError, match="on the phase of pair 0"):
+        jax.jit(jax.grad(lambda A: solve(A).vectors[1, 0].imag))(A)

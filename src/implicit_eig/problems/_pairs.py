@@ -186,7 +186,9 @@ class AbstractPairs(AbstractProblem):
         """
         norms = jnp.sqrt(jnp.sum(state.X * state.X.conj(), axis=0).real)
         left = scale_columns(state.V, norms).conj() if self.left else None
-        return Solution(state.lam, scale_columns(state.X, 1 / norms), left, _block=state.S)
+        # a factor of 1, whose cotangent is what the norm takes away from that of x
+        X = scale_columns(state.X, jnp.diagonal(state.near) / norms)
+        return Solution(state.lam, X, left, _block=state.S)
 
     def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
         """Return T(λ) x; with left vectors also T(λ)ᵀ v and, within clusters, VᵀT'(λ)X − s I."""
@@ -203,7 +205,9 @@ class AbstractPairs(AbstractProblem):
         """Return what X → X(I + K), V → V(I − Kᵀ), K within clusters, changes, and its size."""
         M = cotangent.X.T @ state.X - (cotangent.V.T @ state.V).T
         size = product_sizes(cotangent.X, state.X) + product_sizes(cotangent.V, state.V)
-        return jnp.where(clusters, jnp.abs(M), 0), jnp.max(size)
+        # of a function of |x|² nearly all of x̄ may be along x, where the norm is fixed
+        along = jnp.abs(jnp.diagonal(cotangent.near))
+        return jnp.where(clusters, jnp.abs(M), 0), jnp.max(size) + jnp.max(along)
 
     def values_dot(self, state: Pairs, residual_dot: tuple[Array, ...]) -> None:
         """Return `None`: without left vectors it needs the solve that the vectors need."""
