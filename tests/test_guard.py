@@ -105,6 +105,27 @@ def test_a_guard_spares_steps_and_changes_no_derivative(generalised, error):
     assert guarded[2] < (0.8 if error == 0 else 2) * plain[2]
 
 
+def test_the_advice_is_a_k_that_is_known_to_be_none_inside():
+    A = jnp.diag(jnp.array([1.0, 2.0, 2.0, 3.0]))
+    for k, guard, advice in (
+        (2, 2, "ask for k = 1 or k = 3, or accept"),
+        (2, 1, "ask for k = 1 or more pairs and a larger `guard`, or accept"),
+    ):
+        with pytest.raises(ie.EigensolverError, match=advice):
+            ie.eigensolver(eigh, ie.Hermitian(k, guard=guard))(A)
+    with pytest.raises(ie.EigensolverError, match="ask for more pairs and a larger `guard`, or ac"):
+        ie.eigensolver(eigh, ie.Hermitian(1, guard=1))(jnp.eye(3))
+
+
+def test_a_member_of_a_batch_that_is_cut_is_nan_alone():
+    solve = ie.eigensolver(eigh, ie.Hermitian(2, guard=1), policy=ie.Policy(cluster=ie.Action.NAN))
+    batch = jnp.stack([jnp.diag(jnp.array([1.0, 2.0, c, 3.0])) for c in (2.0, 2.5)])
+    loss = lambda A: jnp.sum(jnp.arange(4.0)[:, None] * solve(A).vectors ** 2)
+    gradients = jax.vmap(jax.grad(loss))(batch)
+    assert jnp.all(jnp.isnan(gradients[0]))
+    assert jnp.max(jnp.abs(gradients[1] - jax.grad(loss)(batch[1]))) < 1e-12
+
+
 def test_refusals():
     with pytest.raises(
         ie.InputError, match=r"`Hermitian\(guard=...\)`: a number of pairs, 0 or more"

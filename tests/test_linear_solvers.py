@@ -253,6 +253,22 @@ class TestMonitor:
             jax.grad(lambda p: solve(*pencil(p)).vectors[0, 1] ** 2)(p)
 
 
+@pytest.mark.parametrize("name", ["default dense", "default sparse", "default matrix-free"])
+def test_nan_that_is_handed_in_is_no_failed_solve(name):
+    make = SOLVERS[name][1]
+    pencil, p = grid_pencil(4)
+    spoilt = lambda A, B: tuple(part * np.nan for part in eigh(A, B))
+    policy = ie.Policy(forward=ie.Action.NAN)
+    loss = lambda solver: (
+        lambda p: jnp.sum(
+            ie.eigensolver(solver, ie.Hermitian(K), policy=policy)(*map(make, pencil(p))).vectors[0]
+        )
+    )
+    assert jnp.all(jnp.isnan(jax.jit(jax.grad(loss(spoilt)))(p)))
+    _, vjp = jax.vjp(jax.jit(loss(eigh)), p)
+    assert jnp.all(jnp.isnan(vjp(jnp.nan)[0]))
+
+
 STALLED = [
     ie.linear_solver(JSP.gmres, tol=1e-10, restart=2, maxiter=2),
     lx.GMRES(rtol=1e-10, atol=0.0, restart=2, max_steps=6),

@@ -229,7 +229,10 @@ class _JacobianSystems(AbstractLinearSystems):
         return False
 
     def sizes(self) -> Array:
-        return system_norms(self.mv(probe(to_real(self.z))[:, None]))
+        u = to_real(self.z)
+        size = system_norms(self.mv(probe(u)[:, None]))
+        # NaN stands for that of the root; conditions of which the derivative is NaN are unsolved
+        return jnp.where(jnp.isnan(size) & ~jnp.any(jnp.isnan(u)), jnp.inf, size)
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         u = to_real(self.z)

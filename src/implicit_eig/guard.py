@@ -60,11 +60,14 @@ class _Inspect(eqx.Module):
             return None
         i = int(np.flatnonzero(equal[:k, k:].any(axis=1))[0])
         members = np.flatnonzero(equal[i])
-        inside = int((members < k).sum())
+        inside, end = int((members < k).sum()), int(members[-1]) + 1
+        choices = [f"k = {k - inside}"] if inside < k else []
+        # a cluster that reaches the last pair may go on beyond it
+        choices.append(f"k = {end}" if end < len(lam) else "more pairs and a larger `guard`")
         return (
             f"`eigensolver(problem=...(k={k}, guard={len(lam) - k}))`: a k between clusters; got "
             f"one that takes {inside} of at least {len(members)} pairs with the value "
             f"{lam[i]:.6g}. "
-            f"These have no derivative without the others: ask for k = {k - inside} or "
-            f"k = {int(members[-1]) + 1}, or accept this with `Policy(cluster=...)`."
+            f"These have no derivative without the others: ask for {' or '.join(choices)}, or "
+            "accept this with `Policy(cluster=...)`."
         )

@@ -164,15 +164,19 @@ def _solve_and_check(
     solver: lx.AbstractLinearSolver,
     policy: Policy,
 ) -> PyTree[Array]:
-    # Right sides of norm 1: an absolute tolerance of the solver then means a relative one.
-    size = system_norms(b)
+    # Right sides of norm 1: an absolute tolerance of the solver then means a relative one. NaN in a
+    # right side or in a system is somebody else's complaint: it is solved as zero, and the solution
+    # is NaN by its size.
+    sizes = systems.sizes()
+    size = jnp.where(jnp.isnan(sizes), jnp.nan, system_norms(b))
     inverse = 1 / jnp.where(size > 0, size, 1)
-    unit = jax.tree.map(lambda leaf: scale_columns(leaf, inverse), b)
+    unit = jax.tree.map(lambda leaf: jnp.where(size > 0, scale_columns(leaf, inverse), 0), b)
     U, outcome = solve_all(systems, unit, solver)
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
+    residual = jnp.where(jnp.isnan(size), 0, residual)
     dtype = residual.dtype
     eps = float(jnp.finfo(dtype).eps)
-    rounding = ROUNDING * eps * systems.sizes() * system_norms(U)
+    rounding = ROUNDING * eps * sizes * system_norms(U)
     allowed = jnp.maximum(
         accepted_rtol(solver, policy, dtype),
         jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
