@@ -1,6 +1,7 @@
 """What is checked, how strictly, and what happens when a check fails."""
 
 import enum
+import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class Policy(eqx.Module):
             derivative; with the same function at each call, lest programs be compiled anew.
 
     Raises:
-        InputError: a threshold is negative.
+        InputError: a threshold is negative or no number, or an action no `Action`.
 
     A result of the wrong shape raises under every policy, having no other form.
     """
@@ -97,11 +98,18 @@ class Policy(eqx.Module):
     monitor: Callable[[SolveReport], None] | None = None
 
     def __check_init__(self):
+        for name in ("forward", "cluster", "gauge", "linear_solve", "exceptional"):
+            action = vars(self)[name]
+            if not isinstance(action, Action):
+                raise InputError(
+                    f"`Policy({name}=...)`: an `Action`; got {action!r}. Write "
+                    "`Action.RAISE`, `Action.WARN`, `Action.NAN` or `Action.IGNORE`."
+                )
         for name in ("residual_rtol", "degeneracy_rtol", "gauge_rtol", "linear_solve_rtol"):
             value = vars(self)[name]
-            if value is not None and not value >= 0:
+            if value is not None and not (isinstance(value, numbers.Real) and float(value) >= 0):
                 raise InputError(
-                    f"`Policy({name}=...)`: a number at or above 0; got {value}. "
+                    f"`Policy({name}=...)`: a number at or above 0; got {value!r}. "
                     "Leave it out for the default of the working precision."
                 )
 
