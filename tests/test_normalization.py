@@ -130,6 +130,9 @@ def test_refusals():
     outside = ie.eigensolver(eigh, ie.Hermitian(1), normalization=ie.UnitComponent(N))
     with pytest.raises(ie.InputError, match=r"UnitComponent\(index=6\)`: a component"):
         outside(random_hermitian(N))
+    vanishing = ie.eigensolver(eigh, ie.Hermitian(1), normalization=ie.UnitComponent(1))
+    with pytest.raises(ie.EigensolverError, match=r"not 0; got 0 for pair 0. Choose a component"):
+        vanishing(jnp.diag(jnp.arange(4.0)))
     with pytest.raises(ie.InputError, match=r"eigensolver\(normalization=...\)`: an instance of"):
         ie.eigensolver(eigh, ie.Hermitian(1), normalization=ie.TwoNorm)
     with pytest.raises(ie.InputError, match=r"normalization=...\)`: a function of a vector"):

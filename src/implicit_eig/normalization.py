@@ -13,10 +13,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._errors import InputError
-from .operators import apply_complex, scale_columns
+from .operators import apply_complex, column_norms, scale_columns
+from .policy import Policy, enforce, forward_check
 from .solution import Solution
 
 Metric = Callable[[], lx.AbstractLinearOperator | None]
@@ -78,7 +80,10 @@ class UnitComponent(AbstractNormalization):
                 f"`UnitComponent(index={self.index})`: a component of vectors with n = {len(X)}. "
                 "Give an index from 0 to n − 1."
             )
-        return X[self.index]
+        component = X[self.index]
+        # what is rounding of 0 is 0
+        rounding = 10 * float(jnp.finfo(X.dtype).eps) * column_norms(X)
+        return jnp.where(jnp.abs(component) > rounding, component, 0)
 
 
 class FunctionNormalization(AbstractNormalization):
@@ -102,11 +107,35 @@ def rescale(
     normalization: AbstractNormalization,
     solution: Solution,
     metric: Metric,
+    policy: Policy,
 ) -> Solution:
-    """Return the solution with its vectors scaled; left vectors keep yᴴBx, or yᴴT'(λ)x."""
+    """Return the solution with its vectors scaled; left vectors keep yᴴBx, or yᴴT'(λ)x.
+
+    Raises:
+        EigensolverError: a factor is 0, under `Policy(forward=Action.RAISE)` (when run).
+    """
     factors = normalization.factors(solution.vectors, metric)
+    figures = (jnp.abs(factors),)
+    check = forward_check(policy, _InspectFactors(type(normalization).__name__), figures)
+    factors = enforce(check, figures, factors, jnp.any(factors == 0))
     vectors = scale_columns(solution.vectors, 1 / factors)
     left = solution.left_vectors
     if left is not None:
         left = scale_columns(jnp.asarray(left), factors.conj())
     return dataclasses.replace(solution, vectors=vectors, left_vectors=left)
+
+
+class _InspectFactors(eqx.Module):
+    """Say which vector cannot be scaled."""
+
+    normalization: str = eqx.field(static=True)
+
+    def __call__(self, sizes: np.ndarray) -> str | None:
+        zero = np.flatnonzero(sizes == 0)
+        if not zero.size:
+            return None
+        return (
+            f"`eigensolver(normalization={self.normalization})`: a number to divide each vector by "
+            f"that is not 0; got 0 for pair {zero[0]}. Choose a component in which no vector "
+            "vanishes, or another normalisation."
+        )

@@ -68,7 +68,7 @@ class AbstractProblem(eqx.Module):
         policy: Policy,
     ) -> Solution:
         """Return the solution in the normalisation that the user asks for."""
-        return rescale(normalization, solution, lambda: self.metric(operators))
+        return rescale(normalization, solution, lambda: self.metric(operators), policy)
 
     @abc.abstractmethod
     def structure(self, operators: Operators) -> Solution:

@@ -156,7 +156,7 @@ class Singular(AbstractProblem):
         suspicious = ~jnp.all(jnp.abs(modulus - 1) <= rtol)
         solution = enforce(check, (modulus,), solution, suspicious)
         # left vectors times the conjugate of a phase are left vectors divided by it
-        return rescale(normalization, solution, metric)
+        return rescale(normalization, solution, metric, policy)
 
     def state(self, solution: Solution) -> Triplets:
         """Return (S, U, V) with S = Σ, and the clusters of a checked solution."""
