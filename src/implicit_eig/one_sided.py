@@ -52,7 +52,8 @@ def directional_derivatives(
     A multiple value splits along the line into branches, each with derivatives at t = 0 from
     above: of the first order the eigenvalues of Xᴴ(Ȧ − λḂ)X, X a basis of the cluster. A plain
     JVP is linear in the tangents and cannot give them; for simple values the two agree. From
-    below they are those of −tangents, times −1.
+    below they are those of −tangents, times −1. Of a cluster that k cuts they are those of no
+    branch: `guard` shows it.
 
     Args:
         solve: made by `eigensolver`.
