@@ -38,7 +38,7 @@ def watch_values(
     policy: Policy, rtol: float, values: Array, values_dot: Array, clusters: Bool[Array, "k k"]
 ) -> Array:
     """Return the tangents of the values; their cotangents must be alike in a cluster."""
-    return watch(_Values(policy, rtol), values_dot, (clusters, _allowance(values)))
+    return watch(_Values(policy, rtol), values_dot, (clusters, values))
 
 
 def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Float[Array, " k"]:
@@ -89,27 +89,34 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
     z_bar, values_bar = jax.grad(of, (0, 1))(z, values)
     figures = [problem.gauge_defect(z, z_bar, clusters)]
     if apart:
-        figures.append(_differences(values_bar, clusters, _allowance(values)))
+        figures.append(_differences(values_bar, clusters, values))
     parts = [jnp.max(defect, axis=0) / jnp.where(size > 0, size, 1) for defect, size in figures]
     return jnp.max(jnp.stack(parts), axis=0)
 
 
-def _allowance(values: Shaped[Array, " k"]) -> Float[Array, "k k"]:
-    """Return what a smooth function may tell two values apart by, relative to its gradient."""
-    sizes = jnp.abs(values)
-    largest = jnp.maximum(sizes[:, None], sizes[None, :])
-    distance = jnp.abs(values[:, None] - values[None, :])
-    allowance = CURVATURE * distance / jnp.where(largest > 0, largest, 1)
-    # values that only rounding makes one, next to 0, have no distance
-    return jnp.where(allowance < 1, allowance, 0)
-
-
 def _differences(
-    values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"], allowance: Float[Array, "k k"]
+    values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"], values: Shaped[Array, " k"]
 ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-    differences = jnp.abs(values_bar[:, None] - values_bar[None, :])
-    size = jnp.max(jnp.abs(values_bar))
-    return jnp.where(clusters, jnp.maximum(differences - allowance * size, 0), 0), size
+    """Return by how much a function tells the values of a cluster apart, and its gradient's size.
+
+    A smooth function tells them apart by its curvature times their distance, and one that is
+    stationary at 0 tells values next to 0 apart in proportion to them.
+    """
+    size, largest = jnp.max(jnp.abs(values_bar)), jnp.max(jnp.abs(values))
+    bar = values_bar / jnp.where(size > 0, size, 1).astype(values_bar.dtype)
+    lam = values / jnp.where(largest > 0, largest, 1).astype(values.dtype)
+    sizes = jnp.abs(lam)
+    larger = jnp.maximum(sizes[:, None], sizes[None, :])
+    smaller = jnp.minimum(sizes[:, None], sizes[None, :])
+    distance = jnp.abs(lam[:, None] - lam[None, :])
+    allowance = CURVATURE * distance / jnp.where(larger > 0, larger, 1)
+    # values that only rounding makes one, next to 0, have no distance
+    apart = jnp.abs(bar[:, None] - bar[None, :]) - jnp.where(allowance < 1, allowance, 0)
+    for multiple in (lam, lam.conj()):
+        crossed = bar[:, None] * multiple[None, :]
+        ratio = jnp.abs(crossed - crossed.T) / jnp.where(smaller > 0, smaller, 1)
+        apart = jnp.minimum(apart, jnp.where(smaller > 0, ratio, jnp.inf))
+    return jnp.where(clusters, jnp.maximum(apart, 0) * size, 0), size
 
 
 class _State(eqx.Module):
@@ -136,7 +143,7 @@ class _Values(eqx.Module):
         return _judge_values(values_bar, residuals, verdict=self)
 
     def judge(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
-        """Return the cotangent, checked; `residuals` are clusters and allowance."""
+        """Return the cotangent, checked; `residuals` are clusters and values."""
         figures = _differences(values_bar, *residuals)
         return _judge(self.policy, _InspectValues(self.rtol), figures, values_bar)
 
