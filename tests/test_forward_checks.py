@@ -200,3 +200,13 @@ def test_the_residual_is_public():
     declared = ie.eigensolver(eigh, one)
     expected = jax.jvp(lambda A: declared(A, B).vectors ** 2, (A,), (D,))[1]
     assert jnp.max(jnp.abs(found - expected)) < 1e-11
+
+
+def test_a_vector_of_an_infinite_value_is_passed_on():
+    solve = ie.eigensolver(
+        lambda A, B: (np.array([1.0, np.inf]), np.eye(2)),
+        ie.General(2),
+        policy=ie.Policy(forward=ie.Action.IGNORE),
+    )
+    vectors = solve(jnp.eye(2), jnp.diag(jnp.array([1.0, 0.0]))).vectors
+    assert np.array_equal(vectors, np.eye(2))

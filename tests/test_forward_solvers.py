@@ -32,6 +32,13 @@ def test_arpack_finds_the_pairs(sigma, dtype, generalised, form):
     assert bool(jnp.all(again.vectors == solution.vectors))
 
 
+def test_nearly_all_pairs_are_found_by_a_dense_solver():
+    A = random_hermitian(5, np.complex128, seed=0)
+    with pytest.warns(RuntimeWarning, match="scipy.linalg.eig"):
+        found = ie.eigensolver(arpack(4), ie.Hermitian(4))(A).values
+    assert np.max(np.abs(found - np.linalg.eigvalsh(A)[:4])) < 1e-12
+
+
 def test_arpack_on_products():
     A = random_hermitian(20, seed=0)
     operator = lx.FunctionLinearOperator(lambda x: A @ x, jax.ShapeDtypeStruct((20,), A.dtype))

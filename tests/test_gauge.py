@@ -125,6 +125,13 @@ def test_a_double_zero_is_double():
         values, X = eigh(A)
         return np.concatenate([[-1e-16, 2e-16], values[2:]]), X
 
+    def opposite(A):
+        values, X = eigh(A)
+        return np.concatenate([[-1e-16, 1e-16], values[2:]]), X
+
+    solve = ie.eigensolver(opposite, ie.Hermitian(2), policy=RAISE)
+    with pytest.raises(Exception, match="treats the values of a cluster alike"):
+        jax.block_until_ready(jax.grad(lambda A: jnp.diff(solve(A).values)[0])(A))
     solve = ie.eigensolver(solver, ie.Hermitian(2), policy=RAISE)
     for loss in (lambda s: s[0], lambda s: s[0] ** 2, lambda s: s[0] ** 2 + 2 * s[1] ** 2):
         with pytest.raises(Exception, match="treats the values of a cluster alike"):

@@ -113,6 +113,10 @@ def test_the_advice_is_a_k_that_is_known_to_be_none_inside():
     ):
         with pytest.raises(ie.EigensolverError, match=advice):
             ie.eigensolver(eigh, ie.Hermitian(k, guard=guard))(A)
+    # a chain is one cluster
+    loose, chain = ie.Policy(degeneracy_rtol=0.1), jnp.diag(jnp.array([1.0, 1.09, 1.18, 2.0]))
+    with pytest.raises(ie.EigensolverError, match="ask for k = 3, or accept"):
+        ie.eigensolver(eigh, ie.Hermitian(1, guard=3), policy=loose)(chain)
     with pytest.raises(ie.EigensolverError, match="ask for more pairs and a larger `guard`, or ac"):
         ie.eigensolver(eigh, ie.Hermitian(1, guard=1))(jnp.eye(3))
 

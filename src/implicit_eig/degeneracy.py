@@ -37,7 +37,9 @@ def near_mask(
         A symmetric mask, true on the diagonal; shape (k, k).
     """
     size = rtol * jnp.abs(lam) + rounding
-    return jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])
+    close = jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])
+    # infinite values and NaN too are themselves
+    return close | jnp.eye(lam.shape[0], dtype=bool)
 
 
 def clusters_of(equal: np.ndarray) -> list[np.ndarray]:

@@ -100,7 +100,7 @@ def _differences(
     """Return by how much a function tells the values of a cluster apart, and its gradient's size.
 
     A smooth function tells them apart by its curvature times their distance, and one that is
-    stationary at 0 tells values next to 0 apart in proportion to them.
+    stationary at 0 tells values next to 0 apart in proportion to them: seen where sizes differ.
     """
     size, largest = jnp.max(jnp.abs(values_bar)), jnp.max(jnp.abs(values))
     bar = values_bar / jnp.where(size > 0, size, 1).astype(values_bar.dtype)
@@ -115,7 +115,8 @@ def _differences(
     for multiple in (lam, lam.conj()):
         crossed = bar[:, None] * multiple[None, :]
         ratio = jnp.abs(crossed - crossed.T) / jnp.where(smaller > 0, smaller, 1)
-        apart = jnp.minimum(apart, jnp.where(smaller > 0, ratio, jnp.inf))
+        shows = (smaller > 0) & (smaller < 0.9 * larger)
+        apart = jnp.minimum(apart, jnp.where(shows, ratio, jnp.inf))
     return jnp.where(clusters, jnp.maximum(apart, 0) * size, 0), size
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from .degeneracy import clusters_of
 from .policy import Policy, cluster_check, enforce
 from .solution import Solution
 
@@ -59,7 +60,7 @@ class _Inspect(eqx.Module):
         if not equal[:k, k:].any():
             return None
         i = int(np.flatnonzero(equal[:k, k:].any(axis=1))[0])
-        members = np.flatnonzero(equal[i])
+        members = next(cluster for cluster in clusters_of(equal) if i in cluster)
         inside, end = int((members < k).sum()), int(members[-1]) + 1
         choices = [f"k = {k - inside}"] if inside < k else []
         # a cluster that reaches the last pair may go on beyond it

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._errors import InputError
-from .operators import apply_complex, column_norms, scale_columns
+from .operators import apply_complex, scale_columns
 from .policy import Policy, enforce, forward_check
 from .solution import Solution
 
@@ -65,7 +65,7 @@ class LargestComponent(AbstractNormalization):
 
 
 class UnitComponent(AbstractNormalization):
-    """Scale so that component `index` is 1; it must not be 0.
+    """Scale so that component `index` is 1; it must not be 0, nor rounding of 0.
 
     Args:
         index: of the component, from 0; negative ones count from the end.
@@ -80,10 +80,7 @@ class UnitComponent(AbstractNormalization):
                 f"`UnitComponent(index={self.index})`: a component of vectors with n = {len(X)}. "
                 "Give an index from 0 to n − 1."
             )
-        component = X[self.index]
-        # what is rounding of 0 is 0
-        rounding = 10 * float(jnp.finfo(X.dtype).eps) * column_norms(X)
-        return jnp.where(jnp.abs(component) > rounding, component, 0)
+        return X[self.index]
 
 
 class FunctionNormalization(AbstractNormalization):

@@ -1,7 +1,6 @@
 """What is checked, how strictly, and what happens when a check fails."""
 
 import enum
-import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -107,11 +106,18 @@ class Policy(eqx.Module):
                 )
         for name in ("residual_rtol", "degeneracy_rtol", "gauge_rtol", "linear_solve_rtol"):
             value = vars(self)[name]
-            if value is not None and not (isinstance(value, numbers.Real) and float(value) >= 0):
+            if value is not None and not _is_threshold(value):
                 raise InputError(
                     f"`Policy({name}=...)`: a number at or above 0; got {value!r}. "
                     "Leave it out for the default of the working precision."
                 )
+
+
+def _is_threshold(value: Any) -> bool:
+    try:
+        return float(value) >= 0
+    except (TypeError, ValueError):
+        return False
 
 
 DEFAULT_POLICY = Policy()
@@ -189,14 +195,20 @@ def enforce(
     passed = host.call(check, like, jnp.asarray(suspect), *figures, vmap_method="broadcast_all")
     if not host.is_traced(passed) and passed:
         return value
+    # a factor rather than a choice: derivatives are NaN too, where a choice of NaN has zero ones
     return jax.tree.map(
         lambda leaf: (
-            jnp.where(passed, leaf, jnp.nan).astype(leaf.dtype)
-            if eqx.is_inexact_array(leaf)
-            else leaf
+            _scaled(leaf, jnp.where(passed, 1, jnp.nan)) if eqx.is_inexact_array(leaf) else leaf
         ),
         value,
     )
+
+
+def _scaled(leaf: Array, factor: Array) -> Array:
+    """Return leaf · factor; of a complex leaf part by part, which keeps infinite ones."""
+    if jnp.iscomplexobj(leaf):
+        return jax.lax.complex(_scaled(leaf.real, factor), _scaled(leaf.imag, factor))
+    return leaf * factor.astype(leaf.dtype)
 
 
 def forward_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
