@@ -393,15 +393,18 @@ def _dense(make):
     return contestant
 
 
-def _dense_ours(linear_solver, lapack=False):
+def _dense_ours(linear_solver, make_solver=lambda ie, k: ie.solvers.arpack(k)):
     def make(w):
         import implicit_eig as ie
 
-        subset = lambda A: sla.eigh(A, subset_by_index=[0, w.k - 1])
-        solver = subset if lapack else ie.solvers.arpack(w.k)
+        solver = make_solver(ie, w.k)
         return ie.eigensolver(solver, ie.Hermitian(w.k), linear_solver=linear_solver(ie))
 
     return make
+
+
+def _lapack(ie, k):
+    return lambda A: sla.eigh(A, subset_by_index=[0, k - 1])
 
 
 def _dense_jax(w):
@@ -604,7 +607,7 @@ CONTESTANTS = {
     "W1": {
         "full spectrum, by hand": _dense_by_hand,
         "ours": _dense(_dense_ours(lambda ie: None)),
-        "ours, LAPACK": _dense(_dense_ours(lambda ie: None, lapack=True)),
+        "ours, LAPACK": _dense(_dense_ours(lambda ie: None, _lapack)),
         "ours, MINRES": _dense(_dense_ours(lambda ie: ie.MINRES())),
         "ours, LU a pair": _dense(_dense_ours(lambda ie: __import__("lineax").LU())),
         "jnp.linalg.eigh": _dense(_dense_jax),
