@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.interpreters import partial_eval as pe
 from jaxtyping import PyTree
 
 from ._compiled import full_precision
@@ -64,23 +63,6 @@ class _Mapped(eqx.Module):
 
     def __call__(self, cotangents: list, residuals: list) -> list:
         return jax.vmap(self.fn)(cotangents, residuals)
-
-
-class _Part(eqx.Module):
-    """The function of some of its arguments; the others are zero."""
-
-    fn: Callable[[list, list], list] = eqx.field(static=True)
-    used: tuple[bool, ...] = eqx.field(static=True)
-    shapes: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
-
-    def __call__(self, cotangents: list, residuals: list) -> list:
-        given = iter(cotangents)
-        full = [
-            next(given) if used else jnp.zeros(shape.shape, shape.dtype)
-            for used, shape in zip(self.used, self.shapes, strict=True)
-        ]
-        out = self.fn(full, residuals)
-        return [part for part, used in zip(out, self.used, strict=True) if used]
 
 
 _watch_p = Primitive("watch_cotangents")
@@ -134,23 +116,7 @@ def _batch(operands: Any, axes: Any, *, count: int, fn: Any, **options: Any) -> 
     return out, [0] * count
 
 
-def _remove_unused(used: list[bool], eqn: Any) -> tuple[list[bool], Any]:
-    """Keep the tangents that something depends on: the others cost nothing further back."""
-    count, fn = eqn.params["count"], eqn.params["fn"]
-    if not any(used):
-        return [False] * len(eqn.invars), None
-    inputs = [*used, *[True] * (len(eqn.invars) - count)]
-    shapes = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.outvars)
-    kept = eqn.replace(
-        invars=[v for v, keep in zip(eqn.invars, inputs, strict=True) if keep],
-        outvars=[v for v, keep in zip(eqn.outvars, used, strict=True) if keep],
-        params=eqn.params | {"count": sum(used), "fn": _Part(fn, tuple(used), shapes)},
-    )
-    return inputs, kept
-
-
 ad.primitive_jvps[_watch_p] = _jvp
-pe.dce_rules[_watch_p] = _remove_unused
 ad.primitive_transposes[_watch_p] = _transpose
 batching.primitive_batchers[_watch_p] = _batch
 mlir.register_lowering(_watch_p, mlir.lower_fun(_impl, multiple_results=True))

@@ -55,10 +55,8 @@ VERDICTS = (
     lx.RESULTS.conlim,
     lx.RESULTS.nonfinite_input,
 )
-SUCCESS = VERDICTS.index(lx.RESULTS.successful)
-MAX_STEPS = VERDICTS.index(lx.RESULTS.max_steps_reached)
-BREAKDOWN = VERDICTS.index(lx.RESULTS.breakdown)
-STAGNATION = VERDICTS.index(lx.RESULTS.stagnation)
+# Written out: to compare members is a computation, which would start JAX at import.
+SUCCESS, MAX_STEPS, BREAKDOWN, STAGNATION = 0, 1, 3, 4
 # A solver of unknown tolerance is held to ten times 1e-5, the customary default of
 # `jax.scipy.sparse.linalg` and SciPy.
 UNKNOWN_RTOL = 1e-5
