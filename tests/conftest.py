@@ -1,9 +1,7 @@
 """Run every test in double precision, strictly promoted, with run-time type checks."""
 
-import contextlib
 import os
 import pathlib
-import threading
 
 import jax
 import pytest
@@ -18,7 +16,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}
 jax.config.update("jax_disable_most_optimizations", True)
 
 with install_import_hook("implicit_eig", "beartype.beartype"):
-    import implicit_eig.host as host
+    import implicit_eig as ie  # noqa: F401
 
 MAPS = pathlib.Path("/proc/self/maps")
 
@@ -32,24 +30,3 @@ def _bounded_memory_maps():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 50_000:
         jax.clear_caches()
-
-
-_local = threading.local()
-_call, _as_jax = host._HostCall.__call__, host.as_jax
-
-
-def _call_without_jax(self, *args):
-    """Call the host with JAX forbidden, which can wait there for what waits for the host."""
-    with contextlib.ExitStack() as _local.guards:
-        _local.guards.enter_context(jax.transfer_guard("disallow_explicit"))
-        return _call(self, *args)
-
-
-def _as_jax_by_leave(tree):
-    """Allow it where nothing but JAX has the products: of functions, and by the user's own."""
-    if hasattr(_local, "guards"):
-        _local.guards.enter_context(jax.transfer_guard("allow"))
-    return _as_jax(tree)
-
-
-host._HostCall.__call__, host.as_jax = _call_without_jax, _as_jax_by_leave

@@ -11,23 +11,24 @@ import lineax as lx
 import numpy as np
 from jaxtyping import PyTree
 
-from . import host
 from ._compiled import compiled, full_precision
 from ._errors import EigensolverError, InputError
 from ._implicit import AbstractRoot, find_root, jvp_at
 from .gauge import watch_state, watch_values
 from .guard import without_guard
-from .host import Traceable
+from .host import Traceable, refuse_jax
 from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
 from .normalization import AbstractNormalization, FunctionNormalization
 from .policy import DEFAULT_POLICY, Action, Policy
 from .problems._abstract import AbstractProblem, Operators
+from .reverse_communication import converse
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
+from .views import remote
 
 
 class Eigensolver(eqx.Module):
@@ -286,8 +287,9 @@ def _run_solver(
     like = problem.structure(operators)
     if isinstance(solver, Traceable):
         return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
+    operators, products = remote(operators, problem.is_hermitian)
     arrays, static = eqx.partition(operators, eqx.is_array)
-    return host.call(_HostSolver(solver, problem, static, like), like, arrays)
+    return converse(_HostSolver(solver, problem, static, like), like, products, arrays)
 
 
 class _HostSolver(eqx.Module):
@@ -316,7 +318,7 @@ def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
         raise EigensolverError(
             f"{requirement}(values, vectors); got {found}. Wrap it: `lambda A: (values, vectors)`."
         )
-    given = [xp.asarray(part) for part in answer]
+    given = [xp.asarray(refuse_jax(part) if xp is np else part) for part in answer]
     values = given[0]
     for name, found, expected in zip(
         ("vectors", "left_vectors"), given[1:], (like.vectors, like.left_vectors), strict=False

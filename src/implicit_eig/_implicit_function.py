@@ -21,6 +21,7 @@ from .linear_solvers._solve import solve_linearised
 from .linear_solvers._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,
+    Handover,
     Structure,
     probe,
     system_norms,
@@ -29,7 +30,7 @@ from .linear_solvers.auto import AutoLinearSolver, iterative
 from .linear_solvers.functions import linear_solver as wrap_function
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
-from .operators import host_view, norm
+from .operators import norm
 from .policy import DEFAULT_POLICY, Policy, enforce, forward_check, tolerance
 
 # Up to this many unknowns the default forms the Jacobian and factorises it: 32 MB in float64.
@@ -248,13 +249,12 @@ class _JacobianSystems(AbstractLinearSystems):
         like = jax.ShapeDtypeStruct(u.shape, u.dtype)
         return lx.FunctionLinearOperator(product, like, tags)
 
+    def handover(self) -> Handover:
+        small = jax.eval_shape(to_real, self.z).size <= DENSE_LIMIT
+        return Handover.ARRAY if small else Handover.PRODUCTS
+
     def host_columns(self) -> Callable[[int], Any]:
-        systems = host.as_jax(self)
-        operator = systems.column(0, False)
-        if operator.in_size() <= DENSE_LIMIT:
-            matrix = np.asarray(operator.as_matrix())
-            return lambda i: matrix
-        return lambda i: host_view(operator)
+        raise NotImplementedError  # JAX has the products
 
     def solve_transposed(self, run: Callable, b: Array) -> Array:
         return run(eqx.tree_at(lambda s: s.transposed, self, not self.transposed), b)

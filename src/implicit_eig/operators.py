@@ -1,6 +1,5 @@
-"""What users pass as A and B: as lineax operators inside, as NumPy and SciPy on the host."""
+"""What users pass as A and B, as lineax operators."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,11 +8,9 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact, Integer, Shaped
 
-from . import host
 from ._compiled import compiled
 from ._errors import InputError
 from .host import is_traced
@@ -238,15 +235,6 @@ def _simplify(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
     return operator
 
 
-def traced_view(operator: lx.AbstractLinearOperator) -> Any:
-    """Return the operator as JAX code expects it: an array, or a lineax operator."""
-    if isinstance(operator, lx.MatrixLinearOperator):
-        return operator.matrix
-    if isinstance(operator, PackedOperator):
-        return SparseOperator(*operator.entries(), operator.pattern.shape)
-    return operator
-
-
 def is_dense(operator: lx.AbstractLinearOperator | None) -> bool:
     """Return whether the operator is held as a dense array."""
     return isinstance(operator, lx.MatrixLinearOperator)
@@ -318,56 +306,6 @@ def apply_complex(
     k = X.shape[1]
     both = apply(operator, jnp.concatenate([X.real, X.imag], axis=1))
     return jax.lax.complex(both[:, :k], both[:, k:])
-
-
-def host_view(operator: lx.AbstractLinearOperator) -> Any:
-    """Return the operator as a host solver expects it; its leaves must be concrete.
-
-    A dense one is a `numpy.ndarray` that the solver may overwrite, a sparse one a SciPy
-    CSR matrix, any other a `scipy.sparse.linalg.LinearOperator`.
-    """
-    if isinstance(operator, lx.MatrixLinearOperator):
-        return np.array(operator.matrix)
-    if isinstance(operator, PackedOperator):
-        layout = operator.pattern.layout
-        # copied: the solver may sort, prune or overwrite what it is given
-        parts = [np.asarray(operator.data)[layout.order], layout.indices, layout.indptr]
-        matrix: Any = sp.csr_matrix(tuple(map(np.array, parts)), shape=operator.pattern.shape)
-        matrix.has_canonical_format = True
-        return matrix
-    if isinstance(operator, SparseOperator):
-        known = operator.pattern
-        places: Any = operator.traced if known is None else (known.rows, known.cols)
-        entries = np.asarray(operator.data), tuple(map(np.asarray, places))
-        return sp.csr_matrix(entries, shape=operator.shape)
-    dtype = dtype_of(operator)
-    operator = host.as_jax(operator)
-
-    shape = (operator.out_size(), operator.in_size())
-    product = lambda X: np.asarray(apply(operator, jnp.asarray(X, dtype)))  # noqa: E731
-    adjoint = lambda X: np.asarray(apply_adjoint(operator, jnp.asarray(X, dtype)))  # noqa: E731
-    return product_view(shape, dtype, product, adjoint)
-
-
-def product_view(
-    shape: tuple[int, int],
-    dtype: Any,
-    product: Callable[[np.ndarray], np.ndarray],
-    adjoint: Callable[[np.ndarray], np.ndarray],
-) -> spla.LinearOperator:
-    """Return a SciPy operator from A X and Aᴴ X on arrays X of two dimensions."""
-
-    def on_vectors(fn: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda x: fn(x.reshape(-1, 1)).reshape(-1)
-
-    return spla.LinearOperator(  # pyright: ignore[reportCallIssue]
-        shape,
-        matvec=on_vectors(product),  # pyright: ignore[reportCallIssue]
-        rmatvec=on_vectors(adjoint),  # pyright: ignore[reportCallIssue]
-        matmat=product,  # pyright: ignore[reportCallIssue]
-        rmatmat=adjoint,  # pyright: ignore[reportCallIssue]
-        dtype=dtype,  # pyright: ignore[reportCallIssue]
-    )
 
 
 @compiled

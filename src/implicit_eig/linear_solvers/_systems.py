@@ -26,6 +26,14 @@ class Structure(enum.Enum):
     MATRIX_FREE = "products only"
 
 
+class Handover(enum.Enum):
+    """How a linear solver on the host receives the matrices."""
+
+    ENTRIES = "it makes them from the entries of the operators"
+    ARRAY = "JAX makes an array"
+    PRODUCTS = "it asks for products"
+
+
 class AbstractSystems(eqx.Module):
     """A square linear system M u = b, whatever solves it."""
 
@@ -130,12 +138,17 @@ class AbstractLinearSystems(AbstractSystems):
         """Return the parts, where M_i = A − λᵢB but for pairs that are known."""
         return None
 
+    def handover(self) -> Handover:
+        """Return how a linear solver on the host receives the matrices."""
+        known = self.structure is not Structure.MATRIX_FREE
+        return Handover.ENTRIES if known else Handover.PRODUCTS
+
     @abc.abstractmethod
     def host_columns(self) -> Callable[[int], Any]:
         """Return i -> M_i as a NumPy array, SciPy sparse matrix or `LinearOperator`.
 
-        Called on the host, where the leaves of `self` are NumPy arrays; the matrices act
-        on the leaves of u_i, ravelled and joined.
+        Where `handover` says `ENTRIES`. Called on the host, where the leaves of `self` are NumPy
+        arrays; the matrices act on the leaves of u_i, ravelled and joined.
         """
 
 

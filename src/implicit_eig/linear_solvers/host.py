@@ -10,13 +10,22 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse.linalg as spla
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .. import host
 from .._errors import LinearSolveError
-from ..operators import host_view, product_view
-from ._solve import BREAKDOWN, SUCCESS, AbstractSystemsSolver, Outcome, as_result
-from ._systems import AbstractLinearSystems
+from ..host import refuse_jax
+from ..reverse_communication import Product, converse
+from ..views import Remote, host_view, offer, product_view, remote
+from ._solve import (
+    BREAKDOWN,
+    SUCCESS,
+    AbstractSystemsSolver,
+    Outcome,
+    as_result,
+    solve_by_column,
+)
+from ._systems import AbstractLinearSystems, AbstractOwnSolver, Handover
 
 
 class AbstractHostSolver(AbstractSystemsSolver):
@@ -29,18 +38,26 @@ class AbstractHostSolver(AbstractSystemsSolver):
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         """Solve for one vector: what `lineax.linear_solve` calls."""
-        arrays, static = eqx.partition(state, eqx.is_array)
-        like = (jax.eval_shape(lambda: vector), jax.ShapeDtypeStruct((), jnp.int32))
-        solution, verdict = host.call(_HostVector(self, static), like, arrays, vector)
-        return solution, as_result(verdict), {}
+        operator, products = remote(state)
+        arrays, static = eqx.partition(operator, eqx.is_array)
+        integer = jax.ShapeDtypeStruct((), jnp.int32)
+        like = (jax.eval_shape(lambda: vector), Outcome(integer, integer))
+        solution, outcome = converse(_HostVector(self, static), like, products, arrays, vector)
+        return solution, as_result(outcome.verdicts), {"num_steps": outcome.steps}
 
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Outcome]:
-        """Solve all systems in one call of the host; zero columns are skipped."""
+        """Solve all systems in one call of the host, or in turns; zero columns are skipped."""
+        handover = systems.handover()
+        if handover is Handover.ARRAY:
+            return solve_by_column(systems, b, _OnArrays(self))
+        products: list[Product] = []
+        if handover is Handover.PRODUCTS:
+            systems = _offered(systems, b, products)
         arrays, static = eqx.partition(systems, eqx.is_array)
         like = (jax.eval_shape(lambda: b), Outcome.like(jax.tree.leaves(b)[0].shape[-1]))
-        return host.call(_HostSystems(self, static), like, arrays, b)
+        return converse(_HostSystems(self, static), like, tuple(products), arrays, b)
 
     @abc.abstractmethod
     def solve_host(self, A: Any, b: np.ndarray) -> Any:
@@ -88,7 +105,7 @@ def host_linear_solver(
 def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.ndarray, int]:
     answer = solver.solve_host(A, b)
     x, info = answer if isinstance(answer, tuple) else (answer, 0)
-    x = np.asarray(x)
+    x = np.asarray(refuse_jax(x))
     if x.shape != b.shape:
         raise LinearSolveError(
             f"`linear_solver={type(solver).__name__}`: a solution of shape {b.shape}; got "
@@ -99,15 +116,64 @@ def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.nd
     return x, SUCCESS if info == 0 else BREAKDOWN
 
 
+class _OnArrays(AbstractOwnSolver):
+    """Solve by a host solver that is given arrays, which JAX makes from products."""
+
+    solver: AbstractHostSolver
+
+    def working_rtol(self, dtype: Any) -> float | None:
+        return self.solver.working_rtol(dtype)
+
+    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
+        return lx.MatrixLinearOperator(operator.as_matrix())
+
+    def compute(
+        self, state: Any, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        return self.solver.compute(state, vector, options)
+
+
+class _Columns(eqx.Module):
+    """Systems whose products host code asks for."""
+
+    asked: Remote
+
+    def host_columns(self) -> Callable[[int], Any]:
+        return self.asked.view
+
+
+def _offered(systems: AbstractLinearSystems, b: PyTree[Array], products: list) -> _Columns:
+    like = jax.eval_shape(lambda: ravel_pytree(jax.tree.map(lambda leaf: leaf[..., 0], b))[0])
+    zero = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[:-1], leaf.dtype), b)
+    adjoint = None if systems.is_hermitian() else _Times(systems, zero, True)
+    return _Columns(offer(products, _Times(systems, zero, False), adjoint, (like, like)))
+
+
+class _Times(eqx.Module):
+    """x -> Mᵢ x, or Mᵢᴴ x, of vectors ravelled and joined."""
+
+    systems: AbstractLinearSystems
+    like: PyTree = eqx.field(static=True)
+    adjoint: bool = eqx.field(static=True)
+
+    def __call__(self, i: Any, x: Array) -> Array:
+        column = self.systems.column(i, False)
+        _, unravel = ravel_pytree(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.like))
+        if self.adjoint:
+            return ravel_pytree(column.transpose().mv(unravel(x.conj())))[0].conj()
+        return ravel_pytree(column.mv(unravel(x)))[0]
+
+
 class _HostVector(eqx.Module):
     solver: AbstractHostSolver
     operator: Any
 
-    def __call__(self, arrays: PyTree, vector: PyTree) -> tuple[PyTree, np.ndarray]:
-        A = host_view(eqx.combine(arrays, self.operator))
+    def __call__(self, arrays: PyTree, vector: PyTree) -> tuple[PyTree, Outcome]:
+        A, count = _counted(host_view(eqx.combine(arrays, self.operator)))
         leaves, treedef = jax.tree.flatten(vector)
         x, verdict = _solve_one(self.solver, A, _join(leaves))
-        return jax.tree.unflatten(treedef, _split(x, leaves)), np.asarray(verdict, np.int32)
+        outcome = Outcome(np.asarray(verdict, np.int32), np.asarray(count(), np.int32))
+        return jax.tree.unflatten(treedef, _split(x, leaves)), outcome
 
 
 class _HostSystems(eqx.Module):

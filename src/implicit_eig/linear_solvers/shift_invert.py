@@ -13,7 +13,8 @@ from jaxtyping import Array, PyTree
 
 from .. import host
 from .._errors import InputError
-from ..operators import host_view
+from ..operators import has_entries, is_dense
+from ..views import host_view
 from ._shift_invert_dense import solve_dense
 from ._shift_invert_host import on_host, solve_on_host
 from ._solve import AbstractSystemsSolver, Outcome, as_result
@@ -73,7 +74,12 @@ class ShiftInvert(AbstractSystemsSolver):
         return attainable(1e-9, dtype) if self.rtol is None else self.rtol
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> "_State":
-        """Keep the operator."""
+        """Keep the operator, of a sparse matrix."""
+        if is_dense(operator) or not has_entries(operator):
+            raise InputError(
+                "`ShiftInvert()`: a sparse operator to factorise; got "
+                f"{type(operator).__name__}. Use a dense or an iterative linear solver."
+            )
         return _State(operator, False, False)
 
     def compute(
@@ -140,11 +146,6 @@ class _HostVector(eqx.Module):
 
     def __call__(self, arrays: PyTree, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         A = host_view(eqx.combine(arrays, self.operator))
-        if not sp.issparse(A):
-            raise InputError(
-                "`ShiftInvert()`: a sparse operator to factorise; got "
-                f"{type(A).__name__}. Use a dense or an iterative linear solver."
-            )
         none, zero = np.zeros((A.shape[0], 0), A.dtype), np.zeros(1, A.dtype)
         pencil = ShiftedPencil(A, None, zero, none, np.ones(1), is_hermitian(A), self.transposed)
         U, outcome = _on_host(self.solver, pencil, vector[:, None])

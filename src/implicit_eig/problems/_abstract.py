@@ -10,11 +10,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._errors import InputError
 from ..normalization import AbstractNormalization, rescale
-from ..operators import as_operator, host_view, traced_view
+from ..operators import as_operator
 from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
+from ..views import host_view, traced_view
 
 # what `canonical` returns: lineax operators, unless the problem has arguments of another kind
 Operators = tuple[Any, ...]
@@ -27,6 +28,11 @@ class AbstractProblem(eqx.Module):
     """
 
     k: eqx.AbstractVar[int]
+
+    @property
+    def is_hermitian(self) -> bool:
+        """Whether all operators are: products with their adjoints are never asked for."""
+        return False
 
     def suited_to(self, solver: Any) -> "AbstractProblem":
         """Return the problem, with what a ready-made solver says of it."""

@@ -102,6 +102,11 @@ class Hermitian(AbstractProblem):
     def __check_init__(self):
         check_k("Hermitian", self.k, self.guard)
 
+    @property
+    def is_hermitian(self) -> bool:
+        """Return True."""
+        return True
+
     def with_guard(self) -> "Hermitian":
         """Return the problem of k + guard pairs."""
         return Hermitian(self.k + self.guard)

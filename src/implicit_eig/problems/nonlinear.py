@@ -13,11 +13,12 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
-from ..operators import as_operator, host_view
+from ..operators import as_operator
 from ..policy import Policy
 from ..solution import Solution
 from ..solvers.newton import Newton
-from ..systems.function import ComplexView, Function, is_operator, leaves, working_dtype
+from ..systems.function import Function, is_operator, leaves, working_dtype
+from ..views import ComplexView, host_view
 from ._abstract import Operators
 from ._blocks import check_k
 from ._pairs import AbstractPairs, solution_structure

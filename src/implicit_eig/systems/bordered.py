@@ -22,7 +22,8 @@ from jaxtyping import Array, Float, Inexact
 
 from ..degeneracy import near_mask
 from ..linear_solvers._systems import Structure
-from ..operators import apply, host_view, product_view, scale_columns
+from ..operators import apply, scale_columns
+from ..views import host_view
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
 # Relative to λᵢ. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
@@ -98,26 +99,16 @@ class BorderedSystems(AbstractPairSystems):
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
     def host_columns(self) -> Callable[[int], Any]:
-        """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
+        """Return i -> Mᵢ: an array, or a CSC matrix."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
         BX, alphas, nears = map(np.asarray, (self.BX, self.alpha, self.near))
-        lam = self.pencil.host_lam()
-        n, k = BX.shape
+        lam, n = self.pencil.host_lam(), len(BX)
 
         def column(i: int) -> Any:
             alpha, near = alphas[i], nears[:, i]
             border = alpha * near * BX
             corner = alpha * np.diag(1 - near).astype(BX.dtype)
-            if self.structure is Structure.MATRIX_FREE:
-
-                def product(u: np.ndarray) -> np.ndarray:
-                    z, mu = u[:n], u[n:]
-                    Bz = z if B is None else B @ z
-                    top = A @ z - lam[i] * Bz + border @ mu
-                    return np.concatenate([top, border.conj().T @ z + corner @ mu])
-
-                return product_view((n + k, n + k), BX.dtype, product, product)
             if self.structure is Structure.DENSE:
                 shifted = np.asarray(A - lam[i] * (np.eye(n, dtype=BX.dtype) if B is None else B))
                 return np.block([[shifted, border], [border.conj().T, corner]])

@@ -23,12 +23,17 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import AbstractLinearSystems, Border, ShiftedPencil, Structure
-from ..operators import column_norms, product_view
-from .matrices import AbstractMatrices, Shifted
+from ..linear_solvers._systems import (
+    AbstractLinearSystems,
+    Border,
+    Handover,
+    ShiftedPencil,
+    Structure,
+)
+from ..operators import column_norms
+from .matrices import AbstractMatrices, Shifted, Sum
 
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
 Unknowns = Inexact[Array, "m k"]
@@ -111,9 +116,16 @@ class BorderedPairs(AbstractLinearSystems):
         border = Border(self.col, self.row, self.near, self.alpha)
         return ShiftedPencil(A, B, -matrices.weights[1], self.X, border, False, flipped)
 
+    def handover(self) -> Handover:
+        """Return that JAX makes the arrays of a user's function."""
+        if self.structure is Structure.DENSE and not isinstance(self.matrices, Sum):
+            return Handover.ARRAY
+        return super().handover()
+
     def host_columns(self) -> Callable[[int], Any]:
-        """Return i -> Mᵢ: an array, a CSC matrix, or a `LinearOperator` of SciPy products."""
+        """Return i -> Mᵢ: an array, or a CSC matrix."""
         dtype: Any = np.asarray(self.col).dtype
+        assert isinstance(self.matrices, Sum)
         matrix = self.matrices.host_matrices(len(self.col), dtype)
         cols, rows, nears = map(np.asarray, (self.col, self.row, self.near))
 
@@ -123,10 +135,8 @@ class BorderedPairs(AbstractLinearSystems):
             corner = np.diag((1 - near) * self.alpha).astype(dtype)
             if isinstance(T, np.ndarray):
                 return np.block([[T, col], [row.T, corner]])
-            if sp.issparse(T):
-                border = sp.csr_matrix(col), sp.csr_matrix(row.T), sp.csr_matrix(corner)
-                return sp.bmat([[T, border[0]], border[1:]], "csc")
-            return _host_operator(T, col, row, corner)
+            border = sp.csr_matrix(col), sp.csr_matrix(row.T), sp.csr_matrix(corner)
+            return sp.bmat([[T, border[0]], border[1:]], "csc")
 
         return column
 
@@ -152,20 +162,3 @@ class BorderedPairs(AbstractLinearSystems):
         top = matrices.product(X) + self.col @ (near * mu)
         rest = (1 - near) * mu * self.alpha.astype(mu.dtype)[:, None]
         return jnp.concatenate([top, near * (self.row.T @ X) + rest])
-
-
-def _host_operator(
-    T: Any, col: np.ndarray, row: np.ndarray, corner: np.ndarray
-) -> spla.LinearOperator:
-    n, m = len(col), sum(col.shape)
-
-    def product(u: np.ndarray) -> np.ndarray:
-        x, mu = u[:n], u[n:]
-        return np.concatenate([T @ x + col @ mu, row.T @ x + corner @ mu])
-
-    def adjoint(u: np.ndarray) -> np.ndarray:
-        x, mu = u[:n], u[n:]
-        top = T.adjoint() @ x + row.conj() @ mu
-        return np.concatenate([top, col.conj().T @ x + corner @ mu])
-
-    return product_view((m, m), T.dtype, product, adjoint)

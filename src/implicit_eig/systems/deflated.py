@@ -18,7 +18,8 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import ShiftedPencil, Structure, attainable
-from ..operators import apply, column_norms, host_view, product_view, scale_columns
+from ..operators import apply, column_norms, scale_columns
+from ..views import host_view, product_view
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
 

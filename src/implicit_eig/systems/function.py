@@ -9,58 +9,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
-from .. import host
 from ..linear_solvers._systems import Structure, probe
 from ..linear_solvers.auto import SMALL
-from ..operators import apply_complex, column_norms, dtype_of, host_view, is_dense
-from ..packed import register_sparse
+from ..operators import column_norms, dtype_of, is_dense
+from ..views import ComplexView
 from .matrices import AbstractMatrices
 
 # A combination by a complex number, which a conjugation of x does not pass.
 FACTOR = 0.6 + 0.8j
-
-
-class ComplexView(lx.AbstractLinearOperator):
-    """An operator, real or complex, that multiplies complex vectors."""
-
-    operator: lx.AbstractLinearOperator
-
-    def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
-        """Return A x, shape (m,)."""
-        return apply_complex(self.operator, vector[:, None])[:, 0]
-
-    def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
-        matrix = self.operator.as_matrix()
-        return matrix.astype(jnp.result_type(matrix.dtype, jnp.complex64))
-
-    def transpose(self) -> "ComplexView":
-        """Return Aᵀ, shape (n, m)."""
-        return ComplexView(self.operator.transpose())
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        """Return the shape and dtype of x."""
-        return _as_complex(self.operator.in_structure())
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        """Return the shape and dtype of A x."""
-        return _as_complex(self.operator.out_structure())
-
-
-register_sparse(ComplexView)
-
-
-@lx.conj.register(ComplexView)
-def _(operator: ComplexView) -> ComplexView:
-    return ComplexView(lx.conj(operator.operator))
-
-
-def _as_complex(structure: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(structure.shape, np.result_type(structure.dtype, np.complex64))
 
 
 def is_operator(leaf: Any) -> bool:
@@ -143,19 +102,6 @@ class Function(AbstractMatrices):
         along, across = self._along(X, ones), self._along(X, i * ones)
         parts = ((additive, TV), (across - i * along, along))
         return jnp.stack([_ratio(column_norms(d), column_norms(size)) for d, size in parts])
-
-    def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
-        """Return i -> T(λᵢ), an array or a `LinearOperator` of JAX's products."""
-        on_device = host.as_jax(self)
-        structure = jax.ShapeDtypeStruct((n,), dtype)
-        dense = self.structure(n) is Structure.DENSE
-
-        def matrix(i: int) -> Any:
-            one = on_device.take(i)
-            product = lx.FunctionLinearOperator(lambda x: one.product(x[:, None])[:, 0], structure)
-            return np.asarray(product.as_matrix()) if dense else host_view(product)
-
-        return matrix
 
     def _product(self, lam: Array, X: Array) -> Array:
         def apply(lam: Array, x: Array) -> Array:

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import Structure, probe
@@ -23,11 +22,10 @@ from ..operators import (
     apply_complex,
     column_norms,
     has_entries,
-    host_view,
     is_dense,
-    product_view,
     scale_columns,
 )
+from ..views import host_view
 
 
 class AbstractMatrices(eqx.Module):
@@ -60,13 +58,6 @@ class AbstractMatrices(eqx.Module):
     @abc.abstractmethod
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
         """Return how far T is from linear in x, and from holomorphic in λ; relative."""
-
-    @abc.abstractmethod
-    def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
-        """Return i -> T(λᵢ) as a NumPy array, a SciPy matrix, or a `LinearOperator`.
-
-        Called on the host, where the leaves of `self` are NumPy arrays.
-        """
 
 
 class Sum(AbstractMatrices):
@@ -108,28 +99,18 @@ class Sum(AbstractMatrices):
         return jnp.zeros((2, X.shape[1]), X.real.dtype)
 
     def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
-        """Return i -> Σⱼ fⱼᵢ Aⱼ."""
-        # a real matrix multiplies complex vectors in SciPy, a real operator of products does not
+        """Return i -> Σⱼ fⱼᵢ Aⱼ as a NumPy array or a SciPy matrix, of known entries.
+
+        Called on the host, where the leaves of `self` are NumPy arrays.
+        """
         operators = [
             sp.eye_array(n, dtype=dtype.type, format="csr") if A is None else host_view(A)
             for A in self.operators
         ]
+        if self.structure(n) is Structure.DENSE:
+            operators = [A.toarray() if sp.issparse(A) else A for A in operators]
         weights = np.asarray(self.weights)
-        structure = self.structure(n)
-
-        def matrix(i: int) -> Any:
-            pairs = list(zip(weights[:, i], operators, strict=True))
-            if structure is Structure.MATRIX_FREE:
-                adjoints = [(np.conj(f), _adjoint(A)) for f, A in pairs]
-                return product_view(
-                    (n, n), dtype, lambda X: _products(pairs, X), lambda X: _products(adjoints, X)
-                )
-            if structure is Structure.DENSE:
-                dense = [(f, A.toarray() if sp.issparse(A) else A) for f, A in pairs]
-                return np.asarray(sum(f * A for f, A in dense))
-            return sum(f * A for f, A in pairs)
-
-        return matrix
+        return lambda i: sum(f * A for f, A in zip(weights[:, i], operators, strict=True))
 
     def _pairs(self) -> Any:
         return zip(self.weights, self.operators, strict=True)
@@ -148,17 +129,3 @@ class Shifted(Sum):
         """Return the other."""
         other = super().transposed()
         return Shifted(other.operators, other.weights, not self.is_transposed)
-
-
-def _products(pairs: Any, X: np.ndarray) -> Any:
-    return sum(f * _host_product(A, X) for f, A in pairs)
-
-
-def _adjoint(A: Any) -> Any:
-    return A.adjoint() if isinstance(A, spla.LinearOperator) else A.conj().T
-
-
-def _host_product(A: Any, X: Any) -> np.ndarray:
-    if np.iscomplexobj(X) and not np.issubdtype(A.dtype, np.complexfloating):
-        return A @ X.real + 1j * (A @ X.imag)
-    return A @ X

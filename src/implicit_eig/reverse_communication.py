@@ -1,0 +1,271 @@
+"""Host code that asks the program for products: reverse communication.
+
+A host solver needs A x, which only JAX can make. It runs on a thread of its own and hands x over;
+the program that waits for its result is a loop that multiplies,
+
+    x = begin(arguments);   while x: x = reply(A x);   collect(),
+
+wherever it lives. The host thread waits on a queue, the program on the host thread, and neither on
+anything that JAX has yet to compute: there is nothing left that can wait in a circle.
+
+Source: the interface of ARPACK, Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM, chapter 2.
+"""
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, PyTree
+
+from . import host
+from ._compiled import compiled
+from ._errors import ImplicitEigError
+
+# A thread whose program has not answered for so long, in seconds, ends: the program was abandoned.
+PATIENCE = 3600.0
+
+
+class Product(eqx.Module):
+    """A linear map y = fn(i, x) that host code may ask for; i numbers maps of one shape.
+
+    Attributes:
+        fn: JAX code, a pytree with the arrays it needs; i is an integer, perhaps traced.
+        shape_in, shape_out: shapes and dtypes of the vectors x and y.
+    """
+
+    fn: Callable[[Any, Array], Array]
+    shape_in: jax.ShapeDtypeStruct = eqx.field(static=True)
+    shape_out: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __call__(self, i: Any, x: Array) -> Array:
+        """Return y."""
+        return self.fn(i, x.astype(self.shape_in.dtype))
+
+
+def converse(
+    fn: Callable[..., PyTree], like: PyTree, products: tuple[Product, ...], *args: PyTree
+) -> PyTree:
+    """Call `fn` on the host as `host.call` does; it may call `ask` for the products.
+
+    A batch takes turns. Concrete arguments are multiplied by the caller itself, and exceptions
+    keep their type and stack.
+
+    Args:
+        fn: host function, on a thread of its own.
+        like: the shapes and dtypes of its result.
+        products: what it may ask for, by number.
+        *args: pytrees of arrays, passed to `fn` as NumPy arrays.
+    """
+    if not products:
+        return host.call(fn, like, *args)
+    if not host.is_traced((products, args)):
+        return _converse_in_place(fn, like, products, args)
+    arrays, static = eqx.partition((products, args), eqx.is_array)
+
+    @sequential_vmap
+    def run(arrays: PyTree) -> PyTree:
+        products, args = eqx.combine(arrays, static)
+        return _converse_in_program(fn, like, products, args)
+
+    return run(arrays)
+
+
+def ask(number: int, i: int, x: np.ndarray) -> np.ndarray:
+    """Return y = products[number](i, x); called by host code of `converse`, on its thread."""
+    return _local.exchange.ask(number, i, x)
+
+
+class _Request(NamedTuple):
+    """What is asked of a program.
+
+    Attributes:
+        handle: the number of the exchange.
+        kind: `START`, `DONE`, or the number of a product, from 1.
+        i: the map's own number.
+        x: what is to be multiplied, padded to the longest vector.
+    """
+
+    handle: Any
+    kind: Any
+    i: Any
+    x: Any
+
+
+START, DONE = 0, -1
+
+
+def _converse_in_program(
+    fn: Callable[..., PyTree], like: PyTree, products: tuple[Product, ...], args: PyTree
+) -> PyTree:
+    ends = tuple(product.shape_out for product in products)
+    size, dtype = _buffer(products)
+    integer = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = _Request(integer, integer, integer, jax.ShapeDtypeStruct((size,), dtype))
+
+    def multiply(request: _Request) -> Array:
+        def branch(product: Product) -> Callable[[Any, Array], Array]:
+            def run(i: Any, x: Array) -> Array:
+                y = product(i, _cast(x[: product.shape_in.shape[0]], product.shape_in.dtype))
+                return jnp.pad(y.astype(dtype), (0, size - y.size))
+
+            return run
+
+        def nothing(i: Any, x: Array) -> Array:
+            return jnp.zeros_like(x)
+
+        return lax.switch(request.kind, [nothing, *map(branch, products)], request.i, request.x)
+
+    def begin(args: PyTree, handle: Array, y: Array) -> _Request:
+        return host.in_program(_Begin(fn, ends, shapes), shapes, args)
+
+    def reply(args: PyTree, handle: Array, y: Array) -> _Request:
+        return host.in_program(_Reply(shapes), shapes, handle, y)
+
+    def step(carry: tuple[_Request, Array]) -> tuple[_Request, Array]:
+        # without a barrier, XLA on a CPU lets a callback read and write one buffer of the loop
+        request, turn = lax.optimization_barrier(carry)
+        y = multiply(request)
+        return lax.cond(turn == 0, begin, reply, args, request.handle, y), turn + 1
+
+    zero = jnp.int32(0)
+    first = _Request(zero, jnp.int32(START), zero, jnp.zeros(size, dtype))
+    last, _ = lax.while_loop(lambda carry: carry[0].kind != DONE, step, (first, zero))
+    return host.in_program(_collect, like, last.handle)
+
+
+def _buffer(products: tuple[Product, ...]) -> tuple[int, Any]:
+    """Return the length and the dtype that hold every vector that is handed over."""
+    ends = [end for product in products for end in (product.shape_in, product.shape_out)]
+    return max(end.shape[0] for end in ends), np.result_type(*(end.dtype for end in ends))
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    real = jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating)
+    return (x.real if real else x).astype(dtype)
+
+
+class _Begin(eqx.Module):
+    fn: Callable[..., PyTree]
+    ends: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
+    shapes: _Request = eqx.field(static=True)
+
+    def __call__(self, args: tuple) -> _Request:
+        handle = next(_handles)
+        _exchanges[handle] = Exchange(self.fn, args, self.ends)
+        return _padded(handle, self.shapes)
+
+
+class _Reply(eqx.Module):
+    shapes: _Request = eqx.field(static=True)
+
+    def __call__(self, handle: np.ndarray, y: np.ndarray) -> _Request:
+        _exchanges[int(handle)].answer(y)
+        return _padded(int(handle), self.shapes)
+
+
+def _collect(handle: np.ndarray) -> PyTree:
+    return _exchanges.pop(int(handle)).result
+
+
+def _padded(handle: int, shapes: _Request) -> _Request:
+    x = np.zeros(shapes.x.shape, shapes.x.dtype)
+    try:
+        asked = _exchanges[handle].next()
+    except BaseException:
+        _exchanges.pop(handle)
+        raise
+    number = np.int32(handle)
+    if asked is None:
+        return _Request(number, np.int32(DONE), np.int32(0), x)
+    x[: asked[2].size] = asked[2]
+    return _Request(number, np.int32(1 + asked[0]), np.int32(asked[1]), x)
+
+
+_handles = itertools.cycle(range(1, 2**31))
+_exchanges: "dict[int, Exchange]" = {}
+_local = threading.local()
+
+
+class _Abandoned(BaseException):
+    """The program will not answer any more; no `except Exception` of a solver is to catch it."""
+
+
+class Exchange:
+    """A host function on a thread of its own, and what it asks for."""
+
+    def __init__(
+        self, fn: Callable[..., PyTree], args: tuple, ends: tuple[jax.ShapeDtypeStruct, ...]
+    ):
+        self.result: PyTree = None
+        self.ends = ends
+        self._asked: queue.SimpleQueue = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(
+            target=self._run, args=(fn, args), name="implicit_eig solver", daemon=True
+        ).start()
+
+    def _run(self, fn: Callable[..., PyTree], args: tuple) -> None:
+        _local.exchange = self
+        try:
+            with host.without_jax():
+                self.result = fn(*args)
+            self._asked.put(None)
+        except BaseException as error:
+            self._asked.put(error)
+
+    def ask(self, number: int, i: int, x: np.ndarray) -> np.ndarray:
+        """Return the product, once the program has made it; on the solver's thread."""
+        self._asked.put((number, i, x))
+        try:
+            y = self._answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            y = None
+        if y is None:
+            raise _Abandoned
+        end = self.ends[number]
+        y = y[: end.shape[0]]
+        real = np.iscomplexobj(y) and not np.issubdtype(end.dtype, np.complexfloating)
+        return (y.real if real else y).astype(end.dtype)
+
+    def next(self) -> tuple[int, int, np.ndarray] | None:
+        """Return what is asked for next, `None` when there is a result; raise its error."""
+        asked = self._asked.get()
+        if isinstance(asked, _Abandoned):
+            raise ImplicitEigError(
+                f"A host solver that asks for products: an answer within {PATIENCE:.0f} s; got "
+                "none. Use a `traceable` solver where one product takes that long."
+            )
+        if isinstance(asked, BaseException):
+            raise asked
+        return asked
+
+    def answer(self, y: np.ndarray | None) -> None:
+        """Hand over a product; `None` ends the thread."""
+        self._answers.put(y)
+
+
+def _converse_in_place(
+    fn: Callable[..., PyTree], like: PyTree, products: tuple[Product, ...], args: tuple
+) -> PyTree:
+    exchange = Exchange(fn, host.given(args), tuple(product.shape_out for product in products))
+    try:
+        while (asked := exchange.next()) is not None:
+            number, i, x = asked
+            y = _multiply(products[number], jnp.asarray(i), jnp.asarray(x))
+            exchange.answer(np.asarray(y))
+    finally:
+        exchange.answer(None)
+    return host.received(exchange.result, like)
+
+
+@compiled
+def _multiply(product: Product, i: Any, x: Any) -> Array:
+    return product(i, x)
