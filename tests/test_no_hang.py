@@ -1,0 +1,140 @@
+"""Programs in which host code and JAX could wait for each other end, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# far above what they take: a program that hangs never ends
+LIMIT = 240
+
+START = """
+import functools
+import os
+import sys
+
+if "one core" in sys.argv:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from scipy.sparse.linalg import eigs, eigsh, minres
+
+jax.config.update("jax_enable_x64", True)
+import implicit_eig as ie
+
+n = 40
+rng = np.random.default_rng(0)
+
+
+def chain(p):
+    product = lambda x: (3 + p) * x - jnp.roll(x, 1) - jnp.roll(x, -1)
+    return lx.FunctionLinearOperator(product, jax.ShapeDtypeStruct((n,), jnp.float64))
+
+
+def arpack(A):
+    return eigsh(A, k=2, which="SA", v0=np.linspace(1, 2, n))
+
+
+# not ready for a while
+W = jnp.asarray(rng.standard_normal((900, 900)) / 30)
+slow = functools.partial(jax.jit(lambda W, seed: (W @ (W @ W))[0, :n] + seed), W)
+solve = ie.eigensolver(arpack, ie.Hermitian(2))
+
+
+def loss(p, solve=solve):
+    solution = solve(chain(p))
+    return jnp.sum(solution.values) + jnp.sum(solution.vectors[:9] ** 4)
+"""
+
+PROGRAMS = {
+    "a training loop": """
+        layers = [jnp.asarray(rng.standard_normal((1500, 1500)) / 40) for _ in range(6)]
+
+        def predicted(layers):
+            x = jnp.ones(1500)
+            for layer in layers:
+                x = jnp.tanh(layer @ x)
+            return loss(x[:n])
+
+        step = jax.jit(jax.value_and_grad(predicted))
+        momentum = [jnp.zeros_like(layer) for layer in layers]
+        for _ in range(4):
+            value, gradient = step(layers)
+            momentum = [0.9 * m + g for m, g in zip(momentum, gradient)]
+            layers = [layer - 1e-3 * m for layer, m in zip(layers, momentum)]
+            norms = [jnp.sqrt(jnp.sum(g**2)) for g in gradient]
+        assert np.isfinite(float(value)) and all(np.isfinite(float(norm)) for norm in norms)
+    """,
+    "calls in flight": """
+        f = jax.jit(jax.grad(loss))
+        arguments = [slow(float(i)) for i in range(48)]
+        results = [f(p) for p in arguments]
+        assert all(np.isfinite(np.asarray(r)).all() for r in results)
+    """,
+    "a scan, vmap, and second order": """
+        by_minres = ie.host_linear_solver(lambda A, b: minres(A, b, rtol=1e-12), rtol=1e-9)
+        other = ie.eigensolver(arpack, ie.Hermitian(2), linear_solver=by_minres)
+        gradient = jax.grad(functools.partial(loss, solve=other))
+
+        @jax.jit
+        def swept(p):
+            step = lambda p, _: (p - 0.01 * gradient(p), None)
+            return jax.lax.scan(step, p, length=3)[0]
+
+        @jax.jit
+        def batched(P):
+            return jax.vmap(lambda p: jax.jvp(gradient, (p,), (jnp.ones(n),))[1])(P)
+
+        arguments = [slow(float(i)) for i in range(8)]
+        results = [swept(p) for p in arguments]
+        results += [batched(jnp.stack(arguments[:2])) for _ in range(2)]
+        more = [jnp.sum(r) for r in results for _ in range(8)]
+        assert all(np.isfinite(float(r)) for r in more)
+    """,
+    "a linear solver of implicit_function": """
+        by_minres = ie.host_linear_solver(lambda A, b: minres(A, b, rtol=1e-12), rtol=1e-9)
+        root = ie.implicit_function(
+            lambda p: np.sqrt(1 + p**2), lambda z, p: z**2 - 1 - p**2, like=lambda p: p,
+            linear_solver=by_minres,
+        )
+        f = jax.jit(jax.grad(lambda p: jnp.sum(root(p)**2)))
+        arguments = [jnp.repeat(slow(float(i)), 60) for i in range(40)]
+        results = [f(p) for p in arguments]
+        for p, r in zip(arguments, results):
+            np.testing.assert_allclose(r, 2 * p, rtol=1e-6, atol=1e-9)
+    """,
+    "pairs that are not Hermitian": """
+        def arnoldi(A):
+            return eigs(A, k=2, which="LM", v0=np.linspace(1, 2, n))
+
+        general = ie.eigensolver(arnoldi, ie.General(2))
+        f = jax.jit(jax.grad(lambda p: jnp.sum(jnp.abs(general(chain(p)).vectors[:9]) ** 4)))
+        results = [f(slow(float(i))) for i in range(6)]
+        more = [jnp.sum(r) for r in results for _ in range(8)]
+        assert all(np.isfinite(float(r)) for r in more)
+    """,
+}
+
+
+def run(program, *arguments, limit=LIMIT):
+    code = START + textwrap.dedent(program)
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        env=environment,
+        timeout=limit,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_ends(name):
+    run(PROGRAMS[name])
