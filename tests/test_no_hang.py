@@ -1,4 +1,4 @@
-"""Programs in which host code and JAX could wait for each other end, each in a process of its own."""
+"""Programs in which host code and JAX could wait for each other end; in processes of their own."""
 
 import os
 import subprocess

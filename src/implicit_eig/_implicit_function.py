@@ -149,7 +149,9 @@ class _Conditions(AbstractRoot):
             )
         figures = _residual_figures(self.conditions, z, theta)
         inspect = _InspectResidual(tolerance(self.policy.residual_rtol, figures[0].dtype))
-        return enforce(forward_check(self.policy, inspect, figures), figures, z), aux
+        return enforce(
+            forward_check(self.policy, inspect), figures, z, ~inspect.sound(*figures)
+        ), aux
 
     def residual(self, z: PyTree, theta: PyTree) -> Array:
         args, kwargs = theta
@@ -308,14 +310,22 @@ class _InspectResidual(eqx.Module):
 
     residual_rtol: float = eqx.field(static=True)
 
+    def allowed(self, size: Any) -> Any:
+        """Return the largest residual that counts as rounding or as solved."""
+        return max(self.residual_rtol, ROUNDING * float(jnp.finfo(size.dtype).eps)) * size
+
+    def sound(self, residual: Array, size: Array, finite: Array) -> Array:
+        """Return whether z fulfils the conditions."""
+        allowed = self.allowed(size)
+        return finite & (residual <= allowed) & (allowed < jnp.inf)
+
     def __call__(self, residual: np.ndarray, size: np.ndarray, finite: np.ndarray) -> str | None:
         if not finite:
             return (
                 "`implicit_function(solver=...)`: a finite solution; got NaN or inf. Check the "
                 "solver's own report of convergence."
             )
-        rtol = max(self.residual_rtol, ROUNDING * float(np.finfo(residual.dtype).eps))
-        allowed = rtol * float(size)
+        allowed = float(self.allowed(size))
         if residual <= allowed < np.inf:
             return None
         return (

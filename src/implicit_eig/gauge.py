@@ -165,9 +165,9 @@ def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple
 
 def _judge(policy: Policy, inspect: Any, figures: tuple[Array, Array], value: PyTree) -> PyTree:
     defect, size = figures
-    # what is not finite is somebody else's complaint
-    suspect = jnp.any(defect > inspect.rtol * size)
-    return enforce(gauge_check(policy, inspect, figures), figures, value, suspect)
+    # what is not finite is reported where it arose
+    failed = jnp.any(defect > inspect.rtol * size)
+    return enforce(gauge_check(policy, inspect), figures, value, failed)
 
 
 class _InspectVectors(eqx.Module):

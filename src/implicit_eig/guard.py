@@ -46,7 +46,7 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
     if equal is None:
         return wanted
     figures = (equal, solution.values)
-    check = cluster_check(policy, _Inspect(k), figures)
+    check = cluster_check(policy, _Inspect(k))
     return enforce(check, figures, wanted, jnp.any(equal[:k, k:]))
 
 

@@ -113,7 +113,7 @@ def rescale(
     """
     factors = normalization.factors(solution.vectors, metric)
     figures = (jnp.abs(factors),)
-    check = forward_check(policy, _InspectFactors(type(normalization).__name__), figures)
+    check = forward_check(policy, _InspectFactors(type(normalization).__name__))
     factors = enforce(check, figures, factors, jnp.any(factors == 0))
     vectors = scale_columns(solution.vectors, 1 / factors)
     left = solution.left_vectors

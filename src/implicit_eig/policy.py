@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
 from . import host
@@ -150,49 +151,47 @@ def describe_condition(
 
 
 class Check(eqx.Module):
-    """One check: a verdict on figures, and what follows from it.
+    """One check: what failure means in words, and what follows from it.
 
     `inspect(*figures)` runs on the host on unbatched NumPy arrays and returns the message
-    of the failure, or `None`.
+    of the failure.
     """
 
     inspect: Callable[..., str | None] = eqx.field(static=True)
     action: Action = eqx.field(static=True)
     error: type[ImplicitEigError] = eqx.field(static=True)
     warning: type[Warning] = eqx.field(static=True)
-    ndims: tuple[int, ...] = eqx.field(static=True)
 
-    def __call__(self, suspect: np.ndarray, *figures: np.ndarray) -> np.ndarray:
-        """Judge each member of a batch that is suspect; return whether it passed."""
-        batch = figures[0].shape[: figures[0].ndim - self.ndims[0]]
-        passed = np.ones(batch, bool)
-        for index in map(tuple, np.argwhere(np.broadcast_to(suspect, batch))):
+    def __call__(self, failed: np.ndarray, *figures: np.ndarray) -> np.ndarray:
+        """Raise, or warn, of each member of a batch that has failed; return that all may pass."""
+        for index in map(tuple, np.argwhere(failed)):
             message = self.inspect(*(np.asarray(figure[index]) for figure in figures))
             if message is None:
                 continue
             if self.action is Action.RAISE:
                 raise self.error(message)
-            if self.action is Action.WARN:
-                warnings.warn(message, self.warning, stacklevel=2)
-            else:
-                passed[index] = False
-        return passed
+            warnings.warn(message, self.warning, stacklevel=2)
+        return np.ones_like(failed)
 
 
-def enforce(
-    check: Check, figures: tuple, value: PyTree, suspect: Bool[Array, ""] | bool = True
-) -> PyTree:
-    """Return `value` once `check` has passed judgement on `figures`, unless they are beyond doubt.
+def enforce(check: Check, figures: tuple, value: PyTree, failed: Bool[Array, ""] | bool) -> PyTree:
+    """Return `value`, with the consequences of `check` where `failed`.
 
-    The floating-point leaves of `value` depend on the verdict, so that no compiler
-    removes the check; they become NaN where the verdict says so. Figures carry no
-    derivative. `suspect` spares the host a look at each member of a large batch.
+    Under `NAN` the floating-point leaves of `value` become NaN, and no host is asked. Under `RAISE`
+    and `WARN` the host is called where the check has failed, and only then, of a batch too;
+    the leaves depend on its return, so that no compiler removes it. Figures carry no derivative.
     """
     if check.action is Action.IGNORE:
         return value
-    figures = jax.lax.stop_gradient(figures)
-    like = jax.ShapeDtypeStruct((), jnp.bool_)
-    passed = host.call(check, like, jnp.asarray(suspect), *figures, vmap_method="broadcast_all")
+    failed, figures = jax.lax.stop_gradient((jnp.asarray(failed), figures))
+    if check.action is Action.NAN:
+        passed = ~failed
+    elif host.is_traced((failed, figures)):
+        passed = _report(check, failed, figures)
+    else:
+        if failed:
+            check(*host.given((failed, *figures)))
+        return value
     if not host.is_traced(passed) and passed:
         return value
     # a factor rather than a choice: derivatives are NaN too, where a choice of NaN has zero ones
@@ -204,6 +203,27 @@ def enforce(
     )
 
 
+def _report(check: Check, failed: Bool[Array, "..."], figures: tuple) -> Bool[Array, "..."]:
+    """Return True, once the host has judged the members of a batch that have failed, if any."""
+
+    def tell(failed: Array, figures: tuple) -> Array:
+        like = jax.ShapeDtypeStruct(failed.shape, jnp.bool_)
+        return host.in_program(check, like, failed, *figures)
+
+    # the condition of a batch is that of any member: one of each would call the host for all
+    @custom_vmap
+    def report(failed: Array, figures: tuple) -> Array:
+        quiet = lambda failed, figures: ~failed  # noqa: E731
+        return jax.lax.cond(jnp.any(failed), tell, quiet, failed, figures)
+
+    @report.def_vmap
+    def _(size: int, batched: Any, failed: Array, figures: tuple) -> tuple[Array, bool]:
+        spread = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *x.shape))  # noqa: E731
+        return report(*jax.tree.map(spread, (failed, figures), tuple(batched))), True
+
+    return report(failed, figures)
+
+
 def _scaled(leaf: Array, factor: Array) -> Array:
     """Return leaf · factor; of a complex leaf part by part, which keeps infinite ones."""
     if jnp.iscomplexobj(leaf):
@@ -211,38 +231,26 @@ def _scaled(leaf: Array, factor: Array) -> Array:
     return leaf * factor.astype(leaf.dtype)
 
 
-def forward_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+def forward_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
     """Return the check of a forward result under `policy`."""
-    return _check(inspect, policy.forward, EigensolverError, ForwardWarning, figures)
+    return Check(inspect, policy.forward, EigensolverError, ForwardWarning)
 
 
-def cluster_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+def cluster_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
     """Return the check for a cluster that is cut under `policy`."""
-    return _check(inspect, policy.cluster, EigensolverError, ClusterWarning, figures)
+    return Check(inspect, policy.cluster, EigensolverError, ClusterWarning)
 
 
-def gauge_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+def gauge_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
     """Return the check of a cotangent under `policy`."""
-    return _check(inspect, policy.gauge, GaugeError, GaugeWarning, figures)
+    return Check(inspect, policy.gauge, GaugeError, GaugeWarning)
 
 
-def exceptional_check(policy: Policy, inspect: Callable[..., str | None], figures: tuple) -> Check:
+def exceptional_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
     """Return the check of the values' condition under `policy`."""
-    return _check(inspect, policy.exceptional, EigensolverError, ExceptionalPointWarning, figures)
+    return Check(inspect, policy.exceptional, EigensolverError, ExceptionalPointWarning)
 
 
-def linear_solver_check(
-    policy: Policy, inspect: Callable[..., str | None], figures: tuple
-) -> Check:
+def linear_solver_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
     """Return the check of a linear solve under `policy`."""
-    return _check(inspect, policy.linear_solve, LinearSolveError, LinearSolveWarning, figures)
-
-
-def _check(
-    inspect: Callable[..., str | None],
-    action: Action,
-    error: type[ImplicitEigError],
-    warning: type[Warning],
-    figures: tuple,
-) -> Check:
-    return Check(inspect, action, error, warning, tuple(jnp.ndim(figure) for figure in figures))
+    return Check(inspect, policy.linear_solve, LinearSolveError, LinearSolveWarning)

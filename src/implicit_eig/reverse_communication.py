@@ -8,7 +8,7 @@ the program that waits for its result is a loop that multiplies,
 wherever it lives. The host thread waits on a queue, the program on the host thread, and neither on
 anything that JAX has yet to compute: there is nothing left that can wait in a circle.
 
-Source: the interface of ARPACK, Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM, chapter 2.
+Source: ARPACK's interface, Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM, chapter 2.
 """
 
 import itertools

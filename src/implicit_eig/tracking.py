@@ -220,9 +220,7 @@ def follow(
         else:
             tracked = track(reference, solution, B)
             figures = (tracked.overlap,)
-            check = Check(
-                _InspectOverlap(step), Action.WARN, ImplicitEigError, TrackingWarning, (1,)
-            )
+            check = Check(_InspectOverlap(step), Action.WARN, ImplicitEigError, TrackingWarning)
             overlap = enforce(check, figures, tracked.overlap, jnp.any(tracked.overlap < LOST))
             tracked = Tracked(tracked.order, overlap)
         rows.append((solution.values[tracked.order], *tracked))

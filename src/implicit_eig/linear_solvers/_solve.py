@@ -25,6 +25,7 @@ from .._compiled import compiled
 from .._errors import InputError
 from ..operators import scale_columns
 from ..policy import (
+    Action,
     Policy,
     SolveReport,
     describe_condition,
@@ -105,6 +106,10 @@ class AbstractSystemsSolver(AbstractOwnSolver):
         """Return the solver that does the work: another one, of a solver that chooses."""
         return self
 
+    def without_host(self) -> "AbstractSystemsSolver":
+        """Return the solver for a policy that asks no host; one that needs the host is itself."""
+        return self
+
 
 def as_result(verdict: Array) -> lx.RESULTS:
     """Return the member of `VERDICTS` that `verdict`, perhaps traced, is the index of."""
@@ -163,12 +168,14 @@ def _solve_and_check(
     policy: Policy,
 ) -> PyTree[Array]:
     # Right sides of norm 1: an absolute tolerance of the solver then means a relative one. NaN in a
-    # right side or in a system is somebody else's complaint: it is solved as zero, and the solution
+    # right side or in a system is reported where it arose: it is solved as zero, and the solution
     # is NaN by its size.
     sizes = systems.sizes()
     size = jnp.where(jnp.isnan(sizes), jnp.nan, system_norms(b))
     inverse = 1 / jnp.where(size > 0, size, 1)
     unit = jax.tree.map(lambda leaf: jnp.where(size > 0, scale_columns(leaf, inverse), 0), b)
+    if policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None:
+        solver = solver.without_host() if isinstance(solver, AbstractSystemsSolver) else solver
     U, outcome = solve_all(systems, unit, solver)
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     residual = jnp.where(jnp.isnan(size), 0, residual)
@@ -184,11 +191,11 @@ def _solve_and_check(
         report = _Report(policy.monitor, type(chosen).__name__)
         jax.debug.callback(report, outcome.steps, residual)
     figures = (residual, allowed, *outcome)
-    check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)), figures)
+    check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)))
     U = enforce(check, figures, U, ~jnp.all(residual <= allowed))
     bound = systems.condition_bound(unit, U)
     if bound is not None:
-        check = exceptional_check(policy, _InspectCondition(type(systems)), (bound,))
+        check = exceptional_check(policy, _InspectCondition(type(systems)))
         U = enforce(check, (bound,), U, jnp.any(bound > largest_condition(dtype)))
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
 

@@ -40,6 +40,9 @@ class AutoLinearSolver(AbstractSystemsSolver):
     takes over with a warning: LAPACK for dense systems, `SparseDirect` for sparse ones that are
     not Hermitian, SciPy's `gcrotmk` for products.
 
+    Under `Policy(linear_solve=...)` of `NAN` or `IGNORE` no host takes over: `lineax.LU` does for
+    dense systems, and others are left as they are.
+
     Args:
         sigma: for `ShiftInvert`.
         factorize: for `ShiftInvert`.
@@ -47,6 +50,11 @@ class AutoLinearSolver(AbstractSystemsSolver):
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
+    on_host: bool = eqx.field(static=True, default=True)
+
+    def without_host(self) -> "AutoLinearSolver":
+        """Return the choice whose second choice is no host solver."""
+        return AutoLinearSolver(self.sigma, self.factorize, False)
 
     def working_rtol(self, dtype: Any) -> float:
         """Return the loosest tolerance of the choices."""
@@ -61,11 +69,16 @@ class AutoLinearSolver(AbstractSystemsSolver):
         deflated = systems.structure is Structure.SPARSE and systems.is_hermitian()
         if isinstance(solver, (lx.LU, SparseDirect)) or deflated:  # no second choice
             return U, outcome
-        fallback, failed = _Fallback(type(solver).__name__), outcome.verdicts != 0
+        failed = outcome.verdicts != 0
+        fallback: lx.AbstractLinearSolver = _Fallback(type(solver).__name__)
+        if not self.on_host:
+            if systems.structure is not Structure.DENSE:
+                return U, outcome
+            fallback = lx.LU()
 
         def again(U: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
             rest = jax.tree.map(lambda leaf: scale_columns(leaf, failed), b)
-            V, new = fallback.solve_systems(systems, rest)
+            V, new = solve_all(systems, rest, fallback)
             return jax.tree.map(lambda u, v: jnp.where(failed[None, :], v, u), U, V), new
 
         return lax.cond(jnp.any(failed), again, lambda U: (U, outcome), U)

@@ -132,9 +132,9 @@ def orthonormalizer(
 
 
 def independent(gram: Inexact[Array, "k k"]) -> Bool[Array, ""]:
-    """Return whether `inspect_independence` cannot object."""
-    # Gershgorin: the smallest eigenvalue of the Gram matrix is above 1/2
-    return jnp.all(jnp.sum(jnp.abs(gram), axis=0) < 1.5)
+    """Return whether the smallest eigenvalue of a Gram matrix of unit vectors is large enough."""
+    shifted = gram - INDEPENDENCE * jnp.eye(len(gram), dtype=gram.dtype)
+    return jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)))
 
 
 def inspect_independence(requirement: str, overlap: str, gram: np.ndarray) -> str | None:

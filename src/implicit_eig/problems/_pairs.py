@@ -52,7 +52,7 @@ from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
 from ._blocks import membership, product_sizes
-from ._pairs_check import InspectPairs, inspect_condition, normalize, suspect
+from ._pairs_check import InspectPairs, inspect_condition, normalize, sound
 from ._pairs_solve import BorderedSolve, CompleteSolve
 
 
@@ -136,10 +136,10 @@ class AbstractPairs(AbstractProblem):
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
         solution, figures = normalize(solution, norms, matrices, border, near, self.left_scale)
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
-        check = forward_check(policy, InspectPairs(self.name, rtol), figures)
+        check = forward_check(policy, InspectPairs(self.name, rtol))
         residual, scale, *_ = figures
         stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
-        solution = enforce(check, figures, solution, suspect(rtol, policy, *figures))
+        solution = enforce(check, figures, solution, ~sound(rtol, *figures))
         return dataclasses.replace(solution, stats=stats, _equal=near)
 
     def complete(
@@ -162,7 +162,7 @@ class AbstractPairs(AbstractProblem):
             solution = eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
         condition = self.condition_numbers(state, operators)
         figures = (condition, state.lam)
-        check = exceptional_check(policy, inspect_condition, figures)
+        check = exceptional_check(policy, inspect_condition)
         too_large = condition > largest_condition(condition.dtype)
         return enforce(check, figures, solution, jnp.any(too_large))
 

@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._compiled import compiled
-from ..degeneracy import cluster_mask
 from ..operators import column_norms, scale_columns
-from ..policy import Policy, describe_condition, tolerance
+from ..policy import describe_condition, tolerance
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 
@@ -60,9 +59,8 @@ def normalize(
     return solution, figures
 
 
-def suspect(
+def sound(
     rtol: float,
-    policy: Policy,
     residual: Array,
     parts: Array,
     size: Array,
@@ -73,13 +71,19 @@ def suspect(
     paired: Array,
     defects: Array,
 ) -> Bool[Array, ""]:
-    """Return False where `InspectPairs` cannot object."""
+    """Return True where `InspectPairs` does not object."""
     eps = float(jnp.finfo(residual.dtype).eps)
     solved = jnp.all(residual <= rtol * parts + ROUNDING * eps * size[None, :])
-    near = cluster_mask(lam, 10 * eps * jnp.abs(lam), policy) & ~jnp.eye(len(lam), dtype=bool)
-    twice = jnp.any(near & (1 - overlaps**2 < INDEPENDENCE))
-    as_declared = jnp.all(defects <= tolerance(None, defects.dtype))
-    return ~(as_declared & solved & ~twice & jnp.all(finite & (norms > 0) & paired))
+    # NaN is left to the residual
+    as_declared = ~jnp.any(defects > tolerance(None, defects.dtype))
+    twice = jnp.any(jnp.triu(same_pair(jnp, rtol, lam, overlaps), 1))
+    return as_declared & solved & ~twice & jnp.all(finite & (norms > 0) & paired)
+
+
+def same_pair(xp: Any, rtol: float, lam: Any, overlaps: Any) -> Any:
+    """Return which pairs have one value and one vector, to the accuracy of the pairs."""
+    close = xp.abs(lam[:, None] - lam[None, :]) <= rtol * xp.abs(lam)[:, None]
+    return close & (1 - overlaps**2 < INDEPENDENCE)
 
 
 class InspectPairs(eqx.Module):
@@ -144,8 +148,7 @@ class InspectPairs(eqx.Module):
                 f"{requirement}left vectors in the order of the values; got yᴴT'(λ)x = 0 for pair "
                 f"{i}. Sort them alike."
             )
-        close = np.abs(lam[:, None] - lam[None, :]) <= self.residual_rtol * np.abs(lam)[:, None]
-        twice = np.argwhere(np.triu(close & (1 - overlaps**2 < INDEPENDENCE), 1))
+        twice = np.argwhere(np.triu(same_pair(np, self.residual_rtol, lam, overlaps), 1))
         if twice.size:
             i, j = twice[0]
             return (

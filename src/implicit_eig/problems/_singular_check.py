@@ -63,7 +63,7 @@ def _unit(X: Array) -> Array:
     return scale_columns(X, 1 / jnp.where(norms > 0, norms, 1))
 
 
-def suspect(
+def sound(
     rtol: float,
     sigma: Array,
     residual: Array,
@@ -75,9 +75,9 @@ def suspect(
     norms: Array,
     finite: Array,
 ) -> Bool[Array, ""]:
-    """Return False where `InspectTriplets` cannot object."""
+    """Return True where `InspectTriplets` does not object."""
     solved = jnp.all(residual <= rtol * scale + rounding) & jnp.all(sigma > zero)
-    return ~(solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0))
+    return solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0)
 
 
 class InspectTriplets(eqx.Module):

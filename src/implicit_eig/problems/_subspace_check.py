@@ -31,8 +31,7 @@ def schur_basis(
     X = jax.scipy.linalg.solve_triangular(L.conj(), X.T, lower=True).T
     AX, BX = apply_complex(A, X), apply_complex(B, X)
     S = X.conj().T @ AX
-    # on the host: JAX has a Schur form on CPUs alone
-    S, Q = host.call(_schur, (S, S), jnp.where(jnp.isfinite(S), S, 0))
+    S, Q = _schur(jnp.where(jnp.isfinite(S), S, 0))
     X, AX, BX = X @ Q, AX @ Q, BX @ Q
     residual = column_norms(AX - BX @ S)
     scale = column_norms(AX) + column_norms(BX) * column_norms(S)
@@ -40,7 +39,15 @@ def schur_basis(
     return S, X, figures, residual / jnp.where(scale > 0, scale, 1)
 
 
-def _schur(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _schur(S: Array) -> tuple[Array, Array]:
+    """Return T, Q of S = Q T Qᴴ; JAX has a Schur form on CPUs alone."""
+    if jax.default_backend() == "cpu":
+        T, Q = jax.scipy.linalg.schur(S, output="complex")
+        return T, Q
+    return host.call(_host_schur, (S, S), S)
+
+
+def _host_schur(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     T, Q, *_ = sla.schur(S, output="complex")
     return T, Q
 
@@ -54,7 +61,7 @@ def sound(
     finite: Array,
     definite: Array,
 ) -> Bool[Array, ""]:
-    """Return True where `InspectBasis` cannot object."""
+    """Return True where `InspectBasis` does not object."""
     eps = float(jnp.finfo(residual.dtype).eps)
     good = (rank > ROUNDING * eps) & (skew < ROUNDING * eps) & finite & definite
     return jnp.all(residual <= rtol * scale) & good

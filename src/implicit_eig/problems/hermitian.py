@@ -148,7 +148,7 @@ class Hermitian(AbstractProblem):
         rounding = ROUNDING * float(jnp.finfo(defect.dtype).eps) * scale
         # a comparison with NaN is False
         sound = jnp.all(defect <= rounding) & jnp.all(quadratic_form[1:] > 0)
-        check = forward_check(policy, _inspect_operators, figures)
+        check = forward_check(policy, _inspect_operators)
         return enforce(check, figures, parts, ~(sound & jnp.all(jnp.isfinite(scale))))
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
@@ -172,8 +172,8 @@ class Hermitian(AbstractProblem):
         A, B = _both(operators)
         solution, figures, residuals = _normalize(solution, A, B, policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
-        check = forward_check(policy, _InspectPairs(rtol), figures)
-        solution = enforce(check, figures, solution, _suspect(rtol, *figures))
+        check = forward_check(policy, _InspectPairs(rtol))
+        solution = enforce(check, figures, solution, ~_sound(rtol, *figures))
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def state(self, solution: Solution) -> "Invariant":
@@ -341,7 +341,7 @@ def _normalize(
     return Solution(lam, X, _equal=equal), figures, relative
 
 
-def _suspect(
+def _sound(
     rtol: float,
     residual: Array,
     scale: Array,
@@ -350,9 +350,9 @@ def _suspect(
     norms: Array,
     finite: Array,
 ) -> Bool[Array, ""]:
-    """Return False where `_InspectPairs` cannot object; in a batch it is slow."""
+    """Return True where `_InspectPairs` does not object."""
     solved = jnp.all(residual <= rtol * scale + rounding)
-    return ~(solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0))
+    return solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0)
 
 
 class _InspectPairs(eqx.Module):

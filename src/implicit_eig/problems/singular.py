@@ -53,7 +53,7 @@ from ._blocks import (
     turned,
 )
 from ._embedding import embedding
-from ._singular_check import InspectFactors, InspectTriplets, normalize, suspect
+from ._singular_check import InspectFactors, InspectTriplets, normalize, sound
 
 
 class Triplets(eqx.Module):
@@ -135,8 +135,8 @@ class Singular(AbstractProblem):
         """Return the triplets with UᴴU = VᴴV = I, checked as `Policy(forward=...)` says."""
         solution, figures, residuals = normalize(solution, operators[0], policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
-        check = forward_check(policy, InspectTriplets(rtol), figures)
-        solution = enforce(check, figures, solution, suspect(rtol, *figures))
+        check = forward_check(policy, InspectTriplets(rtol))
+        solution = enforce(check, figures, solution, ~sound(rtol, *figures))
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def rescale(
@@ -151,10 +151,10 @@ class Singular(AbstractProblem):
         modulus = jnp.abs(normalization.factors(solution.vectors, metric))
         rtol = tolerance(None, modulus.dtype)
         inspect = InspectFactors(type(normalization).__name__, rtol)
-        forward = forward_check(policy, inspect, (modulus,))
-        check = Check(inspect, forward.action, InputError, forward.warning, forward.ndims)
-        suspicious = ~jnp.all(jnp.abs(modulus - 1) <= rtol)
-        solution = enforce(check, (modulus,), solution, suspicious)
+        forward = forward_check(policy, inspect)
+        check = Check(inspect, forward.action, InputError, forward.warning)
+        failed = ~jnp.all(jnp.abs(modulus - 1) <= rtol)
+        solution = enforce(check, (modulus,), solution, failed)
         # left vectors times the conjugate of a phase are left vectors divided by it
         return rescale(normalization, solution, metric, policy)
 

@@ -121,7 +121,7 @@ class Subspace(AbstractProblem):
         """Return the Schur form of the space that the solver's vectors span, checked."""
         S, X, figures, stats = schur_basis(solution.vectors, *_both(operators))
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
-        check = forward_check(policy, InspectBasis(rtol), figures)
+        check = forward_check(policy, InspectBasis(rtol))
         S, X = enforce(check, figures, (S, X), ~sound(rtol, *figures))
         return Solution(S, X, None, {"residuals": stats})
 
