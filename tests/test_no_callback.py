@@ -46,7 +46,7 @@ def by_products(A):
     return jnp.linalg.eigh(A.as_matrix())
 
 
-def T(lam, x, A):
+def T(lam, x, A):  # noqa: N802
     return A @ x - lam * x
 
 
@@ -152,11 +152,15 @@ def test_the_host_is_called_where_a_check_fails_and_only_there(action, batched, 
     solve = ie.eigensolver(off, ie.Hermitian(2), policy=policy)
     f = lambda a: jnp.sum(solve(jnp.diag(jnp.stack([a, 2 * a]))).values)
     f = jax.jit(jax.vmap(jax.value_and_grad(f)) if batched else jax.value_and_grad(f))
-    good, bad = (jnp.array([1.0, 2.0]), jnp.array([1.0, 60.0])) if batched else (jnp.array(1.0), jnp.array(60.0))
+    good, bad = (
+        (jnp.array([1.0, 2.0]), jnp.array([1.0, 60.0]))
+        if batched
+        else (jnp.array(1.0), jnp.array(60.0))
+    )
     jax.block_until_ready(f(good))
     assert calls == []
     if action is ie.Action.RAISE:
-        with pytest.raises(jax.errors.JaxRuntimeError, match="A x = λ B x"):
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="A x = λ B x"):
             jax.block_until_ready(f(bad))
     else:
         with pytest.warns(ie.ForwardWarning, match="A x = λ B x"):
@@ -182,3 +186,43 @@ def test_a_failed_check_is_nan_without_the_host(name):
             return
         assert np.isnan(jax.jit(found["forward"])(x))
         assert np.isnan(jax.jit(found["gradient"])(x)).all()
+
+
+def test_a_member_whose_solver_raises_is_nan_alone():
+    """Under `NAN`, of a sweep with a solver on the host; without `jit` too."""
+
+    def fails(A):
+        if A[0, 0] > 50:
+            raise np.linalg.LinAlgError("did not converge")
+        return np.linalg.eigh(A)
+
+    def f(solve, a):
+        solution = solve(jnp.diag(jnp.stack([a, 2 * a, 4 * a])))
+        return jnp.sum(solution.values) + jnp.sum(solution.vectors**4)
+
+    solve = ie.eigensolver(fails, ie.Hermitian(2), policy=ie.Policy(forward=ie.Action.NAN))
+    swept = jax.vmap(jax.value_and_grad(lambda a: f(solve, a)))
+    for run in (swept, jax.jit(swept)):
+        values, slopes = run(jnp.array([1.0, 60.0, 2.0]))
+        np.testing.assert_array_equal(np.isnan(values), [False, True, False])
+        np.testing.assert_array_equal(np.isnan(slopes), [False, True, False])
+    strict = ie.eigensolver(fails, ie.Hermitian(2))
+    with pytest.raises(np.linalg.LinAlgError):
+        f(strict, jnp.array(60.0))
+    wrong = ie.eigensolver(lambda A: A.no_such_name, ie.Hermitian(2), policy=solve.policy)
+    with pytest.raises(AttributeError):
+        f(wrong, jnp.array(1.0))
+
+
+def test_a_failing_linear_solver_is_nan_under_nan():
+    def fails(A, b):
+        raise RuntimeError("Factor is exactly singular")
+
+    loss = lambda solve: lambda A: jnp.sum(solve(A).vectors ** 4)
+    failing = ie.host_linear_solver(fails)
+    policy = ie.Policy(linear_solve=ie.Action.NAN)
+    solve = ie.eigensolver(np.linalg.eigh, ie.Hermitian(2), linear_solver=failing, policy=policy)
+    assert np.isnan(jax.jit(jax.grad(loss(solve)))(S)).all()
+    solve = ie.eigensolver(np.linalg.eigh, ie.Hermitian(2), linear_solver=failing)
+    with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="exactly singular"):
+        jax.block_until_ready(jax.jit(jax.grad(loss(solve)))(S))

@@ -1,22 +1,26 @@
 """Programs in which host code and JAX could wait for each other end; in processes of their own."""
 
+import functools
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+import implicit_eig as ie
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 # far above what they take: a program that hangs never ends
 LIMIT = 240
 
 START = """
 import functools
-import os
-import sys
-
-if "one core" in sys.argv:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp
@@ -121,13 +125,12 @@ PROGRAMS = {
 }
 
 
-def run(program, *arguments, limit=LIMIT):
-    code = START + textwrap.dedent(program)
-    environment = os.environ | {"XLA_FLAGS": ""}
+def run(code, *arguments, cwd=None):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *arguments],
-        env=environment,
-        timeout=limit,
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"XLA_FLAGS": ""},
+        cwd=cwd,
+        timeout=LIMIT,
         capture_output=True,
         text=True,
         check=False,
@@ -137,4 +140,48 @@ def run(program, *arguments, limit=LIMIT):
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_ends(name):
-    run(PROGRAMS[name])
+    run(START + textwrap.dedent(PROGRAMS[name]))
+
+
+ONE_CORE = """
+import os, runpy, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen by Linux's means")
+@pytest.mark.parametrize(
+    "example", ["quickstart.py", "membrane.py --cells 20 --steps 3 --output picture.png"]
+)
+def test_ends_on_one_core(example, tmp_path):
+    name, *options = example.split()
+    arguments = [str(EXAMPLES / name), *options]
+    run(ONE_CORE, *arguments, cwd=tmp_path)
+
+
+def refused(code):
+    def solver(A):
+        return code(A)
+
+    return ie.eigensolver(solver, ie.Hermitian(2))
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_a_host_solver_that_is_jax_code_is_refused(transform):
+    A = jnp.diag(jnp.arange(1.0, 5.0))
+    for code in (jnp.linalg.eigh, jax.jit(lambda A: A), functools.partial(jnp.linalg.eig)):
+        with pytest.raises(ie.InputError, match="marked by `traceable`"):
+            ie.eigensolver(code, ie.Hermitian(2))
+        with pytest.raises(ie.InputError, match="marked by `traceable`"):
+            ie.implicit_function(code, lambda z, a: z - a)
+    solve = transform(refused(lambda A: jnp.linalg.eigh(A)))
+    with pytest.raises(Exception, match=r"array of JAX|a call of JAX"):
+        jax.block_until_ready(solve(A).values)
+
+
+def test_host_code_that_calls_jax_is_refused_in_a_program():
+    by_jax = refused(lambda A: tuple(np.asarray(part) for part in jnp.linalg.eigh(A)))
+    with pytest.raises(Exception, match="a call of JAX, which can wait"):
+        jax.block_until_ready(jax.jit(by_jax)(jnp.diag(jnp.arange(1.0, 5.0))).values)

@@ -11,12 +11,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import PyTree
 
+from . import host
 from ._compiled import compiled, full_precision
 from ._errors import EigensolverError, InputError
 from ._implicit import AbstractRoot, find_root, jvp_at
 from .gauge import watch_state, watch_values
 from .guard import without_guard
-from .host import Traceable, refuse_jax
+from .host import Traceable, refuse_jax, refuse_jax_code
 from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
@@ -208,6 +209,7 @@ def eigensolver(
             "`eigensolver(solver=...)`: a callable solver(A) or solver(A, B); got "
             f"{type(solver).__name__}. Pass the function itself, not its result."
         )
+    refuse_jax_code("`eigensolver(solver=...)`", solver)
     _check_type("problem", problem, AbstractProblem, "such as `Hermitian(k)`")
     _check_type("policy", policy, Policy, "such as `Policy(forward=Action.WARN)`")
     system = AutoSystem() if system is None else system
@@ -256,7 +258,7 @@ class _Pairs(AbstractRoot):
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
         problem, policy = self.solve.problem, self.solve.policy
         asked, linear_solver = problem.with_guard(), self.solve.linear_solver
-        raw = _run_solver(self.solve.solver, asked, theta)
+        raw = _run_solver(self.solve.solver, asked, theta, policy)
         solution = asked.normalize(raw, theta, policy)
         if asked.k > problem.k:
             solution = without_guard(solution, problem.k, policy)
@@ -282,14 +284,15 @@ class _Pairs(AbstractRoot):
 
 
 def _run_solver(
-    solver: Callable[..., Any], problem: AbstractProblem, operators: Operators
+    solver: Callable[..., Any], problem: AbstractProblem, operators: Operators, policy: Policy
 ) -> Solution:
     like = problem.structure(operators)
     if isinstance(solver, Traceable):
         return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
     operators, products = remote(operators, problem.is_hermitian)
     arrays, static = eqx.partition(operators, eqx.is_array)
-    return converse(_HostSolver(solver, problem, static, like), like, products, arrays)
+    code = _HostSolver(solver, problem, static, like, policy.forward is Action.NAN)
+    return converse(code, like, products, arrays)
 
 
 class _HostSolver(eqx.Module):
@@ -297,10 +300,16 @@ class _HostSolver(eqx.Module):
     problem: AbstractProblem
     operators: Operators
     like: Solution
+    forgiving: bool = eqx.field(static=True)
 
     def __call__(self, arrays: Operators) -> Solution:
         operators = eqx.combine(arrays, self.operators)
-        answer = self.solver(*self.problem.host_views(operators))
+        try:
+            answer = self.solver(*self.problem.host_views(operators))
+        except host.FAILURES as error:
+            if not self.forgiving or isinstance(error, host.MISTAKES):
+                raise
+            return host.nan_like(self.like)
         return _parse(answer, self.like, np)
 
 

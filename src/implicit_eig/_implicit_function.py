@@ -87,6 +87,7 @@ def implicit_function(
         >>> float(jax.grad(root)(jnp.array(4.0)))
         0.25
     """
+    host.refuse_jax_code("`implicit_function(solver=...)`", solver)
     if linear_solver is None:
         linear_solver = AutoLinearSolver()
     elif not isinstance(linear_solver, lx.AbstractLinearSolver):

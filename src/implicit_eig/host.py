@@ -5,6 +5,9 @@ the program. So it receives NumPy arrays, returns NumPy arrays, and what it asks
 """
 
 import contextlib
+import functools
+import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +20,10 @@ from jax.experimental.buffer_callback import buffer_callback
 from jaxtyping import PyTree
 
 from ._errors import InputError
+
+# What a numerical code raises where it fails, and what says that the program is wrong.
+FAILURES = (ArithmeticError, RuntimeError, ValueError)
+MISTAKES = (InputError, NotImplementedError)
 
 
 def is_traced(tree: PyTree) -> bool:
@@ -50,9 +57,46 @@ def call(
     Returns:
         The result of `fn`, as JAX arrays of the dtypes of `like`.
     """
+    fn = forgiving(fn, like)
     if is_traced(args):
         return in_program(fn, like, *args, vmap_method=vmap_method)
     return received(fn(*given(args)), like)
+
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def failures_as_nan(wanted: bool) -> Iterator[None]:
+    """Let the host code that is called or traced inside return NaN where it would fail."""
+    before, _local.wanted = getattr(_local, "wanted", False), wanted
+    try:
+        yield
+    finally:
+        _local.wanted = before
+
+
+def forgiving(fn: Callable[..., PyTree], like: PyTree) -> Callable[..., PyTree]:
+    """Return `fn`, or inside `failures_as_nan` one that returns NaN in its place."""
+    return _Forgiving(fn, _Structure(like)) if getattr(_local, "wanted", False) else fn
+
+
+class _Forgiving(eqx.Module):
+    fn: Callable[..., PyTree]
+    structure: "_Structure" = eqx.field(static=True)
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        try:
+            return self.fn(*args)
+        except FAILURES as error:
+            if isinstance(error, MISTAKES):
+                raise
+            return self.structure.nan()
+
+
+def nan_like(like: PyTree) -> PyTree:
+    """Return NumPy arrays of these shapes and dtypes that are NaN, integers −1."""
+    return _Structure(like).nan()
 
 
 def given(tree: PyTree) -> PyTree:
@@ -90,6 +134,12 @@ class _Structure:
     def __init__(self, like: PyTree):
         leaves, self.treedef = jax.tree.flatten(like)
         self.leaves = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
+
+    def nan(self) -> PyTree:
+        """Return arrays of this structure that are NaN, integers −1."""
+        number = lambda dtype: np.nan if np.issubdtype(dtype, np.inexact) else -1  # noqa: E731
+        leaves = [np.full(shape, number(dtype), dtype) for shape, dtype in self.leaves]
+        return jax.tree.unflatten(self.treedef, leaves)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -208,6 +258,22 @@ def refuse_jax(leaf: Any) -> Any:
             "that is JAX code by `traceable`."
         )
     return leaf
+
+
+def refuse_jax_code(argument: str, fn: Any) -> None:
+    """Raise unless a function that is to run on the host can be host code.
+
+    Raises:
+        InputError: it is compiled by `jax.jit`, or belongs to JAX.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    of_jax = inspect.isfunction(fn) and fn.__module__.split(".")[0] == "jax"
+    if isinstance(fn, jax.stages.Wrapped) or of_jax:
+        raise InputError(
+            f"{argument}: host code, or JAX code marked by `traceable`; got JAX code without the "
+            f"mark, for which a compiled program can wait for ever. Write `traceable({fn.__name__})`."
+        )
 
 
 class WithStatic(eqx.Module):

@@ -66,6 +66,7 @@ def converse(
     """
     if not products:
         return host.call(fn, like, *args)
+    fn = host.forgiving(fn, like)
     if not host.is_traced((products, args)):
         return _converse_in_place(fn, like, products, args)
     arrays, static = eqx.partition((products, args), eqx.is_array)

@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from .. import host
 from .._compiled import compiled
 from .._errors import InputError
 from ..operators import scale_columns
@@ -176,7 +177,8 @@ def _solve_and_check(
     unit = jax.tree.map(lambda leaf: jnp.where(size > 0, scale_columns(leaf, inverse), 0), b)
     if policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None:
         solver = solver.without_host() if isinstance(solver, AbstractSystemsSolver) else solver
-    U, outcome = solve_all(systems, unit, solver)
+    with host.failures_as_nan(policy.linear_solve is Action.NAN):
+        U, outcome = solve_all(systems, unit, solver)
     residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     residual = jnp.where(jnp.isnan(size), 0, residual)
     dtype = residual.dtype
