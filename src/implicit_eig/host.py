@@ -271,8 +271,9 @@ def refuse_jax_code(argument: str, fn: Any) -> None:
     of_jax = inspect.isfunction(fn) and fn.__module__.split(".")[0] == "jax"
     if isinstance(fn, jax.stages.Wrapped) or of_jax:
         raise InputError(
-            f"{argument}: host code, or JAX code marked by `traceable`; got JAX code without the "
-            f"mark, for which a compiled program can wait for ever. Write `traceable({fn.__name__})`."
+            f"{argument}: host code, or JAX code marked by `traceable`; got {fn.__name__} of JAX "
+            "without the mark, for which a compiled program can wait for ever. Write "
+            f"`traceable({fn.__name__})`."
         )
 
 
