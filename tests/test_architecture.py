@@ -35,6 +35,7 @@ FLOORS = [
     "testing",
     "views",
     "operators",
+    "sparse",
     "packed",
     "solution",
     "policy",

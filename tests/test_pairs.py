@@ -302,7 +302,6 @@ BAD = {
     ),
     "shape": (lambda: general(ok)(A0[:, :3]), ie.InputError, "square operators of one size"),
     "sizes": (lambda: general(ok)(A0, B0[:3, :3]), ie.InputError, "square operators of one size"),
-    "dtypes": (lambda: general(ok)(A0, B0 + 0j), ie.InputError, "operators of one dtype"),
     "k above n": (lambda: general(ok, N + 1)(A0), ie.InputError, f"at most {N} pairs"),
     "system": (
         lambda: jax.grad(lambda A: general(ok, system=ie.Deflated())(A).values[0].real)(

@@ -27,6 +27,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 from jaxtyping import Array, Inexact, PyTree
 
@@ -42,6 +43,7 @@ from .problems._abstract import Operators
 from .problems._pairs import AbstractPairs
 from .problems.hermitian import Hermitian
 from .problems.singular import Singular
+from .sparse import simplify
 
 
 def directional_derivatives(
@@ -90,6 +92,8 @@ def directional_derivatives(
             "the branches' values at several t."
         )
     given = solve.problem.canonical(operators)
+    if len(tangents) == len(operators):
+        tangents = tuple(map(_of_entries, operators, tangents))
     dots = _tangents(solve, given, tangents)
     theta, theta_dot = eqx.filter_jvp(lambda *ops: solve.canonical(ops), given, dots)
     z, _ = find_root(solve.root, theta)
@@ -100,6 +104,22 @@ def directional_derivatives(
     like = jax.ShapeDtypeStruct(equal.shape[:1], expansion[-1].dtype)
     rtol = tolerance(solve.policy.degeneracy_rtol, like.dtype)
     return host.call(_SplitBlock(order, rtol), like, equal, *expansion)
+
+
+def _of_entries(operator: Any, tangent: Any) -> Any:
+    """Return the tangent of a lineax expression as that of the entries it stands for."""
+    expressions = (
+        lx.AddLinearOperator,
+        lx.NegLinearOperator,
+        lx.MulLinearOperator,
+        lx.DivLinearOperator,
+        lx.TaggedLinearOperator,
+    )
+    dots = eqx.filter(tangent, eqx.is_inexact_array)
+    like = jax.tree.structure(eqx.filter(operator, eqx.is_inexact_array))
+    if isinstance(operator, expressions) and jax.tree.structure(dots) == like:
+        return eqx.combine(*eqx.filter_jvp(simplify, (operator,), (dots,))[::-1])
+    return tangent
 
 
 def _tangents(solve: Eigensolver, given: Operators, tangents: tuple[Any, ...]) -> PyTree:

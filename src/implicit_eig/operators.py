@@ -9,154 +9,12 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, Float, Inexact, Integer, Shaped
+from jaxtyping import Array, Float, Inexact, Shaped
 
 from ._compiled import compiled
 from ._errors import InputError
-from .host import is_traced
-from .packed import PackedOperator, Pattern, hidden, pack, pattern_of, register_sparse
-
-
-class SparseOperator(lx.AbstractLinearOperator):
-    """Hold a sparse matrix of fixed pattern, differentiable in its entries.
-
-    A[rows[e], cols[e]] += data[e]: entries at the same place are summed, as in
-    finite-element assembly, so `data` may hold raw element matrices.
-
-    Args:
-        data: entries; shape (e,).
-        rows, cols: their places; integers of shape (e,).
-        shape: (m, n).
-
-    Raises:
-        InputError: lengths or types differ, or an index lies outside `shape`.
-
-    Cost: a product is one gather and one scatter of e entries; a gradient with respect
-        to `data` is two gathers. Nothing of size m×n is made.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> data = jnp.array([2.0, -1.0, -1.0, 2.0])
-        >>> A = SparseOperator(data, [0, 0, 1, 1], [0, 1, 0, 1], (2, 2))
-        >>> A.mv(jnp.array([1.0, 0.0])).tolist()
-        [2.0, -1.0]
-    """
-
-    data: Inexact[Array, " e"]
-    shape: tuple[int, int] = eqx.field(static=True)
-    # known places are part of the type, as a shape is: what is laid out by them is laid out once
-    pattern: Pattern | None = eqx.field(static=True)
-    traced: tuple[Integer[Array, " e"], Integer[Array, " e"]] | None
-
-    def __init__(self, data: Any, rows: Any, cols: Any, shape: tuple[int, ...]):
-        self.data = jnp.asarray(data)
-        self.shape = (int(shape[0]), int(shape[1]))
-        self.pattern = self.traced = None
-        if is_traced((rows, cols)):
-            self.traced = jnp.asarray(rows), jnp.asarray(cols)
-        else:
-            rows, cols = np.asarray(rows), np.asarray(cols)
-            _check_indices("rows", rows, shape[0])
-            _check_indices("cols", cols, shape[1])
-            if rows.shape == cols.shape == self.data.shape:
-                self.pattern = pattern_of(rows, cols, self.shape)
-        if self.data.ndim != 1 or not self.data.shape == rows.shape == cols.shape:
-            raise InputError(
-                "`SparseOperator(data, rows, cols)`: three vectors of one length; got shapes "
-                f"{self.data.shape}, {rows.shape}, {cols.shape}. "
-                "Ravel the element matrices and their indices alike."
-            )
-        if not jnp.issubdtype(self.data.dtype, jnp.inexact):
-            raise InputError(
-                "`SparseOperator(data=...)`: real or complex floating-point entries; got "
-                f"{self.data.dtype}. Convert them, `data.astype(float)`."
-            )
-
-    @property
-    def rows(self) -> Integer[Array | np.ndarray, " e"]:
-        """The rows of the entries, shape (e,)."""
-        return self._places()[0]
-
-    @property
-    def cols(self) -> Integer[Array | np.ndarray, " e"]:
-        """The columns of the entries, shape (e,)."""
-        return self._places()[1]
-
-    def _places(self) -> tuple[Any, Any]:
-        if self.pattern is not None:
-            return hidden(self.pattern.rows), hidden(self.pattern.cols)
-        assert self.traced is not None
-        return self.traced
-
-    @classmethod
-    def from_scipy(cls, matrix: Any) -> "SparseOperator":
-        """Convert a `scipy.sparse` matrix or array of any format, shape (m, n)."""
-        coo: Any = matrix.tocoo()
-        rows, cols = coo.row, coo.col
-        return cls(coo.data, rows.astype(np.int32), cols.astype(np.int32), coo.shape)
-
-    @classmethod
-    def from_bcoo(cls, matrix: BCOO) -> "SparseOperator":
-        """Convert an unbatched two-dimensional `BCOO`; its padding becomes explicit zeros."""
-        if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
-            raise InputError(
-                "`SparseOperator.from_bcoo(matrix)`: two sparse dimensions, no batch; got "
-                f"n_batch={matrix.n_batch}, n_dense={matrix.n_dense}, shape {matrix.shape}. "
-                "Use `jax.vmap` for a batch."
-            )
-        rows, cols = matrix.indices[:, 0], matrix.indices[:, 1]
-        inside = (rows < matrix.shape[0]) & (cols < matrix.shape[1])
-        data = jnp.where(inside, matrix.data, jnp.zeros_like(matrix.data))
-        return cls(data, jnp.where(inside, rows, 0), jnp.where(inside, cols, 0), matrix.shape)
-
-    def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
-        """Return A x, shape (m,)."""
-        terms = self.data * vector[self.cols]
-        return jnp.zeros(self.shape[0], terms.dtype).at[self.rows].add(terms)
-
-    def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
-        return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.cols].add(self.data)
-
-    def transpose(self) -> "SparseOperator":
-        """Return Aᵀ, shape (n, m)."""
-        return SparseOperator(self.data, self.cols, self.rows, self.shape[::-1])
-
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        """Return the shape and dtype of x."""
-        return jax.ShapeDtypeStruct((self.shape[1],), self.data.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
-        """Return the shape and dtype of A x."""
-        return jax.ShapeDtypeStruct((self.shape[0],), self.data.dtype)
-
-
-def _check_indices(name: str, indices: np.ndarray, size: int) -> None:
-    if not np.issubdtype(indices.dtype, np.integer):
-        raise InputError(
-            f"`SparseOperator({name}=...)`: integers; got {indices.dtype}. "
-            "Give the row and column numbers of the entries."
-        )
-    if indices.size and not (indices.min() >= 0 and indices.max() < size):
-        raise InputError(
-            f"`SparseOperator({name}=...)`: indices in [0, {size}); got "
-            f"[{indices.min()}, {indices.max()}]. Check `shape`, or drop the entries outside it."
-        )
-
-
-register_sparse(SparseOperator)
-
-
-@lx.diagonal.register(SparseOperator)
-def _(operator: SparseOperator) -> Array:
-    on_diagonal = operator.rows == operator.cols
-    terms = jnp.where(on_diagonal, operator.data, jnp.zeros_like(operator.data))
-    return jnp.zeros(min(operator.shape), terms.dtype).at[operator.rows].add(terms, mode="drop")
-
-
-@lx.conj.register(SparseOperator)
-def _(operator: SparseOperator) -> SparseOperator:
-    return SparseOperator(operator.data.conj(), operator.rows, operator.cols, operator.shape)
+from .packed import PackedOperator, pack
+from .sparse import SparseOperator, simplify
 
 
 def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
@@ -174,7 +32,7 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
         _check_inexact(name, given.dtype)
         operator = SparseOperator.from_scipy(given)
     elif isinstance(given, lx.AbstractLinearOperator):
-        operator = _simplify(given)
+        operator = simplify(given)
     elif isinstance(given, (jax.Array, np.ndarray)):
         _check_inexact(name, given.dtype)
         if given.ndim != 2:
@@ -213,28 +71,6 @@ def _check_inexact(name: str, dtype: Any) -> None:
         )
 
 
-def _simplify(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    """Return an operator of known entries as a dense or sparse one."""
-    if isinstance(operator, lx.TaggedLinearOperator):
-        return _simplify(operator.operator)
-    if isinstance(operator, lx.MatrixLinearOperator):
-        return lx.MatrixLinearOperator(operator.matrix)
-    if isinstance(operator, lx.DiagonalLinearOperator):
-        diagonal = lx.diagonal(operator)
-        index = np.arange(diagonal.size)
-        return SparseOperator(diagonal, index, index, (diagonal.size, diagonal.size))
-    if isinstance(operator, lx.TridiagonalLinearOperator):
-        diagonal, lower, upper = lx.tridiagonal(operator)
-        index = np.arange(diagonal.size)
-        return SparseOperator(
-            jnp.concatenate([diagonal, lower, upper]),
-            np.concatenate([index, index[1:], index[:-1]]),
-            np.concatenate([index, index[:-1], index[1:]]),
-            (diagonal.size, diagonal.size),
-        )
-    return operator
-
-
 def is_dense(operator: lx.AbstractLinearOperator | None) -> bool:
     """Return whether the operator is held as a dense array."""
     return isinstance(operator, lx.MatrixLinearOperator)
@@ -249,6 +85,32 @@ def has_entries(operator: lx.AbstractLinearOperator | None) -> bool:
 def dtype_of(operator: lx.AbstractLinearOperator) -> Any:
     """Return the dtype of the operator's vectors."""
     return operator.in_structure().dtype
+
+
+def promoted(
+    where: str, operators: tuple[lx.AbstractLinearOperator, ...]
+) -> tuple[lx.AbstractLinearOperator, ...]:
+    """Return the operators in their common dtype; a gradient comes back in each one's own.
+
+    Raises:
+        InputError: an operator of another dtype is known by its products alone.
+    """
+    common = np.result_type(*map(dtype_of, operators))
+
+    def cast(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+        if dtype_of(operator) == common:
+            return operator
+        if not has_entries(operator):
+            raise InputError(
+                f"`{where}`: operators of one dtype, where one is known by its products alone; got "
+                f"a {type(operator).__name__} of {dtype_of(operator)} beside {common}. Let its "
+                f"function take and return {common}, or cast the other operators."
+            )
+        return jax.tree.map(
+            lambda leaf: leaf.astype(common) if eqx.is_inexact_array(leaf) else leaf, operator
+        )
+
+    return tuple(map(cast, operators))
 
 
 def scale_columns(X: Inexact[Array, "n k"], factors: Shaped[Array, " k"]) -> Inexact[Array, "n k"]:

@@ -45,14 +45,10 @@ class Layout:
     """
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
-        m, n = shape
-        by_col = _counting_sort(cols, n)
-        sort = by_col[_counting_sort(rows[by_col], m)]
-        rows, cols = rows[sort], cols[sort]
-        first = np.ones(rows.size, bool)
-        first[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+        m = shape[0]
+        sort, first = _in_order(rows, cols, shape)
         entry = np.cumsum(first) - 1
-        self.rows, self.indices = rows[first].astype(np.int32), cols[first].astype(np.int32)
+        self.rows, self.indices = (part[sort[first]].astype(np.int32) for part in (rows, cols))
         rows = self.rows
         self.indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=m))])
         self.indptr = self.indptr.astype(np.int32)
@@ -99,6 +95,18 @@ class Pattern:
         return hash(self.key)
 
 
+def _in_order(
+    rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of CSR, and in it which entries are the first at their place."""
+    by_col = _counting_sort(cols, shape[1])
+    sort = by_col[_counting_sort(rows[by_col], shape[0])]
+    rows, cols = rows[sort], cols[sort]
+    first = np.ones(rows.size, bool)
+    first[1:] = (rows[1:] != rows[:-1]) | (cols[1:] != cols[:-1])
+    return sort, first
+
+
 def _counting_sort(keys: np.ndarray, size: int) -> np.ndarray:
     """Return a stable argsort of integers below `size`, in linear time: a conversion to CSC."""
     ends = np.arange(keys.size + 1)
@@ -125,6 +133,19 @@ def pattern_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pa
         while len(_patterns) > KEPT:
             _patterns.popitem(last=False)
     return pattern
+
+
+@functools.lru_cache(maxsize=KEPT)
+def union(one: Pattern, other: Pattern) -> tuple[Pattern, np.ndarray]:
+    """Return the pattern of a sum, without duplicates, and where each term's entries are in it."""
+    rows = np.concatenate([one.rows, other.rows])
+    cols = np.concatenate([one.cols, other.cols])
+    sort, first = _in_order(rows, cols, one.shape)
+    places = np.empty(rows.size, np.int32)
+    places[sort] = np.cumsum(first) - 1
+    kept = sort[first]
+    rows, cols = rows[kept].astype(np.int32), cols[kept].astype(np.int32)
+    return pattern_of(rows, cols, one.shape), places
 
 
 class PackedOperator(lx.AbstractLinearOperator):

@@ -18,7 +18,6 @@ from jaxtyping import Array, Inexact, PyTree
 
 from ._errors import InputError
 from .operators import (
-    SparseOperator,
     apply,
     apply_adjoint,
     apply_complex,
@@ -26,6 +25,7 @@ from .operators import (
 )
 from .packed import PackedOperator, register_sparse
 from .reverse_communication import Product, ask
+from .sparse import SparseOperator
 
 
 def traced_view(operator: lx.AbstractLinearOperator) -> Any:
@@ -188,9 +188,7 @@ def host_view(operator: lx.AbstractLinearOperator | Remote) -> Any:
         matrix.has_canonical_format = True
         return matrix
     if isinstance(operator, SparseOperator):
-        known = operator.pattern
-        places: Any = operator.traced if known is None else (known.rows, known.cols)
-        entries = np.asarray(operator.data), tuple(map(np.asarray, places))
+        entries = np.asarray(operator.data), tuple(map(np.asarray, operator.places()))
         return sp.csr_matrix(entries, shape=operator.shape)
     if isinstance(operator, Remote):
         return operator.view()

@@ -48,8 +48,8 @@ class ShiftInvert(AbstractSystemsSolver):
         max_steps: largest number of blocks in a Krylov space.
 
     Raises:
-        InputError: the operators are not sparse, or dense and not Hermitian; the problem is no
-            pencil; `system=Bordered()`.
+        InputError: an operator is matrix-free, or dense in a problem that is not Hermitian; the
+            problem is no pencil; `system=Bordered()`.
         LinearSolveError: A − σB is singular.
 
     Cost: one factorisation, if the cache does not hold it; about ten triangular solves a
@@ -124,7 +124,8 @@ class ShiftInvert(AbstractSystemsSolver):
             if not pencil.hermitian:
                 raise InputError(
                     "`linear_solver=ShiftInvert()`: sparse operators, or a Hermitian problem; got "
-                    "dense ones of another. Use `lineax.LU()`, or leave `linear_solver` out."
+                    "a dense operator in another. Use `lineax.LU()`, leave `linear_solver` out, or "
+                    "make the operator sparse."
                 )
             rtol = self.working_rtol(b.dtype)
             return solve_dense(pencil, self.sigma, rtol, self.max_steps, b)

@@ -37,8 +37,9 @@ class SparseDirect(AbstractHostSolver):
         """Factorise and solve, with one step of iterative refinement."""
         if not sp.issparse(A):
             raise InputError(
-                "`SparseDirect()`: a sparse matrix to factorise; got "
-                f"{type(A).__name__}. Use a dense or an iterative linear solver."
+                "`SparseDirect()`: a sparse matrix to factorise, made of sparse operators alone; "
+                f"got {type(A).__name__}. Use a dense or an iterative linear solver, or make the "
+                "other operator sparse."
             )
         A = A.tocsc()
         if np.iscomplexobj(A) and not A.data.imag.any():

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from .._errors import InputError
-from ..operators import apply_complex, dtype_of
+from ..operators import apply_complex, dtype_of, promoted
 from ..policy import Policy
 from ..solution import Solution
 from ..systems.matrices import Sum
@@ -81,13 +81,13 @@ class AbstractSums(AbstractPairs):
         return solution_structure(operators[0].in_size(), self.k, dtype)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
-        """Return the operators, square and of one size and dtype."""
+        """Return the operators, square and of one size, in one dtype."""
         most = self.most_pairs(len(operators), operators[0].in_size())
         return check_square(self.name, self.k, most, operators)
 
 
 def check_square(name: str, k: int, most: int, operators: Operators) -> Operators:
-    """Return the operators, square and of one size and dtype, with at most `most` pairs."""
+    """Return the operators, square and of one size, in one dtype, with at most `most` pairs."""
     first = operators[0]
     if k > most:
         raise InputError(
@@ -101,10 +101,4 @@ def check_square(name: str, k: int, most: int, operators: Operators) -> Operator
                 f"`eigensolver(problem={name}(...))`: square operators of one size; got "
                 f"shape {shape} beside n = {first.in_size()}. Check how they were assembled."
             )
-        if dtype_of(operator) != dtype_of(first):
-            raise InputError(
-                f"`eigensolver(problem={name}(...))`: operators of one dtype; got "
-                f"{dtype_of(first)} and {dtype_of(operator)}. Cast one of them, for example "
-                f"to {np.result_type(dtype_of(first), dtype_of(operator))}."
-            )
-    return operators
+    return promoted(f"eigensolver(problem={name}(...))", operators)

@@ -40,7 +40,7 @@ from .._errors import InputError
 from ..degeneracy import cluster_mask
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import probe
-from ..operators import apply, column_norms, dtype_of, is_dense, scale_columns
+from ..operators import apply, column_norms, dtype_of, is_dense, promoted, scale_columns
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
@@ -112,7 +112,7 @@ class Hermitian(AbstractProblem):
         return Hermitian(self.k + self.guard)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
-        """Return A and B; dense ones replaced by their Hermitian parts after the check."""
+        """Return A and B in one dtype; dense ones as their Hermitian parts, after the check."""
         if not 1 <= len(operators) <= 2:
             raise InputError(
                 "`eigensolver(problem=Hermitian(...))`: one operator A, or two, A and B; got "
@@ -132,24 +132,17 @@ class Hermitian(AbstractProblem):
                     f"n = {A.in_size()} and {B.in_size()}. Apply the same boundary conditions to "
                     "both."
                 )
-            if dtype_of(A) != dtype_of(B):
-                common = np.result_type(dtype_of(A), dtype_of(B))
-                raise InputError(
-                    f"`solve(A, B)`: operators of one dtype; got {dtype_of(A)} and {dtype_of(B)}. "
-                    f"Cast one of them, for example to {common}."
-                )
         if self.k > A.in_size():
             raise InputError(
                 f"`eigensolver(problem=Hermitian(k={self.k}))`: at most n pairs; got n = "
                 f"{A.in_size()}. Ask for fewer pairs."
             )
         parts, figures = _hermitian_parts(operators)
-        defect, scale, quadratic_form = figures
-        rounding = ROUNDING * float(jnp.finfo(defect.dtype).eps) * scale
+        defect, rounding, quadratic_form = figures
         # a comparison with NaN is False
         sound = jnp.all(defect <= rounding) & jnp.all(quadratic_form[1:] > 0)
         check = forward_check(policy, _inspect_operators)
-        return enforce(check, figures, parts, ~(sound & jnp.all(jnp.isfinite(scale))))
+        return enforce(check, figures, parts, ~(sound & jnp.all(jnp.isfinite(rounding))))
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
         """Return B."""
@@ -263,40 +256,43 @@ def _both(
 @compiled
 def _hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]:
     """Return the operators, dense ones made Hermitian, and the figures to be judged."""
+    # each is judged by the rounding of its own dtype
     figures = [_hermitian_figures(operator) for operator in operators]
     parts = []
-    for operator in operators:
+    for operator in promoted("solve(A, B)", operators):
         if is_dense(operator):
             matrix = operator.as_matrix()
             operator = lx.MatrixLinearOperator((matrix + matrix.conj().T) / 2)
         parts.append(operator)
-    return tuple(parts), tuple(jnp.stack(figure) for figure in zip(*figures, strict=True))
+    real = jnp.finfo(dtype_of(parts[0])).dtype
+    stacked = (jnp.stack([f.astype(real) for f in fs]) for fs in zip(*figures, strict=True))
+    return tuple(parts), tuple(stacked)
 
 
 def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Array, Array]:
-    """Return |uᴴ(A − Aᴴ)v| for random u and v, its scale, and vᴴAv."""
+    """Return |uᴴ(A − Aᴴ)v| for random u and v, what rounding explains of it, and vᴴAv."""
     V = probe(jax.ShapeDtypeStruct((operator.in_size(), 2), dtype_of(operator)))
     AV = apply(operator, V)
     M = V.conj().T @ AV
     sizes = column_norms(V) * column_norms(AV)
-    return jnp.abs(M[0, 1] - M[1, 0].conj()), jnp.max(sizes), M[1, 1].real
+    rounding = ROUNDING * float(jnp.finfo(V.dtype).eps) * jnp.max(sizes)
+    return jnp.abs(M[0, 1] - M[1, 0].conj()), rounding, M[1, 1].real
 
 
 def _inspect_operators(
-    defect: np.ndarray, scale: np.ndarray, quadratic_form: np.ndarray
+    defect: np.ndarray, rounding: np.ndarray, quadratic_form: np.ndarray
 ) -> str | None:
-    eps = np.finfo(defect.dtype).eps
-    for name, d, s, q in zip("AB", defect, scale, quadratic_form, strict=False):
-        if not np.isfinite(s):
+    for name, d, r, q in zip("AB", defect, rounding, quadratic_form, strict=False):
+        if not np.isfinite(r):
             return (
                 f"`solve({name}=...)`: finite entries; got NaN or inf in a product with {name}. "
                 "Check how it was assembled."
             )
-        if d > ROUNDING * eps * s:
+        if d > r:
             return (
                 f"`eigensolver(problem=Hermitian(...))`: {name} equal to its conjugate transpose; "
                 f"got |uᴴ({name} − {name}ᴴ)v| = {d:.1e} for random u and v, where rounding "
-                f"explains {ROUNDING * eps * s:.1e}. Symmetrise {name}, or declare the problem "
+                f"explains {r:.1e}. Symmetrise {name}, or declare the problem "
                 "that it is."
             )
         if name == "B" and not q > 0:

@@ -85,7 +85,7 @@ class Subspace(AbstractProblem):
         check_k("Subspace", self.k)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
-        """Return A, or A and B, square and of one size and dtype."""
+        """Return A, or A and B, square and of one size, in one dtype."""
         if not 1 <= len(operators) <= 2:
             raise InputError(
                 "`eigensolver(problem=Subspace(...))`: one operator A, or two, A and B; got "

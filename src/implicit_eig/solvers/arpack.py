@@ -39,6 +39,7 @@ class Arpack(AbstractForwardSolver):
             # with this many vectors all pairs converge at the first look, or nearly: 33 solves for
             # six and 131 for forty, where SciPy's ncv and tol = 0 take 44 and 145; as exact
             options |= {"ncv": min(n, 2 * self.k + 20), "tol": float(np.finfo(dtype).eps) ** 0.7}
+            A, B = _alike(A, B)
             options |= {"sigma": self.sigma, "OPinv": self._inverse(A, B, self.sigma)}
         try:
             values, vectors = spla.eigsh(A, self.k, M=B, **(options | self.options))
@@ -52,15 +53,23 @@ class Arpack(AbstractForwardSolver):
         return AutoLinearSolver(self.sigma, self.factorize)
 
     def _inverse(self, A: Any, B: Any, sigma: Shift) -> Any:
-        if sp.issparse(A) and (B is None or sp.issparse(B)):
+        given = [M for M in (A, B) if M is not None]
+        if all(map(sp.issparse, given)):
             inverse = factorize(A, B, sigma, self.factorize)
             return spla.LinearOperator(A.shape, inverse.solve, dtype=A.dtype)  # pyright: ignore
-        if not isinstance(A, np.ndarray):
+        if not all(isinstance(M, np.ndarray) for M in given):
             raise InputError(
                 "`solvers.arpack(sigma=...)`: operators of known entries, to factorise A − σB; "
-                f"got {type(A).__name__}. Leave `sigma` out for a matrix-free operator."
+                f"got {' and '.join(type(M).__name__ for M in given)}. Leave `sigma` out for a "
+                "matrix-free operator."
             )
         return None  # dense: SciPy factorises it
+
+
+def _alike(A: Any, B: Any) -> list[Any]:
+    """Return A and B; a sparse one as an array where the other is an array."""
+    dense = any(isinstance(M, np.ndarray) for M in (A, B))
+    return [M.toarray() if dense and sp.issparse(M) else M for M in (A, B)]
 
 
 def _product(A: np.ndarray) -> spla.LinearOperator:
@@ -90,7 +99,7 @@ def arpack(
         sigma: the pairs nearest to it are found, by shift and invert; unit: that of the
             values. `None`: the lowest, by products with A (a B is inverted by SciPy).
         factorize: for sparse operators, as for `ShiftInvert`; the same factorisation serves the
-            derivatives.
+            derivatives. Where A or B is dense, SciPy factorises A − σB as an array.
         **options: those of `scipy.sparse.linalg.eigsh`: `which`, `ncv`, `maxiter`, `tol`, `v0`.
 
     Returns:

@@ -231,7 +231,8 @@ def arpack_general(
             factorised.
         left: whether left vectors are found too, by the adjoint solves of the same factors: then
             derivatives of values need no solve.
-        factorize: for sparse operators, as for `ShiftInvert`.
+        factorize: for sparse operators, as for `ShiftInvert`. Where A or B is dense, LAPACK
+            factorises.
         **options: those of `scipy.sparse.linalg.eigs`: `which` (of λ, or of 1/(λ − σ) beside a
             shift), `ncv`, `maxiter`, `tol`, `v0`.
 
