@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.linalg as sla
-from problems import dense, eigh, random_definite, random_hermitian
+from problems import dense, eigh, random_definite, random_hermitian, with_spectrum
 from test_pairs import eig, paired, random
 
 import implicit_eig as ie
@@ -157,6 +157,24 @@ def test_projector_of_vectors():
     some = ie.eigensolver(eigh, ie.Hermitian(2))(A)
     once = ie.apply_projector(some, jnp.stack([v, v**2], axis=1))
     assert jnp.max(jnp.abs(ie.apply_projector(some, once) - once)) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32, np.complex64])
+@pytest.mark.parametrize("generalised", [False, True])
+def test_a_value_near_zero_is_judged_by_the_size_of_the_operators(dtype, generalised):
+    """Its own terms are rounding."""
+    A = with_spectrum([0.0, 1.0, 2.0, 3.0, 5.0, 7.0], dtype)
+    operators = (A, random_definite(N, dtype, seed=3)) if generalised else (A,)
+    solve = ie.eigensolver(eigh, ie.Subspace(1))
+    for call in (solve, jax.jit(solve), lambda *P: jax.vmap(solve)(*(M[None] for M in P))):
+        solution = call(*operators)
+        assert jnp.all(jnp.isfinite(solution.vectors))
+        assert jnp.max(jnp.abs(solution.values)) < 100 * np.finfo(dtype).eps * 7
+        assert jnp.max(solution.stats["residuals"]) < np.finfo(dtype).eps ** 0.5
+    # what is no rounding is refused still
+    off = lambda *P: (np.zeros(1), eigh(*P)[1][:, :1] + 1e-2 * eigh(*P)[1][:, 1:2])
+    with pytest.raises(ie.EigensolverError, match="whose span is invariant"):
+        ie.eigensolver(off, ie.Subspace(1))(*operators)
 
 
 def test_a_basis_dependent_function_is_called_out():

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool
 
 from .. import host
 from .._compiled import compiled
+from ..linear_solvers._systems import probe
 from ..operators import apply_complex, column_norms, scale_columns
 
 # Rounding of a product is below this many eps of its factors' sizes.
@@ -35,8 +36,14 @@ def schur_basis(
     X, AX, BX = X @ Q, AX @ Q, BX @ Q
     residual = column_norms(AX - BX @ S)
     scale = column_norms(AX) + column_norms(BX) * column_norms(S)
-    figures = (residual, scale, rank, skew, finite, jnp.all(jnp.isfinite(L)))
-    return S, X, figures, residual / jnp.where(scale > 0, scale, 1)
+    v = probe(X[:, :1])
+    size_A, size_B = (column_norms(apply_complex(M, v)) for M in (A, B))
+    eps = float(jnp.finfo(X.dtype).eps)
+    rounding = ROUNDING * eps * (size_A + column_norms(S) * size_B) * column_norms(X)
+    figures = (residual, scale, rounding, rank, skew, finite, jnp.all(jnp.isfinite(L)))
+    # a value near 0 has no scale of its own: there the residual counts against rounding
+    floor = jnp.maximum(scale, rounding / eps**0.5)
+    return S, X, figures, residual / jnp.where(floor > 0, floor, 1)
 
 
 def _schur(S: Array) -> tuple[Array, Array]:
@@ -56,6 +63,7 @@ def sound(
     rtol: float,
     residual: Array,
     scale: Array,
+    rounding: Array,
     rank: Array,
     skew: Array,
     finite: Array,
@@ -64,7 +72,7 @@ def sound(
     """Return True where `InspectBasis` does not object."""
     eps = float(jnp.finfo(residual.dtype).eps)
     good = (rank > ROUNDING * eps) & (skew < ROUNDING * eps) & finite & definite
-    return jnp.all(residual <= rtol * scale) & good
+    return jnp.all(residual <= rtol * scale + rounding) & good
 
 
 class InspectBasis(eqx.Module):
@@ -76,6 +84,7 @@ class InspectBasis(eqx.Module):
         self,
         residual: np.ndarray,
         scale: np.ndarray,
+        rounding: np.ndarray,
         rank: np.ndarray,
         skew: np.ndarray,
         finite: np.ndarray,
@@ -98,13 +107,14 @@ class InspectBasis(eqx.Module):
                 f"{requirement}B Hermitian positive definite on the space; got a Gram matrix XᴴBX "
                 "that is not. Multiply by an inverse of B, or by Bᴴ from the left."
             )
-        bad = np.flatnonzero(~(residual <= self.residual_rtol * scale))
+        allowed = self.residual_rtol * scale + rounding
+        bad = np.flatnonzero(~(residual <= allowed))
         if bad.size:
             i = bad[np.argmax(residual[bad])]
             return (
                 f"{requirement}vectors whose span is invariant, A X = B X S; got a residual of "
                 f"{residual[i]:.1e} in column {i} of a Schur basis, {residual[i] / scale[i]:.1e} "
-                f"of its terms and above the {self.residual_rtol:.1e} allowed. Tighten the "
+                f"of its terms and above the {allowed[i]:.1e} allowed. Tighten the "
                 "solver's tolerance, have it return a Schur basis, or accept this with "
                 "`Policy(residual_rtol=...)`."
             )
