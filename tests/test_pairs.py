@@ -345,6 +345,24 @@ def test_messages(case):
         call()
 
 
+@pytest.mark.parametrize("values", [(3.0, 3.0 * (1 + 1e-10)), (0.0, 1e-16), (2.0, 2.0)])
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_pair_given_twice_is_seen_whatever_counts_as_a_cluster(values, jit):
+    A = jnp.diag(jnp.asarray([values[0], 1.0, 7.0]))
+    answer = np.array([*values, 1.0]), np.eye(3)[:, [0, 0, 1]]
+    policy = ie.Policy(degeneracy_rtol=1e-12)
+    for k in (2, 3):
+        solve = ie.eigensolver(lambda A: answer, ie.General(k), policy=policy)
+        with pytest.raises(Exception, match="pairs 0 and 1 with one value and one vector"):
+            jax.block_until_ready((jax.jit(solve) if jit else solve)(A))
+
+
+def test_nearly_parallel_vectors_of_distinct_values_are_different_pairs():
+    A = jnp.asarray([[1.0, 1.0], [1e-8, 1.0]])  # values 1 ± 1e-4, vectors 2e-4 apart
+    solve = ie.eigensolver(ok, ie.General(2))
+    assert jnp.max(jnp.abs(jnp.abs(solve(A).values - 1) - 1e-4)) < 1e-10
+
+
 def test_a_cluster_that_k_cuts_is_no_silent_number():
     """Its bordered system is singular: the solve fails, aloud."""
     A = jnp.diag(jnp.asarray([3.0, 3.0, 1.0]))

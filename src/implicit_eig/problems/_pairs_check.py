@@ -53,6 +53,7 @@ def normalize(
         norms,
         finite,
         lam,
+        column_norms(border),
         paired,
         matrices.defects(X),
     )
@@ -68,22 +69,28 @@ def sound(
     norms: Array,
     finite: Array,
     lam: Array,
+    slopes: Array,
     paired: Array,
     defects: Array,
 ) -> Bool[Array, ""]:
     """Return True where `InspectPairs` does not object."""
     eps = float(jnp.finfo(residual.dtype).eps)
-    solved = jnp.all(residual <= rtol * parts + ROUNDING * eps * size[None, :])
+    allowed = rtol * parts + ROUNDING * eps * size[None, :]
+    solved = jnp.all(residual <= allowed)
+    twice = jnp.any(_found_twice(allowed[0], slopes, lam, overlaps))
     # NaN is left to the residual
     as_declared = ~jnp.any(defects > tolerance(None, defects.dtype))
-    twice = jnp.any(jnp.triu(same_pair(jnp, rtol, lam, overlaps), 1))
     return as_declared & solved & ~twice & jnp.all(finite & (norms > 0) & paired)
 
 
-def same_pair(xp: Any, rtol: float, lam: Any, overlaps: Any) -> Any:
-    """Return which pairs have one value and one vector, to the accuracy of the pairs."""
-    close = xp.abs(lam[:, None] - lam[None, :]) <= rtol * xp.abs(lam)[:, None]
-    return close & (1 - overlaps**2 < INDEPENDENCE)
+def _found_twice(allowed: Any, slopes: Any, lam: Any, overlaps: Any) -> Any:
+    """Return which pairs are one vector, with values that the residual test takes for one.
+
+    The residual of the vector of one with the value of the other is |λᵢ − λⱼ| ‖T'(λ)x‖, nearly;
+    `slopes` are these norms. NumPy or JAX.
+    """
+    close = abs(lam[:, None] - lam[None, :]) * slopes[:, None] <= allowed[:, None]
+    return close & (1 - overlaps**2 < INDEPENDENCE) & ~np.eye(len(lam), dtype=bool)
 
 
 class InspectPairs(eqx.Module):
@@ -101,6 +108,7 @@ class InspectPairs(eqx.Module):
         norms: np.ndarray,
         finite: np.ndarray,
         lam: np.ndarray,
+        slopes: np.ndarray,
         paired: np.ndarray,
         defects: np.ndarray,
     ) -> str | None:
@@ -148,9 +156,9 @@ class InspectPairs(eqx.Module):
                 f"{requirement}left vectors in the order of the values; got yᴴT'(λ)x = 0 for pair "
                 f"{i}. Sort them alike."
             )
-        twice = np.argwhere(np.triu(same_pair(np, self.residual_rtol, lam, overlaps), 1))
+        twice = np.argwhere(_found_twice(allowed[0], slopes, lam, overlaps))
         if twice.size:
-            i, j = twice[0]
+            i, j = np.sort(twice[0])
             return (
                 f"{requirement}different pairs; got pairs {i} and {j} with one value and one "
                 "vector. Either the solver found one pair twice, or the value is defective "
