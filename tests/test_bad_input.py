@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse as sp
-from problems import eigh, random_definite, random_hermitian
+from problems import EPS, eigh, random_definite, random_hermitian
 
 import implicit_eig as ie
 
@@ -118,6 +119,40 @@ def test_hermitian_to_rounding_passes():
 def test_indefinite_b():
     with pytest.raises(ie.EigensolverError, match=r"B positive definite; got vᴴBv = -"):
         solve(A, -B)
+
+
+BOTH_WAYS = r"A is definite, as in buckling, solve B x = μ A x, where λ = 1/μ; else .* `General`"
+
+
+def test_both_ways_out_of_an_indefinite_b():
+    with pytest.raises(ie.EigensolverError, match=BOTH_WAYS):
+        solve(A, -B)
+    # nothing of the operators shows it, but a vector does: positive for most v, or singular
+    for smallest in (-1e-3, 0.0):
+        indefinite = jnp.diag(jnp.asarray([smallest, 1.0, 1.0, 1.0, 1.0, 1.0]))
+        first = lambda *_: (np.ones(2), np.eye(6)[:, :2])
+        with pytest.raises(ie.EigensolverError, match=BOTH_WAYS):
+            ie.eigensolver(first, ie.Hermitian(2))(A, indefinite)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_either_way_out_has_the_derivatives_of_a_buckling_problem(transform):
+    """K x = λ G x with an indefinite G: its smallest positive value is 1/μ of G x = μ K x."""
+    K_, G = B, jnp.diag(jnp.asarray([-2.0, -1.0, 0.0, 1.0, 2.0, 4.0])) + 0.1 * A
+
+    def smallest_positive(K_, G):
+        values, X = scipy.linalg.eig(K_, G)
+        i = [int(np.argmin(np.where(values.real > 0, values.real, np.inf)))]
+        return values[i], X[:, i]
+
+    last = lambda G, K_: tuple(part[..., [-1]] for part in eigh(G, K_))
+    reciprocal = ie.eigensolver(last, ie.Hermitian(1))
+    general = ie.eigensolver(smallest_positive, ie.General(1))
+    one = jax.grad(lambda K_, G: 1 / reciprocal(G, K_).values[0], (0, 1))
+    other = jax.grad(lambda K_, G: general(K_, G).values[0].real, (0, 1))
+    for found, expected in zip(transform(one)(K_, G), transform(other)(K_, G), strict=True):
+        size = jnp.max(jnp.abs(expected))
+        assert jnp.max(jnp.abs(found - (expected + expected.T) / 2)) < 1e3 * EPS[A.dtype] * size
 
 
 def test_nan_in_the_operator():

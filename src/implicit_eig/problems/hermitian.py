@@ -62,6 +62,10 @@ from ._blocks import (
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
+INDEFINITE = (
+    "If B is indefinite or singular but A is definite, as in buckling, solve B x = μ A x, where "
+    "λ = 1/μ; else declare `General`."
+)
 
 
 class Invariant(eqx.Module):
@@ -298,8 +302,7 @@ def _inspect_operators(
         if name == "B" and not q > 0:
             return (
                 "`eigensolver(problem=Hermitian(...))`: B positive definite; got vᴴBv = "
-                f"{q:.1e} for a random v. Check the sign of B; a singular or indefinite B is no "
-                "Hermitian problem."
+                f"{q:.1e} for a random v. Check the sign of B. {INDEFINITE}"
             )
     return None
 
@@ -375,7 +378,7 @@ class _InspectPairs(eqx.Module):
             i = np.flatnonzero(~(norms > 0))[0]
             return (
                 f"{requirement}vectors with xᴴBx > 0; got none for pair {i}. Either the vector is "
-                "zero or B is not positive definite."
+                f"zero or B is not positive definite. {INDEFINITE}"
             )
         message = inspect_independence(requirement, "|xᴴBx'|", gram)
         if message is not None:
