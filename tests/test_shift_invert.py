@@ -261,6 +261,53 @@ class TestCache:
         gc.collect()
         assert second() is None
 
+    def test_factors_of_the_steps_before_are_freed(self):
+        """Without the garbage collector's help: nothing of a gradient holds on to them."""
+        alive = weakref.WeakSet()
+
+        class Factors:
+            def __init__(self, matrix):
+                self.solve = spla.splu(matrix).solve
+                alive.add(self)
+
+            def __call__(self, b):
+                return self.solve(b)
+
+        pencil, p = grid_pencil(6)
+        solve = ie.eigensolver(ie.solvers.arpack(K, 0.0, factorize=Factors), ie.Hermitian(K))
+        gradient = jax.jit(jax.grad(lambda p: jnp.sum(p[0] * solve(*pencil(p)).vectors[:, 0] ** 2)))
+        gc.disable()
+        try:
+            for step in range(12):
+                jax.block_until_ready(gradient(p * (1 + 0.1 * step)))
+        finally:
+            gc.enable()
+        ie.factorize(sp.eye_array(2).tocsr(), method=lambda M: lambda b: b)  # after what is dropped
+        assert len(alive) <= 8
+        assert ie.factorization_cache.misses == 13
+
+    @pytest.mark.parametrize("shape", [(8,), (2, 4)])
+    def test_a_batch_shares_its_factorisations(self, shape):
+        """Its forward solves all come before its adjoint ones."""
+        pencil, p = grid_pencil(4)
+        solve = ie.eigensolver(ie.solvers.arpack(K, 0.0), ie.Hermitian(K))
+        gradient = jax.grad(lambda p: jnp.sum(p[0] * solve(*pencil(p)).vectors[:, 0] ** 2))
+        for _ in shape:
+            gradient = jax.vmap(gradient)
+        scales = jnp.linspace(1.0, 2.0, 8).reshape(*shape, 1, 1)
+        jax.block_until_ready(gradient(scales * p.reshape((1,) * len(shape) + p.shape)))
+        assert (ie.factorization_cache.misses, ie.factorization_cache.hits) == (8, 8)
+
+    def test_a_shift_for_each_pair_is_factorised_once_in_second_derivatives(self):
+        pencil, p = grid_pencil(6)
+        poor = ie.ShiftInvert(-1e6, max_steps=4)
+        solve = ie.eigensolver(eigh, ie.Hermitian(6), linear_solver=poor)
+        S = np.random.default_rng(2).standard_normal((36, 1))
+        f = lambda p: jnp.sum(jnp.asarray(S) * solve(*pencil(p)).vectors ** 2)
+        with pytest.warns(ie.LinearSolveWarning, match="does not converge"):
+            jax.block_until_ready(jax.jvp(jax.grad(f), (p,), (p,)))
+        assert ie.factorization_cache.misses == 7
+
     def test_factors_are_dropped_on_the_thread_that_made_them(self, matrix):
         """SciPy's SuperLU frees its memory on no other."""
         made, dropped = [], threading.Event()
@@ -312,12 +359,17 @@ class TestCache:
         b = np.arange(50.0)
         assert np.allclose(matrix @ ie.factorize(matrix, method=inner)(b), b)
 
-    def test_many_small_ones_stay(self, matrix):
+    def test_the_last_few_stay(self, matrix):
         for sigma in range(8):
             ie.factorize(matrix, sigma=0.1 * sigma)
         for sigma in range(8):
             ie.factorize(matrix, sigma=0.1 * sigma)
         assert (ie.factorization_cache.misses, ie.factorization_cache.hits) == (8, 8)
+        ie.factorize(matrix, sigma=0.8)  # the oldest goes
+        ie.factorize(matrix, sigma=0.1)
+        assert (ie.factorization_cache.misses, ie.factorization_cache.hits) == (9, 9)
+        ie.factorize(matrix, sigma=0.0)
+        assert ie.factorization_cache.misses == 10
 
     def test_threads_factorise_once(self, matrix):
         made, barrier = [], threading.Barrier(8)

@@ -17,16 +17,24 @@ from .factorizations import Factorization, SuperLU, shift, shifted
 class FactorizationCache:
     """Keep the latest factorisations, by the content of their matrices; safe between threads.
 
+    `ie.factorization_cache` keeps eight, together of at most 1 GiB: those of one step of an
+    optimisation, be it of second order or with a shift for each pair, and not those of the steps
+    before, which nobody asks for again. Under `vmap` the forward solves of all members come before
+    the adjoint ones, so a batch of more than eight finds nothing: set
+    `ie.factorization_cache.max_entries` to the size of the batch.
+
     Args:
         max_bytes: the oldest go when all together are larger; the latest stays always. Sizes
             of factors that are not known are estimated from their matrix.
+        max_entries: the oldest go when there are more.
 
     Attributes:
         hits, misses: how often a factorisation was found here, and how often it was made.
     """
 
-    def __init__(self, max_bytes: int):
+    def __init__(self, max_bytes: int, max_entries: int):
         self.max_bytes = max_bytes
+        self.max_entries = max_entries
         self.hits = 0
         self.misses = 0
         self._lock = threading.Lock()
@@ -61,15 +69,20 @@ class FactorizationCache:
 
     def _turn_over(self) -> None:
         with self._lock:
-            while len(self._entries) > 1 and self._size() > self.max_bytes:
+            while len(self._entries) > 1 and self._is_full():
                 self._entries.popitem(last=False)
+
+    def _is_full(self) -> bool:
+        return len(self._entries) > self.max_entries or self._size() > self.max_bytes
 
     def _size(self) -> int:
         done = [entry for entry in self._entries.values() if entry.done() and not entry.exception()]
         return sum(entry.result().nbytes for entry in done)
 
 
-factorization_cache = FactorizationCache(2**30)
+# A gradient of any order asks for 1; where each pair needs a shift of its own, for 1 and k more; a
+# batch for as many as it has members.
+factorization_cache = FactorizationCache(max_bytes=2**30, max_entries=8)
 
 
 def factorize(
