@@ -1,12 +1,18 @@
 """The layout holds: imports point down, public names are documented, files stay small."""
 
 import ast
+import os
 import pathlib
 import re
+import subprocess
+import sys
+import textwrap
 
 import pytest
 
 import implicit_eig as ie
+
+pytestmark = pytest.mark.core
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "implicit_eig"
@@ -82,6 +88,52 @@ def test_the_import_test_sees_imports():
 def test_all_is_compiled_in_one_way():
     assert [path.name for path in modules() if "jit(" in path.read_text()] == ["_compiled.py"]
     assert not [path for path in modules() if re.search("^ *@.*jit", path.read_text(), re.M)]
+
+
+def names(path):
+    """The dotted names that a module imports or reads."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+PRIVATE = re.compile(r"jax\._src|jaxlib|partial_eval|(equinox|eqx|lineax|lx|optx)\._")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_private_of_jax(path):
+    """What is private changes: rules of `jax.interpreters.partial_eval` did in JAX 0.12."""
+    assert not [name for name in names(path) if PRIVATE.search(name)]
+
+
+def test_the_search_for_private_names_finds_them(tmp_path):
+    path = tmp_path / "module.py"
+    for line in (
+        "from jax._src import core",
+        "from jax.interpreters import partial_eval as pe",
+        "import jax; jax._src.core",
+    ):
+        path.write_text(line)
+        assert [name for name in names(path) if PRIVATE.search(name)]
+
+
+def test_importing_starts_no_backend():
+    """JAX is set up after the import: its devices, and several processes."""
+    code = """
+        import socket, implicit_eig, jax
+        jax.config.update("jax_num_cpu_devices", 3)
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0)
+        assert len(jax.devices()) == 3
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    subprocess.run(command, check=True, timeout=100, env=os.environ | {"XLA_FLAGS": ""})
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))

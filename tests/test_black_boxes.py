@@ -12,6 +12,8 @@ from problems import grid_pencil, invariant_loss, jax_eigh
 
 import implicit_eig as ie
 
+pytestmark = pytest.mark.core
+
 M_GRID, K = 14, 3
 N = M_GRID**2
 

@@ -8,6 +8,8 @@ from problems import eigh
 
 import implicit_eig as ie
 
+pytestmark = pytest.mark.core
+
 SOLVES = {
     "deflated": ie.eigensolver(eigh, ie.Hermitian(2)),
     "bordered": ie.eigensolver(eigh, ie.Hermitian(2), system=ie.Bordered()),

@@ -12,6 +12,8 @@ import pytest
 
 import implicit_eig as ie
 
+pytestmark = pytest.mark.core
+
 QUIET = {action: ie.Policy(*[action] * 5) for action in (ie.Action.NAN, ie.Action.IGNORE)}
 N = 6
 rng = np.random.default_rng(7)

@@ -145,6 +145,8 @@ def test_ends(name):
 
 ONE_CORE = """
 import os, runpy, sys
+
+pytestmark = pytest.mark.core
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

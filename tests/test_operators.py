@@ -12,6 +12,8 @@ from problems import EPS, eigh, grid_pencil, invariant_loss
 
 import implicit_eig as ie
 
+pytestmark = pytest.mark.core
+
 
 def as_function(operator):
     return lx.FunctionLinearOperator(operator.mv, operator.in_structure())
