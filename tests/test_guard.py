@@ -137,3 +137,64 @@ def test_refusals():
         ie.Hermitian(2, guard=-1)
     with pytest.raises(ie.InputError, match="at most n pairs"):
         ie.eigensolver(eigh, ie.Hermitian(4, guard=2))(A)
+
+
+class TestUnasked:
+    """What the solver returns beyond k is looked at, too."""
+
+    @pytest.mark.parametrize("name", CASES)
+    @pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+    def test_a_cut_cluster(self, name, dtype):
+        solver, problem, operators, cut, whole = CASES[name]
+        operators = tuple(M.astype(dtype) for M in operators)
+        solve = ie.eigensolver(solver, problem(cut))
+        message = rf"k={cut}.*got the value 2\S* of pair {cut - 1} again .* for k = {cut - 1}"
+        if name == "Polynomial" and dtype == np.complex64:
+            pytest.skip("its values are too far apart in single precision")
+        with pytest.raises(Exception, match=message):
+            jax.block_until_ready(jax.jit(solve)(*operators))
+        with pytest.raises(ie.EigensolverError, match=message):
+            jax.grad(lambda *P: jnp.sum(solve.values(*P)).real)(*operators)
+        batch = lambda solve: jax.vmap(solve)(*(M[None] for M in operators))
+        nan = ie.Policy(cluster=ie.Action.NAN)
+        found = batch(ie.eigensolver(solver, problem(cut), policy=nan))
+        assert jnp.all(jnp.isnan(found.values))
+        batch(ie.eigensolver(solver, problem(cut), policy=ie.Policy(cluster=ie.Action.IGNORE)))
+        assert jnp.all(jnp.isfinite(batch(ie.eigensolver(solver, problem(whole))).values))
+
+    def test_of_a_traced_solver_that_does_not_sort(self):
+        shuffled = ie.traceable(
+            lambda A: tuple(part[..., jnp.array([4, 1, 0, 2, 3])] for part in jnp.linalg.eigh(A))
+        )
+        for k, cut in ((1, False), (2, True), (3, True), (4, False)):
+            solve = jax.jit(ie.eigensolver(shuffled, ie.Hermitian(k)))
+            if cut:
+                with pytest.raises(Exception, match="again among those"):
+                    jax.block_until_ready(solve(A))
+            else:
+                assert jnp.all(jnp.isfinite(solve(A).values))
+
+    def test_a_conjugate_pair_is_two_values(self):
+        rotation = jnp.asarray([[1.0, -1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 9.0]])
+        solve = ie.eigensolver(lambda A: tuple(sla.eig(A)), ie.General(1))
+        gradient = jax.grad(lambda A: solve(A).values[0].real)(rotation)
+        assert jnp.max(jnp.abs(gradient - jnp.diag(jnp.asarray([0.5, 0.5, 0.0])))) < 1e-14
+
+    def test_infinite_values_beyond_are_none(self):
+        """Of a pencil with singular B; in reverse mode NaN would stay."""
+        A, B = jnp.diag(jnp.asarray([1.0, 3.0, 1.0, 1.0])), jnp.diag(jnp.asarray([1.0, 1.0, 0, 0]))
+
+        def solver(A, B):
+            values, X = np.array([1.0, 3.0, np.inf, np.nan]), np.eye(4)
+            return values, X
+
+        solve = ie.eigensolver(solver, ie.General(2))
+        assert solve(A, B).values.real.tolist() == [1.0, 3.0]
+
+    def test_pairs_beyond_the_guard_concern_it_alone(self):
+        solve = ie.eigensolver(eigh, ie.Hermitian(1, guard=1))
+        assert solve(A).values.shape == (1,)  # the guard is in the doublet, k is not
+        far = jnp.diag(jnp.asarray([3.0, 1.0, 2.0, 3.0]))
+        unsorted = lambda A: (np.diag(A), np.eye(4))
+        with pytest.raises(ie.EigensolverError, match="ask for a larger k, or accept"):
+            ie.eigensolver(unsorted, ie.Hermitian(1, guard=2))(far)

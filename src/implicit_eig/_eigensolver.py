@@ -16,7 +16,7 @@ from ._compiled import compiled, full_precision
 from ._errors import EigensolverError, InputError
 from ._implicit import AbstractRoot, find_root, jvp_at
 from .gauge import watch_state, watch_values
-from .guard import without_guard
+from .guard import nearest_beyond, without_guard
 from .host import Traceable, refuse_jax, refuse_jax_code
 from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
@@ -171,7 +171,8 @@ def eigensolver(
             left_vectors, columns like the vectors, for problems that use them. A plain
             callable runs on the host and receives NumPy arrays, SciPy CSR matrices or
             `scipy.sparse.linalg.LinearOperator`s; `traceable(fn)` is traced by JAX. More
-            than k pairs may come back; the first k count. It must be deterministic.
+            than k pairs may come back; the first k count, and the values of the others show
+            whether k cuts a cluster. It must be deterministic.
         problem: the declared kind, for example `Hermitian(k)`.
         linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
             `ShiftInvert()`, `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or
@@ -260,8 +261,7 @@ class _Pairs(AbstractRoot):
         asked, linear_solver = problem.with_guard(), self.solve.linear_solver
         raw = _run_solver(self.solve.solver, asked, theta, policy)
         solution = asked.normalize(raw, theta, policy)
-        if asked.k > problem.k:
-            solution = without_guard(solution, problem.k, policy)
+        solution = without_guard(solution, problem.k, policy)
         solution = problem.complete(solution, theta, linear_solver, policy)
         return problem.state(solution), solution.stats
 
@@ -287,6 +287,7 @@ def _run_solver(
     solver: Callable[..., Any], problem: AbstractProblem, operators: Operators, policy: Policy
 ) -> Solution:
     like = problem.structure(operators)
+    like = dataclasses.replace(like, _rest=like.values)
     if isinstance(solver, Traceable):
         return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
     operators, products = remote(operators, problem.is_hermitian)
@@ -351,10 +352,14 @@ def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
             left = _cast("left_vectors", given[2][:, :k], structure.dtype, xp)
         else:
             left = xp.zeros(structure.shape, structure.dtype)
+    dtype = like.values.dtype
+    rest = nearest_beyond(values, k, xp)
+    real = xp.iscomplexobj(rest) and not jnp.issubdtype(dtype, jnp.complexfloating)
     return Solution(
-        _cast("values", values[:k], like.values.dtype, xp),
+        _cast("values", values[:k], dtype, xp),
         _cast("vectors", given[1][:, :k], like.vectors.dtype, xp),
         left,
+        _rest=(rest.real if real else rest).astype(dtype),
     )
 
 

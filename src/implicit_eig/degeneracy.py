@@ -1,5 +1,7 @@
 """Which values count as one."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Shaped
@@ -40,6 +42,20 @@ def near_mask(
     close = jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])
     # infinite values and NaN too are themselves
     return close | jnp.eye(lam.shape[0], dtype=bool)
+
+
+def cluster_and_cut(
+    mask: Callable[[Array, Array], Array], lam: Array, rounding: Array, rest: Array | None
+) -> tuple[Bool[Array, "k k"], Bool[Array, " k"] | None]:
+    """Return `mask(lam, rounding)`, and which values count as one with that of `rest`, NaN if none.
+
+    Shapes (k, k) and (k,); `None` for want of `rest`.
+    """
+    if rest is None:
+        return mask(lam, rounding), None
+    k = len(lam)
+    equal = mask(jnp.concatenate([lam, rest]), jnp.concatenate([rounding, rounding]))
+    return equal[:k, :k], jnp.any(equal[:k, k:], axis=1)
 
 
 def clusters_of(equal: np.ndarray) -> list[np.ndarray]:

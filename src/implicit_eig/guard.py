@@ -16,7 +16,8 @@ from .solution import Solution
 def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
     """Return the first k of m pairs, checked that no other one belongs to their clusters.
 
-    The others are kept beside them.
+    The others are kept beside them. Of pairs that the solver returned without being asked the
+    values are looked at.
 
     Args:
         solution: m pairs; figures in `stats` with m entries, or (m, m), are cut as well.
@@ -27,6 +28,9 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         EigensolverError: k cuts a cluster, under `Policy(cluster=Action.RAISE)` (when run).
     """
     m = solution.values.shape[0]
+    left, equal, cut_off = solution.left_vectors, solution._equal, solution._cut
+    if m == k and cut_off is None:
+        return solution
 
     def cut(leaf: Any) -> Any:
         for axis in range(leaf.ndim):
@@ -34,20 +38,33 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
                 leaf = jax.lax.slice_in_dim(leaf, 0, k, axis=axis)
         return leaf
 
-    left, equal = solution.left_vectors, solution._equal
     wanted = Solution(
         solution.values[:k],
         solution.vectors[:, :k],
         None if left is None else left[:, :k],
         jax.tree.map(cut, solution.stats),
         _equal=None if equal is None else equal[:k, :k],
-        _beyond=(solution.values[k:], solution.vectors[:, k:]),
+        _beyond=None if m == k else (solution.values[k:], solution.vectors[:, k:]),
     )
     if equal is None:
         return wanted
-    figures = (equal, solution.values)
+    cut_off = jnp.zeros(k, bool) if cut_off is None else cut_off[:k]
+    figures = (equal, solution.values, cut_off)
     check = cluster_check(policy, _Inspect(k))
-    return enforce(check, figures, wanted, jnp.any(equal[:k, k:]))
+    return enforce(check, figures, wanted, jnp.any(equal[:k, k:]) | jnp.any(cut_off))
+
+
+def nearest_beyond(values: Any, k: int, xp: Any) -> Any:
+    """Return of the values from k on that nearest to each of the first k, NaN if there is none.
+
+    Infinite ones, of a pencil with singular B, are none. `xp` is NumPy or `jax.numpy`.
+    """
+    values = xp.where(xp.isfinite(values), values, xp.nan)
+    first, rest = values[:k], values[k:]
+    if not rest.size:
+        return first * xp.nan
+    distances = xp.abs(first[:, None] - rest[None, :])
+    return rest[xp.argmin(xp.where(xp.isnan(distances), xp.inf, distances), axis=1)]
 
 
 class _Inspect(eqx.Module):
@@ -55,10 +72,15 @@ class _Inspect(eqx.Module):
 
     k: int = eqx.field(static=True)
 
-    def __call__(self, equal: Bool[np.ndarray, "m m"], lam: Shaped[np.ndarray, " m"]) -> str | None:
+    def __call__(
+        self,
+        equal: Bool[np.ndarray, "m m"],
+        lam: Shaped[np.ndarray, " m"],
+        cut_off: Bool[np.ndarray, " k"],
+    ) -> str | None:
         k = self.k
         if not equal[:k, k:].any():
-            return None
+            return self._inspect_rest(equal, lam, cut_off)
         i = int(np.flatnonzero(equal[:k, k:].any(axis=1))[0])
         members = next(cluster for cluster in clusters_of(equal) if i in cluster)
         inside, end = int((members < k).sum()), int(members[-1]) + 1
@@ -71,4 +93,18 @@ class _Inspect(eqx.Module):
             f"{lam[i]:.6g}. "
             f"These have no derivative without the others: ask for {' or '.join(choices)}, or "
             "accept this with `Policy(cluster=...)`."
+        )
+
+    def _inspect_rest(self, equal: np.ndarray, lam: np.ndarray, cut_off: np.ndarray) -> str | None:
+        if not cut_off.any():
+            return None
+        k, i = self.k, int(np.flatnonzero(cut_off)[0])
+        members = next(cluster for cluster in clusters_of(equal) if i in cluster)
+        fewer = k - len(members)
+        advice = f"ask for k = {fewer}, for a larger k" if fewer > 0 else "ask for a larger k"
+        return (
+            f"`eigensolver(problem=...(k={k}))`: a k between clusters; got the value {lam[i]:.6g} "
+            f"of pair {i} again among those that the solver returned beyond the k. These pairs "
+            f"have no derivative without each other: {advice}, or accept this with "
+            "`Policy(cluster=...)`."
         )

@@ -59,7 +59,8 @@ class Policy(eqx.Module):
 
     Args:
         forward: the solver's answer fails its conditions.
-        cluster: k cuts a cluster, as the pairs beyond k show that `guard` asks for.
+        cluster: k cuts a cluster, as the pairs beyond k show: those that `guard` asks for, and
+            those that the solver returned without being asked.
         gauge: in reverse mode, a function depends on a phase or on the basis in a cluster.
         linear_solve: the tangent or adjoint system was not solved.
         exceptional: the condition number 1/|yᴴBx| of a value exceeds 1/√eps, where ‖x‖ = ‖y‖ = 1:

@@ -34,12 +34,15 @@ class Solution(eqx.Module):
     stats: dict[str, Any] = eqx.field(default_factory=dict)
     # For derivatives at multiple values, of a problem whose conditions have a block S: S itself,
     # diagonal in value, its tangent full inside a cluster; and which values count as one. Values
-    # and vectors beyond the k, where the problem has a guard.
+    # and vectors beyond the k, where the problem has a guard. Of what the solver returned besides,
+    # the value nearest to each, NaN if there is none; and whether it is of the cluster of that.
     _block: Inexact[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
     _equal: Bool[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
     _beyond: tuple[Shaped[AnyArray, " g"], Inexact[AnyArray, "n g"]] | None = eqx.field(
         default=None, repr=False
     )
+    _rest: Shaped[AnyArray, " k"] | None = eqx.field(default=None, repr=False)
+    _cut: Bool[AnyArray, " k"] | None = eqx.field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[PyTree]:
         yield self.values

@@ -34,6 +34,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import compiled
 from .._errors import InputError
+from ..degeneracy import cluster_and_cut
 from ..operators import column_norms, scale_columns
 from ..policy import (
     Action,
@@ -132,7 +133,8 @@ class AbstractPairs(AbstractProblem):
         unit = column_norms(border)
         eps = float(jnp.finfo(X.dtype).eps)
         rounding = ROUNDING * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
-        near = self.near(solution.values, rounding, policy)
+        mask = lambda lam, rounding: self.near(lam, rounding, policy)  # noqa: E731
+        near, cut = cluster_and_cut(mask, solution.values, rounding, solution._rest)
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
         solution, figures = normalize(solution, norms, matrices, border, near, self.left_scale)
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
@@ -140,7 +142,7 @@ class AbstractPairs(AbstractProblem):
         residual, scale, *_ = figures
         stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
         solution = enforce(check, figures, solution, ~sound(rtol, *figures))
-        return dataclasses.replace(solution, stats=stats, _equal=near)
+        return dataclasses.replace(solution, stats=stats, _equal=near, _cut=cut)
 
     def complete(
         self,

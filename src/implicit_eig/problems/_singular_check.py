@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._compiled import compiled
-from ..degeneracy import cluster_mask
+from ..degeneracy import cluster_and_cut, cluster_mask
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
 from ..policy import Policy
@@ -54,8 +54,10 @@ def normalize(
     figures = (sigma, residual, scale, rounding, zero, angle, gram, norms, finite)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    equal = cluster_mask(sigma, VALUE_ROUNDING * eps * (size + jnp.abs(sigma)), policy)
-    return Solution(sigma, V, U, _equal=equal), figures, relative
+    mask = lambda sigma, rounding: cluster_mask(sigma, rounding, policy)  # noqa: E731
+    rounding = VALUE_ROUNDING * eps * (size + jnp.abs(sigma))
+    equal, cut = cluster_and_cut(mask, sigma, rounding, solution._rest)
+    return Solution(sigma, V, U, _equal=equal, _cut=cut), figures, relative
 
 
 def _unit(X: Array) -> Array:

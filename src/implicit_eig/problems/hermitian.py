@@ -37,7 +37,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import compiled
 from .._errors import InputError
-from ..degeneracy import cluster_mask
+from ..degeneracy import cluster_and_cut, cluster_mask
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import probe
 from ..operators import apply, column_norms, dtype_of, is_dense, promoted, scale_columns
@@ -335,9 +335,10 @@ def _normalize(
     relative = residual / jnp.maximum(scale, rounding / jnp.sqrt(eps))
     # what the solver's rounding, that of norms, has done; two values can be off either way
     misfit = 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)
-    equal = cluster_mask(lam, pencil.rounding() + misfit, policy)
+    mask = lambda lam, rounding: cluster_mask(lam, rounding, policy)  # noqa: E731
+    equal, cut = cluster_and_cut(mask, lam, pencil.rounding() + misfit, solution._rest)
     figures = (residual, scale, rounding, gram, norms, finite)
-    return Solution(lam, X, _equal=equal), figures, relative
+    return Solution(lam, X, _equal=equal, _cut=cut), figures, relative
 
 
 def _sound(

@@ -157,7 +157,7 @@ class Nonlinear(AbstractPairs):
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return that each pair moves alone."""
-        return jnp.eye(self.k, dtype=bool)
+        return jnp.eye(len(lam), dtype=bool)
 
     def spans(self, n: int) -> bool:
         """Return False."""
