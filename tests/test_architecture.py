@@ -30,6 +30,7 @@ FLOORS = [
     "_products",
     "gauge",
     "_implicit",
+    "polish",
     "problems",
     "solvers",
     "systems",

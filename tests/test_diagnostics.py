@@ -114,7 +114,64 @@ def test_single_precision_is_polished(name):
     assert np.max(np.abs(once.values - exact)) < 1e-12 * np.abs(exact).max()
 
 
+def rough_solver(solver, k):
+    def rough(*operators):
+        parts = solver(*operators)[:2]
+        rng = np.random.default_rng(0)
+        noisy = [
+            part + 1e-4 * np.abs(part).max() * rng.standard_normal(part.shape) for part in parts
+        ]
+        return noisy[0][:k], noisy[1][:, :k]
+
+    return rough
+
+
+REFINED = {**CASES, "Subspace": (eig, ie.Subspace(K), (random(0, N),))}
+
+
+@pytest.mark.parametrize("name", REFINED)
+def test_a_loose_solver_is_polished_under_jit_and_vmap(name):
+    """To the pairs and the derivatives of an exact one."""
+    solver, problem, operators = REFINED[name]
+    rough = rough_solver(solver, problem.k)
+    with pytest.raises(ie.EigensolverError, match="above the"):
+        ie.eigensolver(rough, problem)(*operators)
+    polished = ie.eigensolver(rough, problem, refine=4)
+    exact = ie.eigensolver(lambda *P: tuple(p[..., : problem.k] for p in solver(*P)), problem)
+
+    def loss(solve):
+        def f(*operators):
+            S, X = solve(*operators)
+            S = jnp.diag(S) if S.ndim == 1 else S
+            XSX = X @ S.astype(X.dtype) @ X.conj().T if name != "Polynomial" else jnp.trace(S)
+            return jnp.sum(jnp.abs(XSX) ** 2)
+
+        return f
+
+    every = tuple(range(len(operators)))
+    expected = jax.grad(loss(exact), every)(*operators)
+    scale = max(float(jnp.max(jnp.abs(e))) for e in expected)
+    batch = tuple(jnp.stack([M, M]) for M in operators)
+    found = jax.jit(jax.vmap(jax.grad(loss(polished), every)))(*batch)
+    for f, e in zip(found, expected, strict=True):
+        assert jnp.max(jnp.abs(f - e[None])) < 1e-10 * scale
+
+
+def test_polish_in_single_precision_and_with_a_guard():
+    A = with_spectrum([1.0, 1.0, 2.0, 3.0, 5.0, 7.0], np.complex64)
+    solve = ie.eigensolver(rough_solver(eigh, 3), ie.Hermitian(2, guard=1), refine=2)
+    solution = jax.jit(solve)(A)
+    assert solution.values.dtype == np.float32
+    assert jnp.max(jnp.abs(solution.values - 1)) < 1e3 * np.finfo(np.float32).eps
+    cut = ie.eigensolver(rough_solver(eigh, 2), ie.Hermitian(1, guard=1), refine=2)
+    with pytest.raises(ie.EigensolverError, match="a k between clusters"):
+        cut(A)
+
+
 def test_refusals():
+    for steps in (-1, True):
+        with pytest.raises(ie.InputError, match=r"refine=...\)`: a number of Newton steps, 0 or m"):
+            ie.eigensolver(eigh, ie.Hermitian(1), refine=steps)
     values, X = np.ones(2), np.eye(N)[:, :2]
     with pytest.raises(ie.EigensolverError, match="pairs with A x = λ B x"):
         ie.refine((values, X), random_hermitian(N), problem=ie.Hermitian(2), steps=0)

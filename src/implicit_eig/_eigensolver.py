@@ -23,6 +23,7 @@ from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
 from .normalization import AbstractNormalization, FunctionNormalization
 from .policy import DEFAULT_POLICY, Action, Policy
+from .polish import newton
 from .problems._abstract import AbstractProblem, Operators
 from .reverse_communication import converse
 from .solution import Solution
@@ -41,6 +42,7 @@ class Eigensolver(eqx.Module):
     system: AbstractSystem | AutoSystem
     policy: Policy
     normalization: AbstractNormalization | None = None
+    refine: int = eqx.field(static=True, default=0)
 
     def __call__(self, *operators: Any) -> Solution:
         """Return the pairs of A, or of the pencil A − λB.
@@ -163,6 +165,7 @@ def eigensolver(
     system: AbstractSystem | AutoSystem | None = None,
     normalization: AbstractNormalization | Callable[[jax.Array], jax.Array] | None = None,
     policy: Policy = DEFAULT_POLICY,
+    refine: int = 0,
 ) -> Eigensolver:
     """Make an eigensolver differentiable: A x = λ B x holds at its answer, and that is enough.
 
@@ -183,6 +186,9 @@ def eigensolver(
             `UnitComponent(index)`, or a function x (n,) -> x (n,) of your own with f(c x) = f(x)
             for every number c. Default: the problem's.
         policy: what is checked, and what happens then.
+        refine: steps of Newton's method on the solver's pairs before they are checked, for a
+            solver that converges loosely; derivatives are those of the polished pairs. Each step
+            is one linear solve for each pair.
 
     Returns:
         A function `solve(*operators) -> Solution` for `jit`, `grad`, `vjp`, `jvp`, `hessian`,
@@ -227,10 +233,14 @@ def eigensolver(
                 "or a function f(matvec, b)",
             )
         linear_solver = wrap_function(linear_solver)
+    if not isinstance(refine, int) or isinstance(refine, bool) or refine < 0:
+        raise InputError(
+            "`eigensolver(refine=...)`: a number of Newton steps, 0 or more; got "
+            f"{refine!r}. Give it as an integer."
+        )
     problem = problem.suited_to(solver)
-    return Eigensolver(
-        solver, problem, linear_solver, system, policy, _as_normalization(normalization)
-    )
+    normalization = _as_normalization(normalization)
+    return Eigensolver(solver, problem, linear_solver, system, policy, normalization, refine)
 
 
 def _as_normalization(given: Any) -> AbstractNormalization | None:
@@ -260,6 +270,7 @@ class _Pairs(AbstractRoot):
         problem, policy = self.solve.problem, self.solve.policy
         asked, linear_solver = problem.with_guard(), self.solve.linear_solver
         raw = _run_solver(self.solve.solver, asked, theta, policy)
+        raw = newton(asked, raw, theta, linear_solver, self.solve.refine)
         solution = asked.normalize(raw, theta, policy)
         solution = without_guard(solution, problem.k, policy)
         solution = problem.complete(solution, theta, linear_solver, policy)

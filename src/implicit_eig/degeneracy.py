@@ -25,7 +25,7 @@ def cluster_mask(
 
 
 def near_mask(
-    lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], rtol: float
+    lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], rtol: float | Shaped[Array, ""]
 ) -> Bool[Array, "k k"]:
     """Return whether |λᵢ − λⱼ| ≤ rtol · max(|λᵢ|, |λⱼ|), or is no more than rounding.
 

@@ -17,11 +17,11 @@ from .degeneracy import clusters_of
 from .linear_solvers._systems import probe
 from .linear_solvers.auto import AutoLinearSolver
 from .operators import column_norms
-from .policy import Action, Policy, SolveReport, tolerance
+from .policy import Policy, SolveReport
+from .polish import SILENT, as_returned, newton
 from .problems._abstract import AbstractProblem, Operators
 from .problems._pairs import AbstractPairs
 from .solution import Solution
-from .systems.auto import AutoSystem
 
 _LOCK = threading.Lock()
 _REPORTS: list[SolveReport] = []
@@ -29,15 +29,6 @@ _REPORTS: list[SolveReport] = []
 
 def _note(report: SolveReport) -> None:
     _REPORTS.append(report)
-
-
-SILENT = Policy(
-    forward=Action.IGNORE,
-    cluster=Action.IGNORE,
-    gauge=Action.IGNORE,
-    linear_solve=Action.IGNORE,
-    exceptional=Action.IGNORE,
-)
 
 
 class Diagnosis(eqx.Module):
@@ -220,7 +211,7 @@ def refine(
 
     For pairs that a solver converged loosely, or in single precision: with operators in double
     precision each step about doubles the digits. Pairs that are equal to within their residuals
-    move as one cluster.
+    move as one cluster. Under `jit`, and with derivatives: `eigensolver(..., refine=steps)`.
 
     Args:
         solution: rough pairs; or a tuple (values, vectors).
@@ -248,30 +239,6 @@ def refine(
     """
     linear_solver = AutoLinearSolver() if linear_solver is None else linear_solver
     theta = problem.check_operators(problem.canonical(operators), SILENT)
-    like = problem.structure(theta)
-    rough = _as_returned(solution, like)
-    for _ in range(steps):
-        rough = problem.normalize(rough, theta, SILENT)
-        error = float(jnp.max(rough.stats["residuals"]))
-        # values that are equal to within their errors are one cluster
-        loose = max(10 * error, tolerance(None, rough.vectors.dtype))
-        policy = dataclasses.replace(SILENT, degeneracy_rtol=loose)
-        state = problem.state(problem.normalize(rough, theta, policy))
-        residual = problem.conditions(state, *theta)
-        system = AutoSystem()
-        step = problem.solve_linearised(state, theta, residual, system, linear_solver, policy)
-        state = problem.diagonal(jax.tree.map(jnp.add, state, step))
-        rough = _as_returned(problem.solution(state), like)
+    rough = as_returned(solution, problem.structure(theta))
+    rough = newton(problem, rough, theta, linear_solver, steps)
     return problem.normalize(rough, theta, Policy())
-
-
-def _as_returned(solution: Solution | tuple[Any, Any], like: Solution) -> Solution:
-    """Return the pairs as a solver would, in the problem's dtypes, left vectors 0 if unknown."""
-    values, vectors = solution
-    left, shape = None, like.left_vectors
-    if shape is not None:
-        left = solution.left_vectors if isinstance(solution, Solution) else None
-        left = jnp.zeros(shape.shape) if left is None else jnp.asarray(left)
-        left = left.astype(shape.dtype)
-    values = jnp.asarray(values).astype(like.values.dtype)
-    return Solution(values, jnp.asarray(vectors).astype(like.vectors.dtype), left)

@@ -90,4 +90,5 @@ class Polynomial(AbstractSums):
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which values count as one: the border T'(λ) of a cluster is exact to its width."""
-        return near_mask(lam, rounding, tolerance(policy.degeneracy_rtol, lam.dtype))
+        rtol = policy.degeneracy_rtol
+        return near_mask(lam, rounding, tolerance(None, lam.dtype) if rtol is None else rtol)

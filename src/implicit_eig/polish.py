@@ -1,0 +1,73 @@
+"""Newton's method on the conditions of rough pairs: what `refine` does, under `jit` too.
+
+Source: Peters & Wilkinson (1979) SIAM Rev. 21, 339.
+"""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+
+from ._compiled import compiled
+from .policy import Action, Policy, tolerance
+from .problems._abstract import AbstractProblem, Operators
+from .solution import Solution
+from .systems.auto import AutoSystem
+
+SILENT = Policy(
+    forward=Action.IGNORE,
+    cluster=Action.IGNORE,
+    gauge=Action.IGNORE,
+    linear_solve=Action.IGNORE,
+    exceptional=Action.IGNORE,
+)
+
+
+def newton(
+    problem: AbstractProblem,
+    rough: Solution,
+    operators: Operators,
+    linear_solver: lx.AbstractLinearSolver,
+    steps: int,
+) -> Solution:
+    """Return the pairs after some steps, as a solver would; nothing is checked."""
+    for _ in range(steps):
+        polished = _step(problem, rough, operators, linear_solver)
+        rough = dataclasses.replace(polished, _rest=rough._rest)
+    return rough
+
+
+@compiled
+def _step(
+    problem: AbstractProblem,
+    rough: Solution,
+    operators: Operators,
+    linear_solver: lx.AbstractLinearSolver,
+) -> Solution:
+    rough = problem.normalize(rough, operators, SILENT)
+    # values that are equal to within their errors are one cluster
+    error = jnp.max(rough.stats["residuals"])
+    loose = jnp.maximum(10 * error, tolerance(None, rough.vectors.dtype))
+    policy = eqx.tree_at(
+        lambda policy: policy.degeneracy_rtol, SILENT, loose, is_leaf=lambda leaf: leaf is None
+    )
+    state = problem.state(problem.normalize(rough, operators, policy))
+    residual = problem.conditions(state, *operators)
+    step = problem.solve_linearised(state, operators, residual, AutoSystem(), linear_solver, policy)
+    state = problem.diagonal(jax.tree.map(jnp.add, state, step))
+    return as_returned(problem.solution(state), problem.structure(operators))
+
+
+def as_returned(solution: Solution | tuple[Any, Any], like: Solution) -> Solution:
+    """Return the pairs as a solver would, in the problem's dtypes, left vectors 0 if unknown."""
+    values, vectors = solution
+    left, shape = None, like.left_vectors
+    if shape is not None:
+        left = solution.left_vectors if isinstance(solution, Solution) else None
+        left = jnp.zeros(shape.shape) if left is None else jnp.asarray(left)
+        left = left.astype(shape.dtype)
+    values = jnp.asarray(values).astype(like.values.dtype)
+    return Solution(values, jnp.asarray(vectors).astype(like.vectors.dtype), left)
