@@ -148,7 +148,7 @@ class TestUnasked:
         solver, problem, operators, cut, whole = CASES[name]
         operators = tuple(M.astype(dtype) for M in operators)
         solve = ie.eigensolver(solver, problem(cut))
-        message = rf"k={cut}.*got the value 2\S* of pair {cut - 1} again .* for k = {cut - 1}"
+        message = rf"k={cut}.*got the value \S* of pair {cut - 1} again .* for k = {cut - 1}"
         if name == "Polynomial" and dtype == np.complex64:
             pytest.skip("its values are too far apart in single precision")
         with pytest.raises(Exception, match=message):
