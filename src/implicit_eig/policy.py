@@ -214,7 +214,7 @@ def _report(check: Check, failed: Bool[Array, "..."], figures: tuple) -> Bool[Ar
     # the condition of a batch is that of any member: one of each would call the host for all
     @custom_vmap
     def report(failed: Array, figures: tuple) -> Array:
-        quiet = lambda failed, figures: ~failed  # noqa: E731
+        quiet = lambda failed, figures: jnp.ones(failed.shape, bool)  # noqa: E731
         return jax.lax.cond(jnp.any(failed), tell, quiet, failed, figures)
 
     @report.def_vmap

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg as jsl
 import lineax as lx
 import numpy as np
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import host
@@ -227,6 +229,11 @@ def solve_by_column(
     unknown = 0 if isinstance(inner, DENSE_SOLVERS) else UNKNOWN_STEPS
 
     def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
+        if isinstance(solver, lx.LU):
+            # as lineax does, which inside `jax.shard_map` takes its operator for another's
+            flat, unravel = ravel_pytree(rhs)
+            factors = jsl.lu_factor(systems.column(i, definite).as_matrix())
+            return unravel(jsl.lu_solve(factors, flat)), Outcome(jnp.int32(0), jnp.int32(0))
         state: Any = solver.init(systems.column(i, definite), {})
         u, result, stats = solver.compute(state, rhs, {})
         verdict = sum(
