@@ -171,6 +171,10 @@ WRONG_TYPES = {
     "ie.Policy(gauge='ignore')": r"`Policy\(gauge=...\)`: an `Action`; got 'ignore'",
     "ie.Policy(residual_rtol='x')": r"a number at or above 0; got 'x'",
     "ie.implicit_function(np.sqrt, np.sqrt, conditions_derivative='fd')": r"`ReverseMode\(\)`; got",
+    "ie.host_operator(None, 1.0, shape=(2, 2), dtype=float)": r"assemble=...\)`: a function; got",
+    "ie.host_operator(max, 1.0, contract=1, shape=(2, 2), dtype=float)": r"contract=...\)`: a func",
+    "ie.host_operator(max, 1.0, shape=(2,), dtype=float)": r"shape=...\)`: numbers of rows and col",
+    "ie.host_operator(max, 1.0, shape=(2.0, 2), dtype=float)": r"shape=...\)`: numbers of rows and",
 }
 
 

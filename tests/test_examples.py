@@ -24,6 +24,12 @@ def test_quickstart(tmp_path):
     assert "autodiff of eigh       nan" in result.stdout
 
 
+def test_finite_elements(tmp_path):
+    result = run(ROOT / "examples" / "finite_elements.py", "--cells", "10", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "200 parameters, 81 unknowns: 4 contractions" in result.stdout
+
+
 def test_membrane_on_a_coarse_mesh(tmp_path):
     pytest.importorskip("skfem")
     script = ROOT / "examples" / "membrane.py"

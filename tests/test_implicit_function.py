@@ -1,5 +1,8 @@
 """The general tool: any solver, any conditions, both modes, every order."""
 
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -527,3 +530,75 @@ class TestHostBorder:
     def test_sparse_direct_is_refused(self):
         with pytest.raises(ie.InputError, match="one that factorises a sparse matrix"):
             ie.implicit_function(np.sqrt, np.sqrt, linear_solver=ie.SparseDirect())
+
+
+class TestHostDifferences:
+    """`host_function` without products."""
+
+    @staticmethod
+    def quadratic(n, buffer=False):
+        kept, calls = np.zeros(()), []
+
+        def fn(p, q):
+            calls.append(1)
+            value = np.sum(p**3) * q["a"]
+            if not buffer:
+                return value
+            kept[...] = value
+            return kept
+
+        return ie.host_function(fn, like=lambda p, q: q["a"]), calls
+
+    @pytest.mark.parametrize("buffer", [False, True])
+    def test_calls_are_counted_for_what_moves(self, buffer, recwarn):
+        f, calls = self.quadratic(3, buffer)
+        p, q = jnp.array([1.0, 2.0, 3.0]), {"a": jnp.array(2.0), "name": "still"}
+        gradient = jax.jit(lambda p: jax.grad(f)(p, q))(p)
+        assert jnp.max(jnp.abs(gradient - 6 * p**2)) < 1e-7
+        assert len(calls) == 6
+        calls.clear()
+        assert abs(jax.grad(lambda a: f(p, q | {"a": a}))(2.0) - 36) < 1e-7
+        assert len(calls) == 3
+        assert abs(jax.jvp(lambda p: f(p, q), (p,), (p,))[1] - 216) < 1e-6
+        assert len(calls) == 6
+        assert not recwarn.list
+
+    def test_many_calls_are_warned_about_and_shown(self, monkeypatch):
+        bars = []
+
+        class Bar:
+            def __init__(self, **options):
+                self.options, self.count = options, 0
+                bars.append(self)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                pass
+
+            def update(self):
+                self.count += 1
+
+        monkeypatch.setitem(sys.modules, "tqdm", types.SimpleNamespace(tqdm=Bar))
+        f, _ = self.quadratic(200)
+        p, q = jnp.ones(200), {"a": jnp.array(2.0)}
+        match = r"`host_function\(vjp=...\)`: a product for reverse mode; .* takes 400 calls"
+        with pytest.warns(ie.HostCallWarning, match=match):
+            with_bar = jax.block_until_ready(jax.grad(f)(p, q))
+        assert [(bar.options["total"], bar.count) for bar in bars] == [(400, 400)]
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        with pytest.warns(ie.HostCallWarning, match=match):
+            without = jax.block_until_ready(jax.grad(f)(p, q))
+        assert jnp.array_equal(with_bar, without)
+
+    def test_complex_arguments(self):
+        f = ie.host_function(lambda z: np.sum(z**2), like=lambda z: z[0])
+        z = jnp.array([1 + 2j, 3 - 1j])
+        gradient = jax.grad(lambda z: f(z).real)(z)
+        assert jnp.max(jnp.abs(gradient - 2 * z)) < 1e-7
+
+    def test_second_derivative_is_refused(self):
+        f = ie.host_function(np.sin, like=lambda p: p)
+        with pytest.raises(Exception, match=r"`host_function\(...\)`: a first derivative; got a"):
+            jax.grad(jax.grad(f))(1.0)

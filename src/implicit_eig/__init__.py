@@ -17,12 +17,14 @@ from ._errors import (
     ForwardWarning,
     GaugeError,
     GaugeWarning,
+    HostCallWarning,
     ImplicitEigError,
     InputError,
     LinearSolveError,
     LinearSolveWarning,
     TrackingWarning,
 )
+from ._host_operator import HostOperator, host_operator
 from ._implicit_function import implicit_function
 from .diagnostics import Diagnosis, diagnose, refine
 from .gauge import gauge_defect
@@ -97,6 +99,8 @@ __all__ = [
     "GaugeWarning",
     "General",
     "Hermitian",
+    "HostCallWarning",
+    "HostOperator",
     "ImplicitEigError",
     "InputError",
     "LargestComponent",
@@ -130,6 +134,7 @@ __all__ = [
     "gauge_defect",
     "host_function",
     "host_linear_solver",
+    "host_operator",
     "implicit_function",
     "linear_solver",
     "minimum_norm_subgradient",

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from . import host
 from ._errors import InputError
+from ._host_differences import Directional, Gradient
 from ._implicit import moves_of
 from ._products import (
     linear_map,
@@ -200,8 +201,10 @@ def host_function(
         jvp: `jvp(primals, tangents) -> output_dot`, on the host.
         vjp: `vjp(primals, output_bar) -> tuple of argument cotangents`, on the host.
 
-    With neither product the derivative is by central differences, in reverse mode two calls
-    for each entry of the arguments. With one product the other mode is refused.
+    With neither product the derivative is by central differences: in forward mode two calls, in
+    reverse mode two for each entry of the arguments, with a `HostCallWarning` where they are
+    some hundred, and a progress bar if tqdm is installed. With one product the other mode is
+    refused. As the matvec of a `lineax.FunctionLinearOperator` it is transposed by `vjp`.
 
     Returns:
         A function of the same arguments for `jit`, `vmap`, and the modes that it has
@@ -231,7 +234,7 @@ def host_function(
         return run(fn, shapes(*args), *args)
 
     if jvp is None and vjp is None:
-        return FiniteDifferences().wrap(call)
+        return _with_host_differences(fn, call, run)
 
     def push(code: Callable, args: PyTree, args_dot: PyTree) -> PyTree:
         return run(code, shapes(*args), args, args_dot)
@@ -251,3 +254,22 @@ def host_function(
         None if vjp is None else functools.partial(pull, vjp),
     )
     return products.wrap(call)
+
+
+def _with_host_differences(
+    fn: Callable[..., PyTree], call: Callable[..., PyTree], run: Callable[..., PyTree]
+) -> Callable[..., PyTree]:
+    """Return `call`, which runs `fn` on the host, with differences of `fn` as its products."""
+
+    def product(primals: PyTree, tangents: PyTree, out: PyTree) -> PyTree:
+        moving, still, moving_dot = split_moving(primals[0], tangents)
+
+        def push(at: PyTree, v: PyTree) -> PyTree:
+            return run(Directional(fn), jax.eval_shape(lambda: out), *at, v)
+
+        def pull(at: PyTree, w: PyTree) -> PyTree:
+            return run(Gradient(fn), jax.eval_shape(lambda: moving), *at, w)
+
+        return linear_map(push, pull, (moving, still), moving_dot, out, "host_function(...)")
+
+    return with_products(call, product)

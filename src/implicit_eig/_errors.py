@@ -51,3 +51,7 @@ class GaugeWarning(UserWarning):
 
 class ExceptionalPointWarning(UserWarning):
     """A value is so ill-conditioned that its derivatives mean little."""
+
+
+class HostCallWarning(UserWarning):
+    """A derivative by finite differences calls host code some hundred times or more."""

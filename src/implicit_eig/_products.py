@@ -50,22 +50,25 @@ def linear_map(
         u, w = b
         return jax.tree.map(jnp.add, u, transpose(at, w)), w
 
-    # JAX transposes the solve only if all leaves of its right side are linear in what is
-    # transposed: tie them together
+    # JAX transposes and differentiates the solve only if all leaves of its right side are linear in
+    # the same: tie them together, and for its transpose what comes out
+    def tie(tree: PyTree) -> Callable[[Any], Array]:
+        zeros = [jnp.sum(0 * leaf).real.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+        total = jnp.sum(jnp.stack(zeros))
+        # 0 at both ends, so that no number, nor its transpose, meets the float32 in between
+        return lambda leaf: 0 * jnp.broadcast_to(total, leaf.shape).astype(leaf.dtype)
+
     v = jax.tree.map(jnp.asarray, v)
-    zeros = [jnp.sum(0 * leaf).real.astype(jnp.float32) for leaf in jax.tree.leaves(v)]
-    tie = jnp.sum(jnp.stack(zeros))
-
-    # 0 at both ends, so that no number, nor its transpose, meets the float32 in between
-    def spread(leaf: Any) -> Array:
-        return 0 * jnp.broadcast_to(tie, leaf.shape).astype(leaf.dtype)
-
+    spread = tie(v)
     v = jax.tree.map(lambda leaf: leaf + spread(leaf), v)
     zero = jax.tree.map(spread, like)
     # the matrix itself is read only where its own parameters move, which `at` refuses
-    return lax.custom_linear_solve(
+    solution: Any = lax.custom_linear_solve(
         lambda x: x, (v, zero), solve, transpose_solve=solve_transposed, symmetric=True
-    )[1]
+    )
+    u, w = solution
+    spread = tie(u)
+    return jax.tree.map(lambda leaf: leaf + spread(leaf), w)
 
 
 def with_products(

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Inexact, Shaped
 
 from ._compiled import compiled
 from ._errors import InputError
+from ._function_operator import FunctionOperator
+from ._host_operator import AbstractHostMatrix, HostOperator
 from .packed import PackedOperator, pack
 from .sparse import SparseOperator, simplify
 
@@ -33,6 +35,8 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
         operator = SparseOperator.from_scipy(given)
     elif isinstance(given, lx.AbstractLinearOperator):
         operator = simplify(given)
+        if isinstance(operator, lx.FunctionLinearOperator):
+            operator = FunctionOperator(operator)
     elif isinstance(given, (jax.Array, np.ndarray)):
         _check_inexact(name, given.dtype)
         if given.ndim != 2:
@@ -78,7 +82,7 @@ def is_dense(operator: lx.AbstractLinearOperator | None) -> bool:
 
 def has_entries(operator: lx.AbstractLinearOperator | None) -> bool:
     """Return whether the entries are known: dense, sparse, or the identity (`None`)."""
-    known = (lx.MatrixLinearOperator, SparseOperator, PackedOperator)
+    known = (lx.MatrixLinearOperator, SparseOperator, PackedOperator, AbstractHostMatrix)
     return operator is None or isinstance(operator, known)
 
 
@@ -106,6 +110,8 @@ def promoted(
                 f"a {type(operator).__name__} of {dtype_of(operator)} beside {common}. Let its "
                 f"function take and return {common}, or cast the other operators."
             )
+        if isinstance(operator, HostOperator):
+            return operator.cast(common)
         return jax.tree.map(
             lambda leaf: leaf.astype(common) if eqx.is_inexact_array(leaf) else leaf, operator
         )
@@ -143,7 +149,7 @@ def apply(
         return X
     if isinstance(operator, lx.MatrixLinearOperator):
         return operator.matrix @ X
-    if isinstance(operator, PackedOperator):
+    if isinstance(operator, (PackedOperator, AbstractHostMatrix)):
         return operator.mm(X)
     # recomputed rather than kept for the reverse pass: what it would keep is a gathered vector of
     # the length of `data` for each column
@@ -163,7 +169,9 @@ def apply_complex(
     operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"]
 ) -> Inexact[Array, "m k"]:
     """Return A X, shape (m, k), also for complex X where A is real."""
-    if operator is None or dtype_of(operator) == X.dtype:
+    if operator is None or isinstance(operator, AbstractHostMatrix):
+        return apply(operator, X)
+    if dtype_of(operator) == X.dtype:
         return apply(operator, X)
     k = X.shape[1]
     both = apply(operator, jnp.concatenate([X.real, X.imag], axis=1))

@@ -17,6 +17,8 @@ import scipy.sparse.linalg as spla
 from jaxtyping import Array, Inexact, PyTree
 
 from ._errors import InputError
+from ._function_operator import FunctionOperator
+from ._host_operator import AbstractHostMatrix, HostOperator
 from .operators import (
     apply,
     apply_adjoint,
@@ -34,6 +36,8 @@ def traced_view(operator: lx.AbstractLinearOperator) -> Any:
         return operator.matrix
     if isinstance(operator, PackedOperator):
         return SparseOperator(*operator.entries(), operator.pattern.shape)
+    if isinstance(operator, FunctionOperator):
+        return operator.operator
     return operator
 
 
@@ -190,9 +194,16 @@ def host_view(operator: lx.AbstractLinearOperator | Remote) -> Any:
     if isinstance(operator, SparseOperator):
         entries = np.asarray(operator.data), tuple(map(np.asarray, operator.places()))
         return sp.csr_matrix(entries, shape=operator.shape)
+    if isinstance(operator, AbstractHostMatrix):
+        return operator.host_matrix()
     if isinstance(operator, Remote):
         return operator.view()
     raise NotImplementedError(f"host view of {type(operator).__name__}")
+
+
+def solver_view(operator: lx.AbstractLinearOperator | Remote) -> Any:
+    """Return the same for a forward solver: what host code assembles comes as it was assembled."""
+    return operator.assembled() if isinstance(operator, HostOperator) else host_view(operator)
 
 
 def product_view(

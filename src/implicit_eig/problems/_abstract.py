@@ -15,7 +15,7 @@ from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
-from ..views import host_view, traced_view
+from ..views import solver_view, traced_view
 
 # what `canonical` returns: lineax operators, unless the problem has arguments of another kind
 Operators = tuple[Any, ...]
@@ -53,7 +53,7 @@ class AbstractProblem(eqx.Module):
 
     def host_views(self, operators: Operators) -> tuple[Any, ...]:
         """Return what a solver on the host receives; their leaves are NumPy arrays."""
-        return tuple(map(host_view, operators))
+        return tuple(map(solver_view, operators))
 
     @abc.abstractmethod
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:

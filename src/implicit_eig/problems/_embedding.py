@@ -1,11 +1,15 @@
 """The Hermitian embedding H = [[0, A], [Aᴴ, 0]] of an (m, n) operator, on vectors (u; v)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Array, Inexact
 
+from .._host_operator import AbstractHostMatrix
 from ..linear_solvers.auto import SMALL
 from ..operators import SparseOperator, apply, apply_adjoint, dtype_of
 from ..packed import PackedOperator, pack, pattern_of, register_sparse
@@ -30,6 +34,8 @@ def embedding(A: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
         data = jnp.concatenate([A.data, A.data.conj()])
         places = jnp.concatenate([rows, cols]), jnp.concatenate([cols, rows])
         return SparseOperator(data, *places, (m + n, m + n))
+    elif isinstance(A, AbstractHostMatrix):
+        return HostEmbedding(A)
     return Embedding(A)
 
 
@@ -62,6 +68,38 @@ class Embedding(lx.AbstractLinearOperator):
 
 
 register_sparse(Embedding)
+
+
+class HostEmbedding(AbstractHostMatrix):
+    """H of a matrix whose entries the host knows."""
+
+    A: AbstractHostMatrix
+
+    def mm(self, X: Inexact[Array, "d k"]) -> Inexact[Array, "d k"]:
+        """Return (A V; Aᴴ U)."""
+        U, V = X[: self.A.out_size()], X[self.A.out_size() :]
+        return jnp.concatenate([apply(self.A, V), apply_adjoint(self.A, U)])
+
+    def host_matrix(self) -> sp.csr_matrix:
+        """Return H as a sparse matrix, on the host."""
+        A = self.A.host_matrix()
+        return sp.csr_matrix(sp.bmat([[None, A], [A.conj().T, None]]))
+
+    def transpose(self) -> "HostEmbedding":
+        """Return Hᵀ, that of the conjugate of A."""
+        conjugate: Any = lx.conj(self.A)
+        return HostEmbedding(conjugate)
+
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of (u; v)."""
+        return jax.ShapeDtypeStruct((self.A.out_size() + self.A.in_size(),), dtype_of(self.A))
+
+    def out_structure(self) -> jax.ShapeDtypeStruct:
+        """Return that of (u; v) again."""
+        return self.in_structure()
+
+
+register_sparse(HostEmbedding)
 
 
 def _dense(A: Inexact[Array, "m n"]) -> Inexact[Array, "d d"]:

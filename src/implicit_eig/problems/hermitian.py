@@ -261,7 +261,9 @@ def _both(
 def _hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]:
     """Return the operators, dense ones made Hermitian, and the figures to be judged."""
     # each is judged by the rounding of its own dtype
-    figures = [_hermitian_figures(operator) for operator in operators]
+    arrays, static = eqx.partition(operators, eqx.is_array)
+    still = eqx.combine(jax.lax.stop_gradient(arrays), static)
+    figures = [_hermitian_figures(operator) for operator in still]
     parts = []
     for operator in promoted("solve(A, B)", operators):
         if is_dense(operator):

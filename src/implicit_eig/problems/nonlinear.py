@@ -18,7 +18,7 @@ from ..policy import Policy
 from ..solution import Solution
 from ..solvers.newton import Newton
 from ..systems.function import Function, is_operator, leaves, working_dtype
-from ..views import ComplexView, host_view
+from ..views import ComplexView, solver_view
 from ._abstract import Operators
 from ._blocks import check_k
 from ._pairs import AbstractPairs, solution_structure
@@ -194,6 +194,6 @@ def _canonical(path: Any, leaf: Any) -> Any:
 
 def _host_view(leaf: Any) -> Any:
     if is_operator(leaf):
-        return host_view(leaf.operator)
+        return solver_view(leaf.operator)
     # copied: the solver may overwrite what it is given
     return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf

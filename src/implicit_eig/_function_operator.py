@@ -1,0 +1,58 @@
+"""Functions of lineax as operators that are transposed by their derivative."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Inexact
+
+from .packed import register_sparse
+
+
+class FunctionOperator(lx.AbstractLinearOperator):
+    """A `lineax.FunctionLinearOperator` f, or its transpose y -> ∂f(0)ᵀ y.
+
+    lineax transposes f by `jax.linear_transpose`, which takes a function apart and cannot pass host
+    code; a derivative in reverse mode passes by the products that are given (`host_function`).
+    """
+
+    operator: lx.AbstractLinearOperator
+    transposed: bool = eqx.field(static=True, default=False)
+
+    def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
+        """Return A x, shape (m,)."""
+        if not self.transposed:
+            return self.operator.mv(vector)
+        # at zero, where the derivative of a linear function is what it is everywhere
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.operator.in_structure())
+        _, pull = jax.vjp(lambda x: self.operator.mv(x), zero)
+        return pull(vector)[0]
+
+    def as_matrix(self) -> Inexact[Array, "m n"]:
+        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        matrix = self.operator.as_matrix()
+        return matrix.T if self.transposed else matrix
+
+    def transpose(self) -> "FunctionOperator":
+        """Return Aᵀ, shape (n, m)."""
+        if lx.is_symmetric(self.operator):
+            return self
+        return FunctionOperator(self.operator, not self.transposed)
+
+    def in_structure(self) -> Any:
+        """Return the shape and dtype of x."""
+        return self.operator.out_structure() if self.transposed else self.operator.in_structure()
+
+    def out_structure(self) -> Any:
+        """Return the shape and dtype of A x."""
+        return self.operator.in_structure() if self.transposed else self.operator.out_structure()
+
+
+register_sparse(FunctionOperator)
+
+
+@lx.conj.register(FunctionOperator)
+def _(operator: FunctionOperator) -> FunctionOperator:
+    return FunctionOperator(lx.conj(operator.operator), operator.transposed)

@@ -1,0 +1,105 @@
+"""Central differences of host code, on the host."""
+
+import contextlib
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ._errors import HostCallWarning
+
+# A gradient of more calls is warned about, and shows its progress after some seconds.
+MANY = 300
+DELAY = 2.0
+
+
+class Directional(eqx.Module):
+    """(f(x + h v) − f(x − h v)) / 2h, h = ε^⅓ relative to the largest entries of x and of v."""
+
+    fn: Callable[..., PyTree] = eqx.field(static=True)
+
+    def __call__(self, moving: PyTree, still: PyTree, v: PyTree) -> PyTree:
+        """Return the derivative along `v`, shaped like the result of `fn`."""
+        leaves, treedef = jax.tree.flatten(moving)
+        directions = jax.tree.leaves(v)
+        pairs = list(zip(leaves, directions, strict=True))
+        reach = max(np.max(np.abs(d), initial=0) / _size(leaf) for leaf, d in pairs)
+        h = _step(leaves) / (reach if reach > 0 else 1)
+
+        def at(sign: int) -> PyTree:
+            moved = [np.asarray(leaf + sign * h * d, leaf.dtype) for leaf, d in pairs]
+            out = self.fn(*eqx.combine(jax.tree.unflatten(treedef, moved), still))
+            return jax.tree.map(np.array, out)  # copied: the code may reuse its arrays
+
+        return jax.tree.map(lambda a, b: (a - b) / (2 * h), at(1), at(-1))
+
+
+class Gradient(eqx.Module):
+    """Σ w ∂f/∂x by two calls for each entry of x; for a complex one two for its imaginary part."""
+
+    fn: Callable[..., PyTree] = eqx.field(static=True)
+
+    def __call__(self, moving: PyTree, still: PyTree, w: PyTree) -> PyTree:
+        """Return the cotangents of the moving arguments."""
+        leaves, treedef = jax.tree.flatten(moving)
+        weights = jax.tree.leaves(w)
+        complex_ones = sum(leaf.size for leaf in leaves if np.iscomplexobj(leaf))
+        calls = 2 * (sum(leaf.size for leaf in leaves) + complex_ones)
+        bars = [np.zeros_like(leaf) for leaf in leaves]
+        with _progress(calls) as advance:
+
+            def slope(i: int, index: tuple, direction: Any) -> Any:
+                h = _step(leaves) * _size(leaves[i])
+                sides = []
+                for sign in (1, -1):
+                    moved = [leaf.copy() for leaf in leaves]
+                    moved[i][index] += sign * h * direction
+                    out = self.fn(*eqx.combine(jax.tree.unflatten(treedef, moved), still))
+                    # copied: the code may reuse its arrays
+                    sides.append([np.array(part) for part in jax.tree.leaves(out)])
+                    advance()
+                parts = zip(weights, *sides, strict=True)
+                return sum(np.sum(w * ((a - b) / (2 * h))).real for w, a, b in parts)
+
+            for i, bar in enumerate(bars):
+                for index in np.ndindex(bar.shape):
+                    bar[index] = slope(i, index, 1)
+                    if np.iscomplexobj(bar):
+                        # JAX pairs cotangent and tangent by Re(x̄ ẋ): ẋ = i picks out −Im x̄
+                        bar[index] -= 1j * slope(i, index, 1j)
+        return jax.tree.unflatten(treedef, bars)
+
+
+def _size(leaf: np.ndarray) -> float:
+    return float(np.max(np.abs(leaf), initial=0)) or 1.0
+
+
+def _step(leaves: list[np.ndarray]) -> float:
+    return max(float(np.finfo(leaf.dtype).eps) for leaf in leaves) ** (1 / 3)
+
+
+@contextlib.contextmanager
+def _progress(calls: int) -> Iterator[Callable[[], Any]]:
+    """Warn of many calls, and show them by tqdm if that is installed."""
+    if calls <= MANY:
+        yield lambda: None
+        return
+    warnings.warn(
+        f"`host_function(vjp=...)`: a product for reverse mode; got none, so that this gradient "
+        f"takes {calls} calls of the host code, two for each entry of its arguments. Give `vjp=`, "
+        "or differentiate by few directions in forward mode.",
+        HostCallWarning,
+        stacklevel=2,
+    )
+    try:
+        tqdm = importlib.import_module("tqdm")
+    except ImportError:
+        yield lambda: None
+        return
+    with tqdm.tqdm(total=calls, desc="differences", delay=DELAY, leave=False) as bar:
+        yield bar.update
