@@ -346,8 +346,9 @@ class TestFailures:
         """k = 1 of a double value: the system is singular, whatever solves it."""
         A = jnp.diag(jnp.array([1.0, 1.0, 2.0, 3.0]))
         S = random_hermitian(4, seed=1)
+        first = lambda A: tuple(part[..., :1] for part in np.linalg.eigh(A))
         for solver in (None, ie.MINRES()):
-            solve = ie.eigensolver(np.linalg.eigh, ie.Hermitian(1), linear_solver=solver)
+            solve = ie.eigensolver(first, ie.Hermitian(1), linear_solver=solver)
             loss = lambda A, s=solve: jnp.sum((S @ s(A).vectors) ** 2)
             with pytest.raises(jax.errors.JaxRuntimeError, match="cluster that k cuts"):
                 jax.block_until_ready(jax.grad(loss)(A))

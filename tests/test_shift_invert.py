@@ -472,7 +472,8 @@ class TestFallback:
     def test_cut_cluster_is_an_error(self):
         A = ie.SparseOperator.from_scipy(sp.diags_array([1.0, 1.0, 2.0, 3.0]).tocsr())
         S = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
-        solve = ie.eigensolver(eigh, ie.Hermitian(1))
+        first = lambda A: tuple(part[..., :1] for part in eigh(A))
+        solve = ie.eigensolver(first, ie.Hermitian(1))
         f = lambda d: jnp.sum(
             (S @ solve(ie.SparseOperator(d, A.rows, A.cols, A.shape)).vectors) ** 2
         )
