@@ -124,7 +124,7 @@ def in_program(
     if jax.default_backend() == "cpu":
         code = _OnBuffers(fn, _Structure(like), batched)
         return buffer_callback(code, like, vmap_method=vmap_method)(*args)
-    code = _HostCall(fn, _Structure(like), batched)
+    code = _OnArrays(fn, _Structure(like), batched)
     return jax.pure_callback(code, like, *args, vmap_method=vmap_method)
 
 
@@ -169,9 +169,6 @@ class _HostCall:
         except TypeError:
             self.key = id(self)
 
-    def __call__(self, *args: PyTree) -> PyTree:
-        return self.run(given(args))
-
     def run(self, args: tuple[PyTree, ...]) -> PyTree:
         """Return the result in the declared dtypes."""
         with without_jax():
@@ -182,6 +179,13 @@ class _HostCall:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+class _OnArrays(_HostCall):
+    """The same, on arrays that JAX makes."""
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        return self.run(given(args))
 
 
 class _OnBuffers(_HostCall):
@@ -260,16 +264,18 @@ def refuse_jax(leaf: Any) -> Any:
     return leaf
 
 
-def refuse_jax_code(argument: str, fn: Any) -> None:
+def refuse_jax_code(argument: str, given: Any) -> None:
     """Raise unless a function that is to run on the host can be host code.
 
     Raises:
         InputError: it is compiled by `jax.jit`, or belongs to JAX.
     """
+    fn: Any = given
     while isinstance(fn, functools.partial):
         fn = fn.func
     of_jax = inspect.isfunction(fn) and fn.__module__.split(".")[0] == "jax"
-    if isinstance(fn, jax.stages.Wrapped) or of_jax:
+    compiled: Any = jax.stages.Wrapped
+    if isinstance(fn, compiled) or of_jax:
         raise InputError(
             f"{argument}: host code, or JAX code marked by `traceable`; got {fn.__name__} of JAX "
             "without the mark, for which a compiled program can wait for ever. Write "

@@ -116,7 +116,7 @@ class Remote(eqx.Module):
 def _ask_columns(number: int, i: int, X: np.ndarray, dtype: Any) -> np.ndarray:
     """Return the products of the columns of X; complex ones of a real operator by parts."""
     if np.iscomplexobj(X) and not np.issubdtype(dtype, np.complexfloating):
-        real, imag = (_ask_columns(number, i, part, dtype) for part in (X.real, X.imag))
+        real, imag = (_ask_columns(number, i, part, dtype) for part in (np.real(X), np.imag(X)))
         return real + 1j * imag
     return np.stack([ask(number, i, np.asarray(x, dtype)) for x in X.T], axis=1)
 

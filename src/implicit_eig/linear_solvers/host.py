@@ -53,9 +53,10 @@ class AbstractHostSolver(AbstractSystemsSolver):
         if handover is Handover.ARRAY:
             return solve_by_column(systems, b, _OnArrays(self))
         products: list[Product] = []
+        handed: Any = systems
         if handover is Handover.PRODUCTS:
-            systems = _offered(systems, b, products)
-        arrays, static = eqx.partition(systems, eqx.is_array)
+            handed = _offered(systems, b, products)
+        arrays, static = eqx.partition(handed, eqx.is_array)
         like = (jax.eval_shape(lambda: b), Outcome.like(jax.tree.leaves(b)[0].shape[-1]))
         return converse(_HostSystems(self, static), like, tuple(products), arrays, b)
 
