@@ -14,7 +14,7 @@ import implicit_eig as ie
 
 pytestmark = pytest.mark.core
 
-QUIET = {action: ie.Policy(*[action] * 5) for action in (ie.Action.NAN, ie.Action.IGNORE)}
+QUIET = {ie.Action.NAN: ie.Policy.nan(), ie.Action.IGNORE: ie.Policy.unchecked()}
 N = 6
 rng = np.random.default_rng(7)
 M = rng.standard_normal((N, N))

@@ -98,6 +98,22 @@ class Policy(eqx.Module):
     linear_solve_rtol: float | None = None
     monitor: Callable[[SolveReport], None] | None = None
 
+    @staticmethod
+    def nan() -> "Policy":
+        """Return the policy under which whatever fails a check is NaN.
+
+        With a `traceable` solver, a program under it calls no host.
+        """
+        return Policy(*[Action.NAN] * 5)
+
+    @staticmethod
+    def unchecked() -> "Policy":
+        """Return the policy that checks nothing: numbers that mean nothing pass without a word.
+
+        With a `traceable` solver, a program under it calls no host.
+        """
+        return Policy(*[Action.IGNORE] * 5)
+
     def __check_init__(self):
         for name in ("forward", "cluster", "gauge", "linear_solve", "exceptional"):
             action = vars(self)[name]

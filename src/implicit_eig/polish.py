@@ -12,18 +12,12 @@ import jax.numpy as jnp
 import lineax as lx
 
 from ._compiled import compiled
-from .policy import Action, Policy, tolerance
+from .policy import Policy, tolerance
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
 from .systems.auto import AutoSystem
 
-SILENT = Policy(
-    forward=Action.IGNORE,
-    cluster=Action.IGNORE,
-    gauge=Action.IGNORE,
-    linear_solve=Action.IGNORE,
-    exceptional=Action.IGNORE,
-)
+SILENT = Policy.unchecked()
 
 
 def newton(
