@@ -1,5 +1,6 @@
 """Host code that asks for products: what it receives, who multiplies, and how it ends."""
 
+import concurrent.futures
 import threading
 import time
 
@@ -12,7 +13,7 @@ from scipy.sparse.linalg import eigs, gmres, svds
 
 import implicit_eig as ie
 from implicit_eig import reverse_communication
-from implicit_eig.reverse_communication import Product, ask, converse
+from implicit_eig.reverse_communication import Product, converse, current
 
 N = 12
 
@@ -117,6 +118,7 @@ def counting(count):
     """Host code that asks for `count` products of a vector and adds them up."""
 
     def code(x):
+        ask = current().ask
         return sum(ask(0, i, x * (i + 1)) for i in range(count))
 
     return code
@@ -125,6 +127,23 @@ def counting(count):
 def scaled():
     like = jax.ShapeDtypeStruct((3,), jnp.float64)
     return Product(lambda i, x: x * (1 + i).astype(x.dtype), like, like)
+
+
+def test_products_on_threads_of_the_solver_and_after_it():
+    kept = []
+
+    def threaded(A):
+        kept.append(A)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            columns = list(pool.map(A.matvec, np.eye(N)))
+        return np.linalg.eigh(np.stack(columns, axis=1))
+
+    M = matrix(np.float64)
+    solve = ie.eigensolver(threaded, ie.Hermitian(2))
+    values = jax.jit(lambda A: solve(function(A)).values)(M + M.T)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(M + M.T)[:2], rtol=1e-12)
+    with pytest.raises(ie.InputError, match="while it runs; got one after it has returned"):
+        kept[0] @ np.ones(N)
 
 
 def test_a_batch_takes_turns():

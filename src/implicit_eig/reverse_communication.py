@@ -27,7 +27,7 @@ from jaxtyping import Array, PyTree
 
 from . import host
 from ._compiled import compiled
-from ._errors import ImplicitEigError
+from ._errors import ImplicitEigError, InputError
 
 # A thread whose program has not answered for so long, in seconds, ends: the program was abandoned.
 PATIENCE = 3600.0
@@ -53,13 +53,13 @@ class Product(eqx.Module):
 def converse(
     fn: Callable[..., PyTree], like: PyTree, products: tuple[Product, ...], *args: PyTree
 ) -> PyTree:
-    """Call `fn` on the host as `host.call` does; it may call `ask` for the products.
+    """Call `fn` on the host as `host.call` does; it may ask for the products.
 
     A batch takes turns. Concrete arguments are multiplied by the caller itself, and exceptions
     keep their type and stack.
 
     Args:
-        fn: host function, on a thread of its own.
+        fn: host function, on a thread of its own; asks by `current().ask`.
         like: the shapes and dtypes of its result.
         products: what it may ask for, by number.
         *args: pytrees of arrays, passed to `fn` as NumPy arrays.
@@ -79,9 +79,9 @@ def converse(
     return run(arrays)
 
 
-def ask(number: int, i: int, x: np.ndarray) -> np.ndarray:
-    """Return y = products[number](i, x); called by host code of `converse`, on its thread."""
-    return _local.exchange.ask(number, i, x)
+def current() -> "Exchange":
+    """Return the exchange of the host code that is running; called on its thread."""
+    return _local.exchange
 
 
 class _Request(NamedTuple):
@@ -207,6 +207,8 @@ class Exchange:
     ):
         self.result: PyTree = None
         self.ends = ends
+        self._lock = threading.Lock()
+        self._running = True
         self._asked: queue.SimpleQueue = queue.SimpleQueue()
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(
@@ -221,14 +223,26 @@ class Exchange:
             self._asked.put(None)
         except BaseException as error:
             self._asked.put(error)
+        finally:
+            self._running = False
 
     def ask(self, number: int, i: int, x: np.ndarray) -> np.ndarray:
-        """Return the product, once the program has made it; on the solver's thread."""
-        self._asked.put((number, i, x))
-        try:
-            y = self._answers.get(timeout=PATIENCE)
-        except queue.Empty:
-            y = None
+        """Return products[number](i, x), once the program has made it.
+
+        Raises:
+            InputError: the host code has returned already.
+        """
+        with self._lock:  # the solver may have threads of its own
+            if not self._running:
+                raise InputError(
+                    "Products of a matrix-free operator: for the solver that receives it, while it "
+                    "runs; got one after it has returned. Multiply by the operator itself."
+                )
+            self._asked.put((number, i, x))
+            try:
+                y = self._answers.get(timeout=PATIENCE)
+            except queue.Empty:
+                y = None
         if y is None:
             raise _Abandoned
         end = self.ends[number]

@@ -26,7 +26,7 @@ from .operators import (
     has_entries,
 )
 from .packed import PackedOperator, register_sparse
-from .reverse_communication import Product, ask
+from .reverse_communication import Product, current
 from .sparse import SparseOperator
 
 
@@ -97,10 +97,10 @@ class Remote(eqx.Module):
     def view(self, i: int = 0) -> spla.LinearOperator:
         """Return the SciPy operator number i of this form; on the thread of the host code."""
         n, m = (end.shape[0] for end in self.like)
-        dtype = self.like[0].dtype
+        dtype, ask = self.like[0].dtype, current().ask
 
         def product(X: np.ndarray) -> np.ndarray:
-            return _ask_columns(self.number, i, X, dtype)
+            return _ask_columns(ask, self.number, i, X, dtype)
 
         def adjoint(Y: np.ndarray) -> np.ndarray:
             if self.adjoint is None:
@@ -108,15 +108,19 @@ class Remote(eqx.Module):
                     "Products Aᴴ y of a matrix-free operator: a function that JAX can transpose; "
                     f"got one that it cannot ({self.reason}). Use a solver that needs A x alone."
                 )
-            return _ask_columns(self.adjoint, i, Y, dtype)
+            return _ask_columns(ask, self.adjoint, i, Y, dtype)
 
         return product_view((m, n), dtype, product, adjoint)
 
 
-def _ask_columns(number: int, i: int, X: np.ndarray, dtype: Any) -> np.ndarray:
+def _ask_columns(
+    ask: Callable[..., np.ndarray], number: int, i: int, X: np.ndarray, dtype: Any
+) -> np.ndarray:
     """Return the products of the columns of X; complex ones of a real operator by parts."""
     if np.iscomplexobj(X) and not np.issubdtype(dtype, np.complexfloating):
-        real, imag = (_ask_columns(number, i, part, dtype) for part in (np.real(X), np.imag(X)))
+        real, imag = (
+            _ask_columns(ask, number, i, part, dtype) for part in (np.real(X), np.imag(X))
+        )
         return real + 1j * imag
     return np.stack([ask(number, i, np.asarray(x, dtype)) for x in X.T], axis=1)
 
