@@ -218,3 +218,24 @@ def test_an_adjoint_that_jax_cannot_derive_is_refused_where_it_is_asked_for():
     solve = ie.eigensolver(lambda A: (np.ones(1), A.adjoint() @ np.ones((7, 1))), ie.General(1))
     with pytest.raises(ie.InputError, match="a function that JAX can transpose; got one that it"):
         solve(operator)
+
+
+def test_as_on_an_accelerator(monkeypatch):
+    """There callbacks are JAX's own, on arrays; the same numbers come back."""
+    M = matrix(np.float64)
+    S = M + M.T + jnp.diag(3.0 * jnp.arange(float(N)))
+    eigh = ie.eigensolver(lambda A: np.linalg.eigh(A @ np.eye(N)), ie.Hermitian(2))
+    schur = ie.eigensolver(np.linalg.eig, ie.Subspace(2))
+
+    def loss(A):
+        return jnp.sum(eigh(function(A)).vectors ** 4) + jnp.abs(jnp.trace(schur(A).values)) ** 2
+
+    values = []
+    for backend in ("cpu", "gpu"):
+        with monkeypatch.context() as context:
+            context.setattr(jax, "default_backend", lambda backend=backend: backend)
+            program = jax.jit(lambda A: jax.value_and_grad(loss)(A))
+            assert ("xla_ffi_python" in program.lower(S).as_text()) is (backend == "gpu")
+            values.append(jax.block_until_ready(program(S)))
+    for one, other in zip(*map(jax.tree.leaves, values), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)
