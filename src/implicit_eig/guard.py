@@ -51,7 +51,9 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
     cut_off = jnp.zeros(k, bool) if cut_off is None else cut_off[:k]
     figures = (equal, solution.values, cut_off)
     check = cluster_check(policy, _Inspect(k))
-    return enforce(check, figures, wanted, jnp.any(equal[:k, k:]) | jnp.any(cut_off))
+    # what is not finite is reported where it arose
+    taken_apart = jnp.isfinite(wanted.values) & (jnp.any(equal[:k, k:], axis=1) | cut_off)
+    return enforce(check, figures, wanted, jnp.any(taken_apart))
 
 
 def nearest_beyond(values: Any, k: int, xp: Any) -> Any:

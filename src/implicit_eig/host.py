@@ -273,7 +273,7 @@ def refuse_jax_code(argument: str, given: Any) -> None:
     fn: Any = given
     while isinstance(fn, functools.partial):
         fn = fn.func
-    of_jax = inspect.isfunction(fn) and fn.__module__.split(".")[0] == "jax"
+    of_jax = inspect.isfunction(fn) and str(fn.__module__).split(".")[0] == "jax"
     compiled: Any = jax.stages.Wrapped
     if isinstance(fn, compiled) or of_jax:
         raise InputError(

@@ -229,7 +229,7 @@ def solve_by_column(
     unknown = 0 if isinstance(inner, DENSE_SOLVERS) else UNKNOWN_STEPS
 
     def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
-        if isinstance(solver, lx.LU):
+        if type(solver) is lx.LU:  # no subclass, which may do something else
             # as lineax does, which inside `jax.shard_map` takes its operator for another's
             flat, unravel = ravel_pytree(rhs)
             factors = jsl.lu_factor(systems.column(i, definite).as_matrix())
