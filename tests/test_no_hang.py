@@ -14,6 +14,8 @@ import pytest
 
 import implicit_eig as ie
 
+pytestmark = pytest.mark.core
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 # far above what they take: a program that hangs never ends
@@ -145,8 +147,6 @@ def test_ends(name):
 
 ONE_CORE = """
 import os, runpy, sys
-
-pytestmark = pytest.mark.core
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
