@@ -15,6 +15,8 @@ import implicit_eig as ie
 from implicit_eig import reverse_communication
 from implicit_eig.reverse_communication import Product, converse, current
 
+pytestmark = pytest.mark.core
+
 N = 12
 
 
