@@ -402,7 +402,7 @@ def test_each_operator_is_judged_by_the_rounding_of_its_own_dtype():
 def test_products_alone_are_not_promoted(problem):
     A, B = random_hermitian(6, np.float64, 0), random_definite(6, np.complex128, 1)
     solve = ie.eigensolver(eigh, problem)
-    match = "one is known by its products alone; got a FunctionLinearOperator of float64 beside co"
+    match = "one is known by its products alone; got one of float64 beside complex128"
     with pytest.raises(ie.InputError, match=match):
         solve(function(sparse(A)), B)
     # the operator of known entries gives way

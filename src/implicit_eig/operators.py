@@ -107,8 +107,8 @@ def promoted(
         if not has_entries(operator):
             raise InputError(
                 f"`{where}`: operators of one dtype, where one is known by its products alone; got "
-                f"a {type(operator).__name__} of {dtype_of(operator)} beside {common}. Let its "
-                f"function take and return {common}, or cast the other operators."
+                f"one of {dtype_of(operator)} beside {common}. Let its function take and return "
+                f"{common}, or cast the other operators."
             )
         if isinstance(operator, HostOperator):
             return operator.cast(common)
