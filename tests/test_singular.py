@@ -492,11 +492,12 @@ def test_messages(case):
 
 
 def test_milder_policies():
+    first = lambda A: tuple(part[..., :3] for part in svd(A))
     with pytest.warns(ie.ForwardWarning, match="positive singular values"):
-        call(svd, LOW_RANK, 3, policy=ie.Policy(forward=ie.Action.WARN))()
-    nan = call(svd, LOW_RANK, 3, policy=ie.Policy(forward=ie.Action.NAN))()
+        call(first, LOW_RANK, 3, policy=ie.Policy(forward=ie.Action.WARN))()
+    nan = call(first, LOW_RANK, 3, policy=ie.Policy(forward=ie.Action.NAN))()
     assert jnp.all(jnp.isnan(nan.values))
-    inside = jax.jit(ie.eigensolver(svd, ie.Singular(3)))
+    inside = jax.jit(ie.eigensolver(first, ie.Singular(3)))
     with pytest.raises(jax.errors.JaxRuntimeError, match="positive singular values"):
         jax.block_until_ready(inside(LOW_RANK))
 
