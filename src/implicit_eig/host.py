@@ -185,7 +185,8 @@ class _OnArrays(_HostCall):
     """The same, on arrays that JAX makes."""
 
     def __call__(self, *args: PyTree) -> PyTree:
-        return self.run(given(args))
+        # copied: JAX may keep what it is given, and the host code use it again
+        return jax.tree.map(np.array, self.run(given(args)))
 
 
 class _OnBuffers(_HostCall):
@@ -225,7 +226,10 @@ def without_jax() -> Iterator[None]:
 
 
 def _conform(result: PyTree, structure: _Structure, batched: bool = False) -> PyTree:
-    """Return the result in the declared dtypes, or say how it differs from what was declared."""
+    """Return the result in the declared dtypes, or say how it differs from what was declared.
+
+    It is not copied where it has them.
+    """
     leaves, treedef = jax.tree.flatten(result)
     arrays = [np.asarray(refuse_jax(leaf)) for leaf in leaves]
     expected = [shape for shape, _ in structure.leaves]
@@ -245,7 +249,7 @@ def _conform(result: PyTree, structure: _Structure, batched: bool = False) -> Py
                 f"{array.dtype} from the code. Declare it complex, or return the real part."
             )
     dtypes = [dtype for _, dtype in structure.leaves]
-    cast = [array.astype(dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
+    cast = [array.astype(dtype, copy=False) for array, dtype in zip(arrays, dtypes, strict=True)]
     return jax.tree.unflatten(treedef, cast)
 
 

@@ -177,17 +177,15 @@ def _collect(handle: np.ndarray) -> PyTree:
 
 
 def _padded(handle: int, shapes: _Request) -> _Request:
-    x = np.zeros(shapes.x.shape, shapes.x.dtype)
     try:
         asked = _exchanges[handle].next()
     except BaseException:
         _exchanges.pop(handle)
         raise
-    number = np.int32(handle)
-    if asked is None:
-        return _Request(number, np.int32(DONE), np.int32(0), x)
-    x[: asked[2].size] = asked[2]
-    return _Request(number, np.int32(1 + asked[0]), np.int32(asked[1]), x)
+    kind, i, x = (DONE, 0, np.zeros(0)) if asked is None else (1 + asked[0], *asked[1:])
+    if x.shape != shapes.x.shape:
+        x = np.concatenate([x, np.zeros(shapes.x.shape[0] - x.size, x.dtype)])
+    return _Request(np.int32(handle), np.int32(kind), np.int32(i), x)
 
 
 _handles = itertools.cycle(range(1, 2**31))
@@ -248,7 +246,7 @@ class Exchange:
         end = self.ends[number]
         y = y[: end.shape[0]]
         real = np.iscomplexobj(y) and not np.issubdtype(end.dtype, np.complexfloating)
-        return (y.real if real else y).astype(end.dtype)
+        return (y.real if real else y).astype(end.dtype, copy=False)
 
     def next(self) -> tuple[int, int, np.ndarray] | None:
         """Return what is asked for next, `None` when there is a result; raise its error."""
