@@ -104,7 +104,8 @@ class Policy(eqx.Module):
 
         With a `traceable` solver, a program under it calls no host.
         """
-        return Policy(*[Action.NAN] * 5)
+        a = Action.NAN
+        return Policy(forward=a, cluster=a, gauge=a, linear_solve=a, exceptional=a)
 
     @staticmethod
     def unchecked() -> "Policy":
@@ -112,7 +113,8 @@ class Policy(eqx.Module):
 
         With a `traceable` solver, a program under it calls no host.
         """
-        return Policy(*[Action.IGNORE] * 5)
+        a = Action.IGNORE
+        return Policy(forward=a, cluster=a, gauge=a, linear_solve=a, exceptional=a)
 
     def __check_init__(self):
         for name in ("forward", "cluster", "gauge", "linear_solve", "exceptional"):
