@@ -78,25 +78,25 @@ def failures_as_nan(wanted: bool) -> Iterator[None]:
 
 def forgiving(fn: Callable[..., PyTree], like: PyTree) -> Callable[..., PyTree]:
     """Return `fn`, or inside `failures_as_nan` one that returns NaN in its place."""
-    return _Forgiving(fn, _Structure(like)) if getattr(_local, "wanted", False) else fn
+    return Forgiving(fn, like) if getattr(_local, "wanted", False) else fn
 
 
-class _Forgiving(eqx.Module):
+class Forgiving(eqx.Module):
+    """Call `fn`, and return arrays like `like` that are NaN, integers −1, where it fails."""
+
     fn: Callable[..., PyTree]
-    structure: "_Structure" = eqx.field(static=True)
+    like: "_Structure" = eqx.field(static=True)
 
-    def __call__(self, *args: PyTree) -> PyTree:
+    def __init__(self, fn: Callable[..., PyTree], like: PyTree):
+        self.fn, self.like = fn, _Structure(like)
+
+    def __call__(self, *args: Any) -> PyTree:
         try:
             return self.fn(*args)
         except FAILURES as error:
             if isinstance(error, MISTAKES):
                 raise
-            return self.structure.nan()
-
-
-def nan_like(like: PyTree) -> PyTree:
-    """Return NumPy arrays of these shapes and dtypes that are NaN, integers −1."""
-    return _Structure(like).nan()
+            return self.like.nan()
 
 
 def given(tree: PyTree) -> PyTree:

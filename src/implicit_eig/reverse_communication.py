@@ -114,7 +114,7 @@ def _converse_in_program(
     def multiply(request: _Request) -> Array:
         def branch(product: Product) -> Callable[[Any, Array], Array]:
             def run(i: Any, x: Array) -> Array:
-                y = product(i, _cast(x[: product.shape_in.shape[0]], product.shape_in.dtype))
+                y = product(i, _unpadded(x, product.shape_in))
                 return jnp.pad(y.astype(dtype), (0, size - y.size))
 
             return run
@@ -130,15 +130,15 @@ def _converse_in_program(
     def reply(args: PyTree, handle: Array, y: Array) -> _Request:
         return host.in_program(_Reply(shapes), shapes, handle, y)
 
-    def step(carry: tuple[_Request, Array]) -> tuple[_Request, Array]:
+    def step(request: _Request) -> _Request:
         # without a barrier, XLA on a CPU lets a callback read and write one buffer of the loop
-        request, turn = lax.optimization_barrier(carry)
+        request = lax.optimization_barrier(request)
         y = multiply(request)
-        return lax.cond(turn == 0, begin, reply, args, request.handle, y), turn + 1
+        return lax.cond(request.kind == START, begin, reply, args, request.handle, y)
 
     zero = jnp.int32(0)
     first = _Request(zero, jnp.int32(START), zero, jnp.zeros(size, dtype))
-    last, _ = lax.while_loop(lambda carry: carry[0].kind != DONE, step, (first, zero))
+    last = lax.while_loop(lambda request: request.kind != DONE, step, first)
     return host.in_program(_collect, like, last.handle)
 
 
@@ -148,9 +148,12 @@ def _buffer(products: tuple[Product, ...]) -> tuple[int, Any]:
     return max(end.shape[0] for end in ends), np.result_type(*(end.dtype for end in ends))
 
 
-def _cast(x: Array, dtype: Any) -> Array:
-    real = jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating)
-    return (x.real if real else x).astype(dtype)
+def _unpadded(x: Any, like: jax.ShapeDtypeStruct) -> Any:
+    """Return the vector that was handed over, of NumPy or of JAX, in its own length and dtype."""
+    both = (x.dtype, like.dtype)
+    narrower = [np.issubdtype(dtype, np.complexfloating) for dtype in both] == [True, False]
+    x = x[: like.shape[0]]
+    return (x.real if narrower else x).astype(like.dtype, copy=False)
 
 
 class _Begin(eqx.Module):
@@ -243,10 +246,7 @@ class Exchange:
                 y = None
         if y is None:
             raise _Abandoned
-        end = self.ends[number]
-        y = y[: end.shape[0]]
-        real = np.iscomplexobj(y) and not np.issubdtype(end.dtype, np.complexfloating)
-        return (y.real if real else y).astype(end.dtype, copy=False)
+        return _unpadded(y, self.ends[number])
 
     def next(self) -> tuple[int, int, np.ndarray] | None:
         """Return what is asked for next, `None` when there is a result; raise its error."""

@@ -46,6 +46,7 @@ class AutoLinearSolver(AbstractSystemsSolver):
     Args:
         sigma: for `ShiftInvert`.
         factorize: for `ShiftInvert`.
+        on_host: whether a host solver may take over; policies that ask no host say no.
     """
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
