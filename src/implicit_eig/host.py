@@ -91,6 +91,7 @@ class Forgiving(eqx.Module):
         self.fn, self.like = fn, _Structure(like)
 
     def __call__(self, *args: Any) -> PyTree:
+        """Return fn(*args), or NaN."""
         try:
             return self.fn(*args)
         except FAILURES as error:
