@@ -9,6 +9,7 @@ import scipy.linalg as sla
 import scipy.sparse as sp
 from families import P, hermitian, parameters, rectangular, tolerance
 from problems import dense, eigh, random_definite
+from test_pairs import polyeig
 
 import implicit_eig as ie
 from implicit_eig.operators import as_operator
@@ -30,14 +31,6 @@ def eig_left(A):
 def svd(A):
     U, sigma, Vh = np.linalg.svd(dense(A), full_matrices=False)
     return sigma, Vh.conj().T, U
-
-
-def quadratic(A, B, C):
-    A, B, C = map(dense, (A, B, C))
-    zero, one = np.zeros_like(A), np.eye(len(A))
-    values, vectors = sla.eig(np.block([[zero, one], [-A, -B]]), sla.block_diag(one, C))
-    order = np.argsort(np.abs(values))
-    return values[order], vectors[: len(A), order]
 
 
 N = 8
@@ -73,7 +66,7 @@ KINDS = {
     "left": (eig_left, ie.General(2, left=True), left_loss),
     "singular": (svd, ie.Singular(2), left_loss),
     "subspace": (eigh, ie.Subspace(2), trace),
-    "polynomial": (quadratic, ie.Polynomial(2), loss),
+    "polynomial": (polyeig, ie.Polynomial(2), loss),
 }
 
 

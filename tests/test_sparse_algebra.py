@@ -21,6 +21,7 @@ from problems import (
     random_hermitian,
     sparse,
 )
+from test_pairs import polyeig
 
 import implicit_eig as ie
 from implicit_eig.packed import union
@@ -347,14 +348,6 @@ def eig(*operators):
     w, v = sla.eig(*map(dense, operators))
     order = np.argsort(np.abs(w))
     return w[order], v[:, order]
-
-
-def polyeig(A0, A1, A2):
-    A0, A1, A2 = map(dense, (A0, A1, A2))
-    none, one = np.zeros_like(A0), np.eye(len(A0))
-    w, v = sla.eig(np.block([[none, one], [-A0, -A1]]), sla.block_diag(one, A2))
-    order = np.argsort(np.abs(w))
-    return w[order], v[: len(A0), order]
 
 
 OTHERS = {
