@@ -13,6 +13,7 @@ N = 7
 M = random_hermitian(N, seed=3)
 D = random_hermitian(N, seed=4)
 EPS = float(np.finfo(np.float64).eps)
+RAISE = ie.Policy(gauge=ie.Action.RAISE)
 
 
 def turning(size, seed=0):
@@ -58,28 +59,168 @@ PROBLEMS = {"hermitian": (turning, ie.Hermitian(5)), "singular": (triplets, ie.S
     + [("singular", 3, None)],
 )
 def test_the_error_does_not_grow_as_the_gap_closes(problem, size, rtol):
-    """That of gradients; of second derivatives at most by eps/g, until the values count as one."""
+    """That of gradients; of tangents and second derivatives by eps/g, until values count as one."""
     # the others lie at distance 2, outside the circle of radius 1
     spectrum = np.array([0.0] * size + [2.0, 2.5, 3.0, 3.5, 4.0][: N - size])
     solver, problem = PROBLEMS[problem]
     solve = ie.eigensolver(solver(size), problem, policy=ie.Policy(degeneracy_rtol=rtol))
-    gradient = jax.jit(jax.grad(lambda A: projector(solve(A), size)))
+    f = lambda A: projector(solve(A), size)
+    tangent = jax.jit(lambda A: jax.jvp(f, (A,), (D,))[1])
+    gradient = jax.jit(jax.grad(f))
     second = jax.jit(lambda A: jax.jvp(gradient, (A,), (D,))[1])
+    twice = jax.jit(jax.grad(lambda A: jnp.vdot(jax.grad(f)(A), D)))
     reference = jax.jit(jax.grad(lambda A: oracle(A, size)))
     reference_second = jax.jit(lambda A: jax.jvp(reference, (A,), (D,))[1])
-    for gap in (0.0, 1e-14, 1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4):
+    for gap in (0.0, 1e-14, 1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-2):
         near = spectrum + gap * np.arange(N) * (spectrum == 0)
         A = with_spectrum(near + 0.5)
         shifted = A - 0.5 * jnp.eye(N)
+        first = reference(shifted)
         # what is treated as one cluster has no gap to divide by
-        alone = 2 * gap > (EPS ** (1 / 3) if rtol is None else rtol)
+        alone = 2 * gap > (1e-13 if rtol is None else rtol)
+        # of a far pair the block ends, and the couplings of pairs far apart keep their rounding
         for found, expected, bound in (
-            (gradient(A), reference(shifted), EPS),
+            (gradient(A), first, EPS if gap < 1e-2 else EPS / gap),
+            (tangent(A), jnp.vdot(first, D), EPS / gap if alone else EPS),
             (second(A), reference_second(shifted), EPS / gap if alone else EPS),
+            (twice(A), reference_second(shifted), EPS / gap if alone else EPS),
         ):
             found, expected = (found + found.T) / 2, (expected + expected.T) / 2
             scale = jnp.max(jnp.abs(expected))
             assert jnp.max(jnp.abs(found - expected)) < 1e3 * bound * scale, gap
+
+
+def separate(X):
+    """Σ W |x|⁴ of all vectors: of each of them, in no simple way."""
+    W = jnp.asarray(np.random.default_rng(7).standard_normal(X.shape), jnp.abs(X).dtype)
+    return jnp.sum(W * jnp.abs(X) ** 4)
+
+
+@pytest.mark.parametrize("k", [3, N])
+@pytest.mark.parametrize("gap", [1e-2, 1e-4, 8.6e-6, 1e-8, 1e-10, 1e-12])
+def test_near_values_keep_the_derivatives_of_their_vectors(gap, k):
+    """To eps/g, as those of `eigh`, whose derivatives divide by each gap; also of values alone."""
+    spectrum = np.array([1.0, 1 + gap, 2.0, 3.0, 4.0, 5.0, 6.0])
+    A = with_spectrum(spectrum)
+    solve = ie.eigensolver(ie.traceable(jnp.linalg.eigh), ie.Hermitian(k))
+    exact = lambda f: lambda A: f(*(part[..., :k] for part in jnp.linalg.eigh(A)))
+    ours = lambda f: lambda A: f(*solve(A))
+    for f in (
+        lambda values, X: separate(X),
+        lambda values, X: values[0],
+        lambda values, X: jnp.sum(values**3) + jnp.sum(values[0] * X[:, 0] ** 2 * M[0]),
+    ):
+
+        def derivatives(g):
+            return (
+                jax.grad(g)(A),
+                jax.jvp(g, (A,), (D,))[1],
+                jax.jvp(jax.grad(g), (A,), (D,))[1],
+                jax.grad(lambda A: jnp.vdot(jax.grad(g)(A), D))(A),
+            )
+
+        for found, expected in zip(
+            *(jax.jit(lambda A, g=g: derivatives(g))(A) for g in (ours(f), exact(f))), strict=True
+        ):
+            found, expected = (found + found.T) / 2, (expected + expected.T) / 2
+            scale = jnp.max(jnp.abs(expected))
+            assert jnp.max(jnp.abs(found - expected)) < 1e3 * EPS / gap * scale
+
+
+def covariance(n, seed):
+    Y = np.random.default_rng(seed).standard_normal((n, 3 * n))
+    return (Y @ Y.T / (3 * n)).astype(np.float32)
+
+
+def symmetric(n, seed):
+    G = np.random.default_rng(seed).standard_normal((n, n))
+    return (G + G.T).astype(np.float32)
+
+
+@pytest.mark.parametrize("matrix", [covariance, symmetric])
+@pytest.mark.parametrize(("n", "k"), [(64, 64), (64, 8), (100, 100)])
+def test_gradients_in_single_precision_are_those_of_eigh(matrix, n, k):
+    """Of matrices as they come, with some near values; all against double precision."""
+    direction = symmetric(n, 1)
+    W = np.random.default_rng(2).standard_normal((n, k))
+    gradients = {}
+    for seed in range(3):
+        A = matrix(n, seed)
+        for name, dtype in (("ours", np.float32), ("eigh", np.float32), ("exact", np.float64)):
+            solve = ie.traceable(jnp.linalg.eigh)
+            solve = ie.eigensolver(solve, ie.Hermitian(k), policy=RAISE)
+            vectors = lambda A, s=solve: s(A).vectors
+            if name != "ours":
+                vectors = lambda A: jnp.linalg.eigh(A)[1][:, :k]
+            f = lambda A, v=vectors: jnp.sum(jnp.asarray(W, A.dtype) * v(A) ** 2)
+            gradient = jax.jit(jax.grad(f))(jnp.asarray(A, dtype))
+            gradients[name] = float(np.vdot(np.asarray(gradient, np.float64), direction))
+        scale = abs(gradients["exact"])
+        error, theirs = (abs(gradients[name] - gradients["exact"]) for name in ("ours", "eigh"))
+        assert error < 3 * theirs + 1e-5 * scale
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("k", [4, 6])
+def test_near_values_that_are_not_hermitian(k, left):
+    """Functions of the space of two near pairs at any gap, of one vector at each, both orders."""
+    n, size = 6, 2
+    rng = np.random.default_rng(0)
+    basis, direction = rng.standard_normal((2, n, n))
+    weight = random_hermitian(n, seed=5)
+
+    def eig(A):
+        values, X = np.linalg.eig(A)
+        order = np.argsort(values.real)
+        return values[order], X[:, order]
+
+    def of_projector(P):
+        return jnp.trace(weight @ P) ** 2 + jnp.trace(weight @ P @ weight @ P)
+
+    def space(A):
+        solution = solve(A)
+        X = solution.vectors[:, :size]
+        if left:
+            return of_projector((X @ solution.left_vectors[:, :size].conj().T).real)
+        return of_projector((X @ jnp.linalg.solve(X.conj().T @ X, X.conj().T)).real)
+
+    def exact_space(A):
+        P = residue(lambda z: z * cast(jnp.eye(n)) - cast(A), 0.0).real
+        if left:
+            return of_projector(P)
+        X = P @ basis[:, :size]
+        return of_projector(X @ jnp.linalg.solve(X.T @ X, X.T))
+
+    def single(A):
+        return jnp.sum(jnp.abs(solve(A).vectors[:, 0]) ** 2 * jnp.arange(1.0 * n))
+
+    def exact_single(A):
+        eig = lambda A: jax.lax.linalg.eig(
+            A, compute_left_eigenvectors=False, enable_eigvec_derivs=True
+        )
+        values, X = eig(A)
+        return jnp.sum(jnp.abs(X[:, jnp.argmin(values.real)]) ** 2 * jnp.arange(1.0 * n))
+
+    solve = ie.eigensolver(eig, ie.General(k, left=left))
+    gradient = jax.jit(jax.grad(space))
+    second = jax.jit(lambda A: jax.jvp(gradient, (A,), (direction,))[1])
+    twice = jax.jit(jax.grad(lambda A: jnp.vdot(jax.grad(space)(A), direction)))
+    reference = jax.jit(jax.grad(exact_space))
+    reference_second = jax.jit(lambda A: jax.jvp(reference, (A,), (direction,))[1])
+    for gap in (0.0, 1e-11, 1e-9, 1e-7, 1e-5, 1e-3):
+        near = np.array([0.0, gap, 2.0, 2.5, 3.0, 4.0])
+        A = jnp.asarray(basis @ np.diag(near) @ np.linalg.inv(basis))
+        for found, expected, bound in (
+            (gradient(A), reference(A), EPS),
+            (second(A), reference_second(A), EPS / gap if gap else EPS),
+            (twice(A), reference_second(A), EPS / gap if gap else EPS),
+        ):
+            scale = jnp.max(jnp.abs(expected))
+            assert jnp.max(jnp.abs(found - expected)) < 1e3 * bound * scale, gap
+        if gap and k == n:
+            found, expected = jax.grad(single)(A), jax.grad(exact_single)(A)
+            scale = jnp.max(jnp.abs(expected))
+            assert jnp.max(jnp.abs(found - expected)) < 1e4 * EPS / gap * scale
 
 
 def test_what_depends_on_single_vectors_keeps_its_derivatives():

@@ -60,6 +60,7 @@ class Eigensolver(eqx.Module):
         """
         canonical = self.canonical(operators)
         state, stats = find_root(self.root, canonical)
+        state = _separate(self.problem, state)
         solution = self.solution(state, canonical)
         values, equal = _alike(solution.values, state, solve=self), self.problem.clusters(state)
         return dataclasses.replace(solution, values=values, stats=stats, _equal=equal)
@@ -95,7 +96,7 @@ class Eigensolver(eqx.Module):
 
     def state(self, canonical: Operators) -> PyTree:
         """Return what the problem's conditions are stated in, of canonical operators."""
-        return find_root(self.root, canonical)[0]
+        return _separate(self.problem, find_root(self.root, canonical)[0])
 
     @full_precision
     def solution(self, state: PyTree, canonical: Operators) -> Solution:
@@ -104,6 +105,11 @@ class Eigensolver(eqx.Module):
         if self.normalization is None:
             return solution
         return self.problem.rescale(self.normalization, solution, canonical, self.policy)
+
+
+@compiled
+def _separate(problem: AbstractProblem, state: PyTree) -> PyTree:
+    return problem.separate(state)
 
 
 @eqx.filter_custom_jvp
@@ -140,7 +146,7 @@ def _values_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (theta,), (theta_dot,) = primals, tangents
     solve = root.solve
-    z, _ = find_root(root, theta)
+    z = solve.state(theta)
     values_dot = _values_tangent(root, z, theta, theta_dot)
     out = _alike(solve.problem.solution(z).values, z, solve=solve)
     return out, _watch_values(solve, z, values_dot)

@@ -1,6 +1,7 @@
 """Which values count as one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +14,17 @@ from .policy import Policy
 def cluster_mask(
     lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], policy: Policy
 ) -> Bool[Array, "k k"]:
-    """Return which values count as one cluster under `policy`; see `near_mask`.
+    """Return which values count as one cluster under `policy`: by default those equal to rounding.
 
-    By default those closer than eps^(1/3): at a gap g single pairs have second derivatives with an
-    error of eps/g², and where the block of a cluster is exact it costs nothing to take it early.
+    See `near_mask`.
     """
     rtol = policy.degeneracy_rtol
-    if rtol is None:
-        rtol = float(jnp.finfo(lam.dtype).eps) ** (1 / 3)
-    return near_mask(lam, rounding, rtol)
+    return near_mask(lam, rounding, 0.0 if rtol is None else rtol)
+
+
+def cube_root(dtype: Any) -> float:
+    """Return eps^(1/3) of a dtype."""
+    return float(jnp.finfo(dtype).eps) ** (1 / 3)
 
 
 def near_mask(

@@ -196,7 +196,8 @@ def _solve_probe(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[A
     state_dot = solve.root.solve_linearised(state, theta, (b, *zeros))
     product = jax.jvp(conditions, (state,), (state_dot,))[1][0]
     size = column_norms(jax.jvp(conditions, (state,), (jax.tree.map(probe, state),))[1][0])
-    u = jax.jvp(lambda z: problem.solution(z).vectors, (state,), (state_dot,))[1]
+    vectors = lambda z: problem.solution(problem.separate(z)).vectors  # noqa: E731
+    u = jax.jvp(vectors, (state,), (state_dot,))[1]
     return column_norms(product + b), size * column_norms(u)
 
 

@@ -130,7 +130,9 @@ class _State(eqx.Module):
     def __call__(self, z_bar: PyTree, residuals: Any) -> PyTree:
         arrays, z, clusters = residuals
         problem = eqx.combine(arrays, self.problem)
-        figures = problem.gauge_defect(z, z_bar, clusters)
+        values = problem.solution(z).values
+        values = jnp.diagonal(values) if values.ndim == 2 else values
+        figures = (*problem.gauge_defect(z, z_bar, clusters), values)
         return _judge(self.policy, _InspectVectors(self.rtol), figures, z_bar)
 
 
@@ -145,7 +147,7 @@ class _Values(eqx.Module):
 
     def judge(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
         """Return the cotangent, checked; `residuals` are clusters and values."""
-        figures = _differences(values_bar, *residuals)
+        figures = (*_differences(values_bar, *residuals), residuals[1])
         return _judge(self.policy, _InspectValues(self.rtol), figures, values_bar)
 
 
@@ -163,8 +165,10 @@ def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple
     return out, None if dot is None else look(verdict.judge, dot, residuals)
 
 
-def _judge(policy: Policy, inspect: Any, figures: tuple[Array, Array], value: PyTree) -> PyTree:
-    defect, size = figures
+def _judge(
+    policy: Policy, inspect: Any, figures: tuple[Array, Array, Array], value: PyTree
+) -> PyTree:
+    defect, size, _ = figures
     # what is not finite is reported where it arose
     failed = jnp.any(defect > inspect.rtol * size)
     return enforce(gauge_check(policy, inspect), figures, value, failed)
@@ -175,22 +179,37 @@ class _InspectVectors(eqx.Module):
 
     rtol: float = eqx.field(static=True)
 
-    def __call__(self, defect: np.ndarray, size: np.ndarray) -> str | None:
+    def __call__(self, defect: np.ndarray, size: np.ndarray, values: np.ndarray) -> str | None:
         if not (defect > self.rtol * size).any():
             return None
         i, j = np.sort(np.unravel_index(np.argmax(defect), defect.shape))
-        depends = (
-            f"on the phase of pair {i}"
-            if i == j
-            else f"on the basis in the cluster of pairs {i} and {j}"
+        amount = (
+            f"by {defect[i, j] / size:.1e} of its cotangent, where {self.rtol:.1e} is allowed. "
         )
+        if i == j:
+            return (
+                "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one "
+                f"that depends on the phase of pair {i}, {amount}The gradient takes the phase for "
+                "constant. Use |x|², products x xᴴ, or overlaps' moduli; or fix phases with "
+                "`eigensolver(normalization=LargestComponent())`; or accept this with "
+                "`Policy(gauge=Action.IGNORE)`."
+            )
         return (
-            f"`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one that "
-            f"depends {depends}, by {defect[i, j] / size:.1e} of its cotangent, where "
-            f"{self.rtol:.1e} is allowed. Use |x|², products x xᴴ summed over a cluster, or "
-            "overlaps' moduli; or fix phases with `eigensolver(normalization=LargestComponent())`; "
-            "or accept this with `Policy(gauge=Action.IGNORE)`."
+            "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one that "
+            f"depends on the basis in the cluster of pairs {i} and {j}, {amount}"
+            f"{_distance(values[[i, j]])} The gradient lacks what the function makes of a turn of "
+            "one vector into the other. Use products x xᴴ summed over the cluster, or separate "
+            "the values; or accept this with `Policy(gauge=Action.IGNORE)`."
         )
+
+
+def _distance(values: np.ndarray) -> str:
+    size, apart = np.max(np.abs(values)), np.abs(values[0] - values[1])
+    relative = f", {apart / size:.1e} of their size" if 0 < size < np.inf else ""
+    return (
+        f"Their values differ by {apart:.1e}{relative}, and count as one: closer than rounding, "
+        "or than `Policy(degeneracy_rtol=...)` where it is given."
+    )
 
 
 class _InspectValues(eqx.Module):
@@ -198,14 +217,14 @@ class _InspectValues(eqx.Module):
 
     rtol: float = eqx.field(static=True)
 
-    def __call__(self, defect: np.ndarray, size: np.ndarray) -> str | None:
+    def __call__(self, defect: np.ndarray, size: np.ndarray, values: np.ndarray) -> str | None:
         if not (defect > self.rtol * size).any():
             return None
         i, j = np.sort(np.unravel_index(np.argmax(defect), defect.shape))
         return (
             "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
-            f"whose derivatives by values {i} and {j}, which are equal, differ by "
-            f"{defect[i, j] / size:.1e} of the largest. Single values of a cluster have no "
+            f"whose derivatives by values {i} and {j} differ by {defect[i, j] / size:.1e} of the "
+            f"largest. {_distance(values[[i, j]])} Single values of a cluster have no "
             "derivative: use their sum, `directional_derivatives` or `minimum_norm_subgradient`. "
             "For second derivatives write a nonlinear function of them through the vectors or by "
             "`Subspace`, as `docs/conventions.md` says. Or accept this with "

@@ -150,7 +150,9 @@ def _block_dot(
     """Return Ṡ and the tangent of the state."""
     residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
     z_dot = solve.root.solve_linearised(z, theta, residual_dot)
-    return jvp_at(lambda z: solve.problem.solution(z)._block, z, z_dot), z_dot
+    return jvp_at(
+        lambda z: solve.problem.solution(solve.problem.separate(z))._block, z, z_dot
+    ), z_dot
 
 
 @compiled

@@ -69,8 +69,8 @@ class Policy(eqx.Module):
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two values closer than this times the larger of them, or closer than
-            rounding, count as one cluster. `None` stands for eps^(1/3) (6e-6 in float64, 5e-3 in
-            float32), for √eps where T(λ) is no pencil.
+            rounding, count as one cluster, in which single vectors have no derivative. `None`
+            leaves it at rounding, at √eps where T(λ) is no pencil.
         gauge_rtol: largest change of a function under a change of gauge, relative to |x̄|ᵀ|x|,
             x̄ being its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32),
             or the tolerance of the linear solver where that is larger.

@@ -22,9 +22,9 @@ from scipy.optimize import linear_sum_assignment
 
 from . import host
 from ._errors import ImplicitEigError, InputError, TrackingWarning
-from .degeneracy import cluster_mask, clusters_of
+from .degeneracy import clusters_of, cube_root, near_mask
 from .operators import apply_complex, as_operator
-from .policy import DEFAULT_POLICY, Action, Check, enforce
+from .policy import Action, Check, enforce
 from .solution import Solution
 
 # Below this overlap a mode shares less with its successor than with all others together.
@@ -67,9 +67,9 @@ class Followed(NamedTuple):
 def track(previous: Solution, current: Solution, B: Any = None) -> Tracked:
     """Match the pairs of two solutions by the overlaps |xᴴBx'| of their vectors.
 
-    Inside a cluster the overlap is that with its space, which no choice of basis changes. The
-    clusters are those of the eigensolver's `Policy(degeneracy_rtol=...)`, or of its default for a
-    solution from elsewhere.
+    Inside a cluster the overlap is that with its space, which no choice of basis changes. Clusters
+    are the values that the eigensolver takes for one, and those closer than eps^(1/3) times the
+    larger (6e-6 in float64), whose vectors turn too fast to be told apart.
 
     Args:
         previous: k pairs.
@@ -113,12 +113,12 @@ def track(previous: Solution, current: Solution, B: Any = None) -> Tracked:
 
 
 def _equal(solution: Solution) -> Bool[Array, "k k"]:
-    """Return which values count as one."""
-    if solution._equal is not None:
-        return lax.stop_gradient(jnp.asarray(solution._equal))
+    """Return which values are so near each other that only their common space can be matched."""
     lam = lax.stop_gradient(jnp.asarray(solution.values))
-    real = jnp.finfo(lam.dtype).dtype
-    return cluster_mask(lam, jnp.zeros(lam.shape, real), DEFAULT_POLICY)
+    near = near_mask(lam, jnp.zeros_like(jnp.abs(lam)), cube_root(lam.dtype))
+    if solution._equal is None:
+        return near
+    return near | lax.stop_gradient(jnp.asarray(solution._equal))
 
 
 def _match(

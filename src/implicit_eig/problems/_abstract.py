@@ -102,6 +102,10 @@ class AbstractProblem(eqx.Module):
     def solution(self, state: PyTree) -> Solution:
         """Return the solution that a state stands for."""
 
+    def separate(self, state: PyTree) -> PyTree:
+        """Return the state of single pairs, where the conditions are those of a space."""
+        return state
+
     def diagonal(self, state: PyTree) -> PyTree:
         """Return the state in the basis in which its block is diagonal, if it has a block."""
         return state

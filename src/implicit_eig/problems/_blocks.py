@@ -3,25 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
-from .._compiled import full_precision
 from .._errors import InputError
-from ..cotangents import look, watch
-from ..degeneracy import near_mask
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
-# An inner product is rounding below so many eps of its factors' sizes, and matters where it is
-# divided by less than this part of the values.
-QUIET = 10.0
-NEAR = 0.01
 # Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
 INDEPENDENCE = 1e-3
 
@@ -56,7 +48,7 @@ def couplings(
     N: Inexact[Array, "k k"],
     equal: Bool[Array, "k k"],
 ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
-    """Return Ṡ and the turn K: with C = K − N/2, CS − SC = G − Ṡ, Ṡ within clusters, K between.
+    """Return Ṡ and the turn K: with C = K − N/2, CS − SC = G − Ṡ, Ṡ within blocks, K between.
 
     That is KS − SK = H − Ṡ with H = G + (NS − SN)/2, which is Hermitian where operators cause G
     and N; K is skew-Hermitian then.
@@ -70,48 +62,6 @@ def couplings(
     gaps = jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None])
     K = divide(commutator, jnp.where(equal, jnp.zeros_like(H), H), gaps)
     return jnp.where(equal, H, jnp.zeros_like(H)), K
-
-
-def turned(
-    X: Inexact[Array, "n k"],
-    K: Inexact[Array, "k k"],
-    Z: Inexact[Array, "n k"],
-    lam: Float[Array, " k"],
-) -> Inexact[Array, "n k"]:
-    """Return XK + Z, the turn K being large where values are near each other.
-
-    In reverse mode the skew-Hermitian part of the cotangent of K, which is the one that counts,
-    says what a function makes of turns. Of one that makes nothing of them rounding is left, which
-    would be divided by the differences of values, twice in second derivatives: where these are
-    small it is dropped.
-    """
-    K, Z = watch(_drop_rounding, (K, Z), (X, lax.stop_gradient(lam)))
-    return X @ K + Z
-
-
-@eqx.filter_custom_jvp
-def _drop_rounding(bars: tuple[Array, Array], pairs: tuple[Array, Array]) -> tuple[Array, Array]:
-    return _without_rounding(bars, pairs)
-
-
-# A tangent is judged by its own size: it need not vanish where the cotangent does.
-@_drop_rounding.def_jvp
-def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    (bars, pairs), (bars_dot, _) = primals, tangents
-    still = jax.tree.map(jnp.zeros_like, bars)
-    bars_dot = still if bars_dot is None else eqx.combine(bars_dot, still)
-    return _drop_rounding(bars, pairs), look(_without_rounding, bars_dot, pairs)
-
-
-@full_precision
-def _without_rounding(bars: tuple[Array, Array], pairs: tuple[Array, Array]) -> tuple[Array, Array]:
-    (K_bar, Z_bar), (X, lam) = bars, pairs
-    skew = (K_bar - K_bar.conj().T) / 2
-    sizes = product_sizes(X, Z_bar)
-    eps = float(jnp.finfo(sizes.dtype).eps)
-    quiet = jnp.abs(skew) <= QUIET * eps * (sizes + sizes.T)
-    near = near_mask(lam, jnp.zeros_like(lam), NEAR)
-    return jnp.where(quiet & near, jnp.zeros_like(skew), skew), Z_bar
 
 
 def orthonormalizer(
@@ -180,6 +130,23 @@ def turn_defect(
     M = X_bar.T @ X + S_bar.T @ S - S @ S_bar.T
     D = jnp.where(clusters, (M - M.conj().T) / 2, jnp.zeros_like(M))
     return jnp.abs(D), jnp.max(product_sizes(X_bar, X))
+
+
+def turn_defect_of_pairs(
+    S: Inexact[Array, "k k"],
+    X: Inexact[Array, "n k"],
+    S_bar: Inexact[Array, "k k"],
+    X_bar: Inexact[Array, "n k"],
+    clusters: Bool[Array, "k k"],
+) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+    """Return what `turn_defect` does, of a function that is shown the diagonal of S alone.
+
+    A cotangent that is not diagonal stands in a gradient that is differentiated again, where it
+    balances that of X; or the block was asked for on purpose, and has no part in the defect.
+    """
+    whole, size = turn_defect(S, X, S_bar, X_bar, clusters)
+    of_X, _ = turn_defect(S, X, jnp.zeros_like(S), X_bar, clusters)
+    return jnp.minimum(whole, of_X), size
 
 
 def product_sizes(X: Inexact[Array, "n k"], Y: Inexact[Array, "n k"]) -> Float[Array, "k k"]:

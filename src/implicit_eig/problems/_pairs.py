@@ -1,21 +1,22 @@
 """Pairs of T(λ) x = 0, T holomorphic in λ: pencils, polynomials, any function.
 
-Tangents. A cluster of equal values moves as one, with a block S that is diag(λ) in value and full
-in its tangent inside clusters. With a normalisation cᴴX = I inside clusters, c constant, the
+Tangents. Pairs of equal values, and of a pencil those of near ones, move as one, with a block S
+that is diag(λ) in value and full in its tangent. With a normalisation cᴴX = I inside blocks, c
+constant, the
 conditions, here of a pencil,
 
     A X − B X S = 0,    cᴴX = I
 
 are holomorphic in S and X, so complex derivatives are those of JAX. For each pair i
 
-    T(λᵢ) ẋᵢ + Σⱼ T'(λⱼ) xⱼ Ṡⱼᵢ = −(Ṫ X)ᵢ,    cⱼᴴẋᵢ = 0,    j in the cluster of i,
+    T(λᵢ) ẋᵢ + Σⱼ T'(λⱼ) xⱼ Ṡⱼᵢ = −(Ṫ X)ᵢ,    cⱼᴴẋᵢ = 0,    j in the block of i,
 
-one bordered system, nonsingular exactly when the cluster is complete and has as many vectors as
-values. Where λᵢ is simple the sum has one term. In reverse mode it is the transpose that is
+one bordered system, nonsingular exactly when the cluster of i is complete and has as many vectors
+as values. Where λᵢ is alone the sum has one term. Near pairs are taken apart by `_separate`. In reverse mode it is the transpose that is
 solved; where the left vectors are known, T(λ)ᴴ y = 0, the part of a cotangent of the values is a
 combination of these, and no solve is left:  λ̇ = −yᴴṪx / yᴴT'(λ)x.
 
-The left vectors V = Ȳ have the conditions T(λ)ᵀ v = 0, VᵀT'(λ)X = s I inside clusters, whose
+The left vectors V = Ȳ have the conditions T(λ)ᵀ v = 0, VᵀT'(λ)X = s I inside blocks, whose
 tangent follows from Ṡ and Ẋ by the transposed systems.
 
 Source: Andrew, Chu & Lancaster (1993) SIAM J. Matrix Anal. 14, 903, doi:10.1137/0614061; differs
@@ -120,6 +121,10 @@ class AbstractPairs(AbstractProblem):
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which pairs move as one cluster, `rounding` being that of each value."""
 
+    def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
+        """Return which pairs share a block of the conditions: at least those of one cluster."""
+        return equal
+
     @abc.abstractmethod
     def spans(self, n: int) -> bool:
         """Return whether the k pairs are all that there are, and T is linear in λ."""
@@ -134,15 +139,16 @@ class AbstractPairs(AbstractProblem):
         eps = float(jnp.finfo(X.dtype).eps)
         rounding = ROUNDING * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
         mask = lambda lam, rounding: self.near(lam, rounding, policy)  # noqa: E731
-        near, cut = cluster_and_cut(mask, solution.values, rounding, solution._rest)
+        equal, cut = cluster_and_cut(mask, solution.values, rounding, solution._rest)
+        blocks = self.blocks(solution.values, equal)
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
-        solution, figures = normalize(solution, norms, matrices, border, near, self.left_scale)
+        solution, figures = normalize(solution, norms, matrices, border, blocks, self.left_scale)
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         check = forward_check(policy, InspectPairs(self.name, rtol))
         residual, scale, *_ = figures
         stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
         solution = enforce(check, figures, solution, ~sound(rtol, *figures))
-        return dataclasses.replace(solution, stats=stats, _equal=near, _cut=cut)
+        return dataclasses.replace(solution, stats=stats, _equal=equal, _cut=cut)
 
     def complete(
         self,
@@ -196,6 +202,10 @@ class AbstractPairs(AbstractProblem):
         """Return T(λ) x; with left vectors also T(λ)ᵀ v and, within clusters, VᵀT'(λ)X − s I."""
         right = (self.product(state.S, state.X, operators),)
         return (*right, *self._left_conditions(state, operators)) if self.left else right
+
+    def blocks_of(self, state: Pairs) -> Float[Array, "k k"]:
+        """Return 1 for two pairs that share a block, else 0."""
+        return self.blocks(state.lam, state.near > 0).astype(state.near.dtype)
 
     def clusters(self, state: Pairs) -> Bool[Array, "k k"]:
         """Return which values count as one."""
@@ -263,7 +273,8 @@ class AbstractPairs(AbstractProblem):
         # column i is that of pair i, as in every other condition
         scale = self.pairing(S, V, X, operators).T
         scale = scale - self.left_scale * jnp.eye(self.k, dtype=S.dtype)
-        return self.product(S, V, operators, transposed=True), state.near.astype(S.dtype) * scale
+        blocks = self.blocks_of(state).astype(S.dtype)
+        return self.product(S, V, operators, transposed=True), blocks * scale
 
 
 @compiled

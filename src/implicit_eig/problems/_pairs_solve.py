@@ -41,7 +41,7 @@ class BorderedSolve(eqx.Module):
         # the row of the transpose is the column, and the other way round
         on_row, on_col = (beta, alpha) if transposed else (alpha, beta)
         linearisation = _Linearisation(problem, operators, state, alpha, beta, transposed)
-        near = state.near.astype(top.dtype)
+        near = problem.blocks_of(state).astype(top.dtype)
         rows = near * on_row.astype(top.dtype)[:, None]
         b = -jnp.concatenate([top, rows * bottom])
         U = solve_linearised(linearisation, b, self.linear_solver, self.policy)
@@ -61,13 +61,14 @@ class _Linearisation(AbstractLinearisation):
         problem, operators, state = self.problem, self.operators, self.state
         matrices = problem.matrices(state.lam, operators)
         col = scale_columns(problem.border(state.S, state.X, operators), self.beta)
-        row = scale_columns(dual(state.X, state.near).conj(), self.alpha)
+        near = problem.blocks_of(state)
+        row = scale_columns(dual(state.X, near).conj(), self.alpha)
         # the known left vectors in the scale of the border
         size = jnp.sum(state.V * col, axis=0)
         left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
         structure = matrices.structure(len(state.X))
         systems = BorderedPairs(
-            structure, matrices, col, row, state.near, self.alpha, state.X, left
+            structure, matrices, col, row, near, self.alpha, state.X, left, state.near
         )
         systems = systems.transposed() if self.transposed else systems
         return _LinearisedConditions(systems, problem, operators, state, self.beta, self.transposed)
@@ -139,7 +140,8 @@ class CompleteSolve(eqx.Module):
         self, top: Inexact[Array, "n k"], bottom: Inexact[Array, "k k"]
     ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"]]:
         state = self.state
-        S, X, near = state.S, state.X, state.near > 0
+        S, X, blocks = state.S, state.X, self.problem.blocks_of(state)
+        near = blocks > 0
         border = self.problem.border(S, X, self.operators)  # −BX
         G = -jnp.linalg.solve(border, top)  # Vᵀ top
         lam = jnp.diagonal(S)
@@ -150,7 +152,7 @@ class CompleteSolve(eqx.Module):
 
         gaps = jnp.where(near, jnp.ones_like(S), lam[:, None] - lam[None, :])
         outside = divide(commutator, jnp.where(near, jnp.zeros_like(G), -G), gaps)
-        K = dual(X, state.near).conj().T @ X
+        K = dual(X, blocks).conj().T @ X
         a = jnp.where(near, -bottom - K @ outside, outside)
         M = jnp.where(near, G + S @ a - a @ S, jnp.zeros_like(G))
         return M, X @ a

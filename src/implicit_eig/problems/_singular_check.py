@@ -55,7 +55,9 @@ def normalize(
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
     mask = lambda sigma, rounding: cluster_mask(sigma, rounding, policy)  # noqa: E731
-    rounding = VALUE_ROUNDING * eps * (size + jnp.abs(sigma))
+    # what the solver's rounding has done: two values can be off either way
+    misfit = jnp.max(jnp.abs(U.conj().T @ joined[:m] + V.conj().T @ joined[m:]), axis=0)
+    rounding = VALUE_ROUNDING * eps * (size + jnp.abs(sigma)) + misfit
     equal, cut = cluster_and_cut(mask, sigma, rounding, solution._rest)
     return Solution(sigma, V, U, _equal=equal, _cut=cut), figures, relative
 

@@ -11,6 +11,8 @@ from ..policy import Policy
 from ..systems.matrices import Shifted
 from ._abstract import Operators
 from ._blocks import check_k
+from ._pairs import Pairs
+from ._separate import near_blocks, separate
 from ._sums import AbstractSums
 
 
@@ -99,3 +101,12 @@ class General(AbstractSums):
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
         """Return which values count as one."""
         return cluster_mask(lam, rounding, policy)
+
+    def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
+        """Return which pairs share a block: those with near values too."""
+        return near_blocks(lam, equal)
+
+    def separate(self, state: Pairs) -> Pairs:
+        """Return the state with the block of each cluster apart from the others."""
+        S, X, V = separate(state.S, state.X, state.V, state.near > 0)
+        return Pairs(S, X, V, state.near)

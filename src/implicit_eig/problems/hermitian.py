@@ -1,8 +1,8 @@
 """The Hermitian eigenproblem, standard and generalised: A X = B X Λ, Xᴴ B X = I.
 
-Tangents. A basis of a cluster moves smoothly where its single vectors do not, so the condition is
-written with a block for each cluster, A X = B X S: S is Λ in value, and its tangent is full
-inside a cluster. With W = ȦX − ḂXS and G = XᴴW,
+Tangents. The basis of a space moves smoothly where single vectors in it do not, so the condition
+is written with a block for pairs whose values are near each other, A X = B X S: S is Λ in value,
+and its tangent is full inside a block. With W = ȦX − ḂXS and G = XᴴW,
 
     A Ẋ − B Ẋ S = −W + BXṠ.
 
@@ -10,18 +10,21 @@ Multiplied by Xᴴ from the left, with Ẋ = XC + Z and XᴴBZ = 0, it gives CS 
 XᴴBX = I asks for C + Cᴴ = −N, N = XᴴḂX. So C = K − N/2 with a skew-Hermitian K, which turns the
 vectors, and with the Hermitian H = G + (NS − SN)/2
 
-    Ṡ = H            inside a cluster,      so λ̇ᵢ = Gᵢᵢ,
-    KS − SK = H      between clusters,      so Kⱼᵢ = Hⱼᵢ / (λᵢ − λⱼ);
+    Ṡ = H            inside a block,      so λ̇ᵢ = Gᵢᵢ,
+    KS − SK = H      between blocks,      so Kⱼᵢ = Hⱼᵢ / (λᵢ − λⱼ);
 
-inside a cluster K = 0 is the choice that does not turn the basis (and keeps the phase: xᵢᴴBẋᵢ is
+inside a block K = 0 is the choice that does not turn the basis (and keeps the phase: xᵢᴴBẋᵢ is
 real). What remains,
 
     A Z − B Z S = −(W − BXG),    XᴴBZ = 0,
 
-are the only linear solves, (A − λᵢB) zᵢ = −(W − BXG)ᵢ, for S is diagonal in value. First
-derivatives are exact for all functions that do not depend on the basis of a cluster, and so are
-second ones of the vectors and of sums of its values. But λᵢ is the diagonal of S and no more:
-second derivatives of, say, a sum of squared values lack the part of the off-diagonal of Ṡ.
+are the only linear solves, (A − λᵢB) zᵢ = −(W − BXG)ᵢ, for S is diagonal in value.
+
+From the basis of a block come its single pairs, see `_separate`. Values that are equal to rounding,
+a cluster, stay one block. First derivatives are exact for all functions that do not depend on the
+basis of a cluster, and so are second ones of the vectors and of sums of its values. But λᵢ is the
+diagonal of S and no more: second derivatives of, say, a sum of squared values lack the part of the
+off-diagonal of Ṡ.
 
 Source: Nelson (1976) AIAA J. 14, 1201; Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78.
 """
@@ -56,9 +59,9 @@ from ._blocks import (
     inspect_independence,
     membership,
     orthonormalizer,
-    turn_defect,
-    turned,
+    turn_defect_of_pairs,
 )
+from ._separate import near_blocks, separate_orthonormal
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
@@ -183,6 +186,11 @@ class Hermitian(AbstractProblem):
         """Return the pairs, λ being the diagonal of S."""
         return Solution(jnp.diagonal(state.S).real, state.X, _block=state.S)
 
+    def separate(self, state: "Invariant") -> "Invariant":
+        """Return the state with the block of each cluster apart from the others."""
+        S, X = separate_orthonormal(state.S, state.X, state.near > 0)
+        return Invariant(S, X, state.near, state.beyond)
+
     def diagonal(self, state: "Invariant") -> "Invariant":
         """Return (Λ, XQ) with S = QΛQᴴ."""
         lam, Q = diagonalise(state.S)
@@ -206,9 +214,7 @@ class Hermitian(AbstractProblem):
         self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
-        # of S a solution shows the diagonal alone; what is asked of its blocks is asked on purpose
-        unseen = jnp.zeros_like(state.S)
-        return turn_defect(state.S, state.X, unseen, cotangent.X, clusters)
+        return turn_defect_of_pairs(state.S, state.X, cotangent.S, cotangent.X, clusters)
 
     def values_dot(
         self,
@@ -235,11 +241,11 @@ class Hermitian(AbstractProblem):
         pencil = Pencil(A, B, S, X, state.beyond)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
-        S_dot, K = couplings(S, G, N, state.near > 0)
-        along = -0.5 * (X @ N)
+        S_dot, K = couplings(S, G, N, near_blocks(pencil.lam, state.near > 0))
+        along = X @ (K - N / 2)
         still = jax.tree.map(jnp.zeros_like, (state.near, state.beyond))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
-            return Invariant(S_dot, turned(X, K, along, pencil.lam), *still)
+            return Invariant(S_dot, along, *still)
         # B stands with X, never with what is transposed: its transposed product is slow
         BX = apply(B, X)
         R = BX @ G - W
@@ -247,7 +253,7 @@ class Hermitian(AbstractProblem):
         U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot, turned(X, K, along + Z, pencil.lam), *still)
+        return Invariant(S_dot, along + Z, *still)
 
 
 def _both(

@@ -49,10 +49,10 @@ from ._blocks import (
     diagonalise,
     divide,
     membership,
-    turn_defect,
-    turned,
+    turn_defect_of_pairs,
 )
 from ._embedding import embedding
+from ._separate import near_blocks, separate_orthonormal
 from ._singular_check import InspectFactors, InspectTriplets, normalize, sound
 
 
@@ -168,6 +168,13 @@ class Singular(AbstractProblem):
         """Return the triplets, σ being the diagonal of S."""
         return Solution(jnp.diagonal(state.S).real, state.V, state.U, _block=state.S)
 
+    def separate(self, state: Triplets) -> Triplets:
+        """Return the state with the block of each cluster apart from the others."""
+        W = jnp.concatenate([state.U, state.V])
+        S, W = separate_orthonormal(state.S, W, state.near > 0)
+        m = len(state.U)
+        return Triplets(S, W[:m], W[m:], state.near)
+
     def diagonal(self, state: Triplets) -> Triplets:
         """Return (Σ, UQ, VQ) with S = QΣQᴴ."""
         sigma, Q = diagonalise(state.S)
@@ -195,8 +202,7 @@ class Singular(AbstractProblem):
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
         W, W_bar = (jnp.concatenate([t.U, t.V]) for t in (state, cotangent))
-        # as in `hermitian`: of S a solution shows the diagonal alone
-        return turn_defect(state.S, W, jnp.zeros_like(state.S), W_bar, clusters)
+        return turn_defect_of_pairs(state.S, W, cotangent.S, W_bar, clusters)
 
     def values_dot(
         self, state: Triplets, residual_dot: tuple[Array, Array, Array]
@@ -220,7 +226,7 @@ class Singular(AbstractProblem):
         W_u, W_v, N = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         pencil = _pencil(state, operators)
-        S_dot, turn = couplings(S, (K + L) / 2, N, state.near > 0)
+        S_dot, turn = couplings(S, (K + L) / 2, N, near_blocks(pencil.lam, state.near > 0))
         lam = jnp.diagonal(S)
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
         R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
@@ -232,10 +238,8 @@ class Singular(AbstractProblem):
         # (U; −V) is left in the systems: what rounding finds along it is taken out here
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
         W = jnp.concatenate([U, V])
-        rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) - 0.5 * (W @ N)
-        W_dot = turned(W, turn, rest, pencil.lam)
-        near_dot = jnp.zeros_like(state.near)
-        return Triplets(S_dot, W_dot[:m], W_dot[m:], near_dot)
+        rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ (turn - N / 2)
+        return Triplets(S_dot, rest[:m], rest[m:], jnp.zeros_like(state.near))
 
     def _solve(
         self,

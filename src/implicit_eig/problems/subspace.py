@@ -240,6 +240,7 @@ class _Linearisation(AbstractLinearisation):
             self.scale,
             self.X,
             jnp.zeros_like(border),
+            jnp.zeros((k, k), self.scale.dtype),
         )
         return Sylvester(systems, self.B, self.S - jnp.diag(jnp.diagonal(self.S)))
 

@@ -52,8 +52,9 @@ class BorderedPairs(AbstractLinearSystems):
     near: Float[Array, "p k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " p"]
     X: Inexact[Array, "n p"]  # the vectors of the pairs, or a basis of their space
-    # vectors with Mᵢᵀ (vⱼ, 0) = (0, eⱼ), zero where they are not known
+    # vectors, 0 where unknown, with Mᵢᵀ (vⱼ, 0) = (0, eⱼ) where entry (j, i) of `equal` is not 0
     left: Inexact[Array, "n p"]
+    equal: Float[Array, "p k"]
 
     @staticmethod
     def name(i: int) -> str:
@@ -145,14 +146,22 @@ class BorderedPairs(AbstractLinearSystems):
         none = jnp.zeros_like(self.left)
         matrices = self.matrices.transposed()
         return BorderedPairs(
-            self.structure, matrices, self.row, self.col, self.near, self.alpha, self.X, none
+            self.structure,
+            matrices,
+            self.row,
+            self.col,
+            self.near,
+            self.alpha,
+            self.X,
+            none,
+            self.equal,
         )
 
     def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
         """Solve with Mᵢᵀ; a right side (0, eⱼ) costs nothing where the left vectors are known."""
         n = len(self.col)
         unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
-        known = (self.near > 0) & (unknown @ self.near == 0)[None, :]
+        known = (self.equal > 0) & (unknown @ self.near == 0)[None, :]
         bottom = jnp.where(known, b[n:], jnp.zeros_like(b[n:]))
         return run(self.transposed(), b.at[n:].add(-bottom)).at[:n].add(self.left @ bottom)
 

@@ -1,0 +1,160 @@
+"""From the basis of a space to the single vectors in it.
+
+The conditions are stated for blocks: pairs whose values are near each other share one, S, which is
+Λ in value and full in its tangent. No gap inside a block is divided by, so the tangents of S and
+of its basis X are exact to rounding at any gap. The single pairs are those of S = PΛP⁻¹, and their
+vectors XP. As P is I in value, both are returned as they are; but they turn, Ṗ = PK,
+
+    KΛ − ΛK = P⁻¹ṠP − Λ̇,    Λ̇ diagonal, K off the diagonal:    Kⱼᵢ = (P⁻¹ṠP)ⱼᵢ / (λᵢ − λⱼ).
+
+Values that are equal to rounding, or that the user declares to be equal, stay one block.
+
+A function of the single vectors needs K, however large it is. One of the space alone does not, and
+what it makes of K is rounding divided by a gap. In reverse mode the cotangent of K tells the two
+apart: what is rounding is dropped, so that gradients of functions of the space are exact at any
+gap, and those of single vectors have the error eps/g that the vectors have themselves. Forward
+mode has no cotangent. It turns the vectors, so that tangents have the error eps/g whatever the
+function is; and so have second derivatives.
+
+Source: Giles (2008) An extended collection of matrix derivative results, section 3.1, for K.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Inexact
+
+from .._compiled import full_precision
+from ..cotangents import look, watch
+from ..operators import scale_columns
+from ._blocks import couplings, divide, product_sizes
+
+# An inner product is rounding below so many eps of its factors' sizes.
+QUIET = 10.0
+# Values closer than this part of the largest share a block.
+NEAR = 0.01
+
+
+def near_blocks(lam: Inexact[Array, " k"], equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
+    """Return which pairs share a block: those of one cluster, and those with near values."""
+    lam = lax.stop_gradient(lam)
+    largest = jnp.max(jnp.where(jnp.isfinite(lam), jnp.abs(lam), 0))
+    return equal | (jnp.abs(lam[:, None] - lam[None, :]) <= NEAR * largest)
+
+
+def separate_orthonormal(
+    S: Inexact[Array, "k k"], X: Inexact[Array, "n k"], equal: Bool[Array, "k k"]
+) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"]]:
+    """Return (Λ, XQ) with S = QΛQᴴ, S Hermitian; Λ has a block for each cluster of `equal`."""
+    return _separate_orthonormal(S, X, equal)[:2]
+
+
+def separate(
+    S: Inexact[Array, "k k"],
+    X: Inexact[Array, "n k"],
+    V: Inexact[Array, "n k"],
+    equal: Bool[Array, "k k"],
+) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"], Inexact[Array, "n k"]]:
+    """Return (Λ, XP, VP⁻ᵀ) with S = PΛP⁻¹, each vector x moving orthogonally to itself."""
+    return _separate(S, X, V, equal)[:3]
+
+
+@jax.custom_jvp
+def _separate_orthonormal(S: Array, X: Array, equal: Array) -> tuple[Array, ...]:
+    """Return also Q, and zeros for `_turn`."""
+    return S, X, _identity(S), jnp.zeros_like(S)
+
+
+@_separate_orthonormal.defjvp
+@full_precision
+def _separate_orthonormal_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    S_dot, X_dot, _ = tangents
+    out = S, X, Q, loudness = _separate_orthonormal(*primals)
+    # solves by what is I in value cost nothing before they are differentiated themselves
+    M = _solve(lambda M: Q @ M @ Q.conj().T, S_dot)
+    Y = _solve(lambda Y: Y @ Q.conj().T, X_dot)
+    S_dot, K, (Y,), still = _turn(S, M, (X,), (Y,), primals[-1], loudness)
+    K = (K - K.conj().T) / 2
+    return out, (S_dot, X @ K + Y, Q @ K, still)
+
+
+@jax.custom_jvp
+def _separate(S: Array, X: Array, V: Array, equal: Array) -> tuple[Array, ...]:
+    """Return also P and P⁻¹, and zeros for `_turn`."""
+    return S, X, V, _identity(S), _identity(S), jnp.zeros_like(S)
+
+
+@_separate.defjvp
+@full_precision
+def _separate_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    S_dot, X_dot, V_dot, _ = tangents
+    out = S, X, V, P, inverse, loudness = _separate(*primals)
+    M = _solve(lambda M: P @ M @ inverse, S_dot)
+    Y = _solve(lambda Y: Y @ inverse, X_dot)
+    L = _solve(lambda L: L @ P.T, V_dot)
+    S_dot, K, (Y, L), still = _turn(S, M, (X, V), (Y, L), primals[-1], loudness)
+    X_dot = X @ K + Y
+    fixed = lax.stop_gradient(X)
+    along = jnp.sum(fixed.conj() * X_dot, axis=0) / jnp.sum(fixed.conj() * X, axis=0)
+    K = K - jnp.diag(along)
+    X_dot = X_dot - scale_columns(X, along)
+    return out, (S_dot, X_dot, L - V @ K.T, P @ K, -K @ inverse, still)
+
+
+def _identity(S: Array) -> Array:
+    return jnp.eye(len(S), dtype=S.dtype)
+
+
+def _solve(fn: Any, b: Array) -> Array:
+    return divide(fn, b, jnp.ones((), b.dtype))
+
+
+def _turn(
+    S: Array, M: Array, vectors: tuple, dots: tuple, equal: Array, loudness: Array
+) -> tuple[Array, Array, tuple, Array]:
+    """Return Λ̇ and K, whose cotangent is dropped where it is rounding, with what stands beside.
+
+    `loudness` is zero and does not move. Its cotangent says how large were the cotangents of K
+    that were divided by gaps, in what is differentiated again.
+    """
+    S_dot, K = couplings(S, M, jnp.zeros_like(M), equal)
+    moving = (K, dots, jnp.zeros_like(loudness))
+    K, dots, still = watch(_drop_rounding, moving, (vectors, loudness))
+    return S_dot, K, dots, still
+
+
+@eqx.filter_custom_jvp
+def _drop_rounding(bars: Any, residuals: Any) -> Any:
+    return _without_rounding(bars, residuals)
+
+
+# A tangent is judged by its own size: it need not vanish where the cotangent does. In gradients of
+# gradients what stands here is divided by gaps, and so is the rounding in all that it causes:
+# `loudness` carries its size to where that is judged.
+@_drop_rounding.def_jvp
+@full_precision
+def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (bars, residuals), (bars_dot, residuals_dot) = primals, tangents
+    still = jax.tree.map(jnp.zeros_like, bars)
+    bars_dot = still if bars_dot is None else eqx.combine(bars_dot, still)
+    K_dot, *others = look(_without_rounding, bars_dot, residuals)
+    if residuals_dot is not None and residuals_dot[1] is not None:
+        K_dot = K_dot + _sizes(residuals[0], bars[1]).astype(K_dot.dtype) * residuals_dot[1]
+    return _drop_rounding(bars, residuals), (K_dot, *others)
+
+
+@full_precision
+def _without_rounding(bars: Any, residuals: Any) -> Any:
+    (K_bar, dots_bar, loudness), (vectors, _) = bars, residuals
+    sizes = _sizes(vectors, dots_bar) + jnp.abs(loudness) + jnp.abs(loudness).T
+    quiet = jnp.abs(K_bar) <= QUIET * float(jnp.finfo(sizes.dtype).eps) * sizes
+    return jnp.where(quiet, jnp.zeros_like(K_bar), K_bar), dots_bar, loudness
+
+
+def _sizes(vectors: tuple, bars: tuple) -> Array:
+    """Return the size of what is summed in the cotangent of a turn, symmetric; constant."""
+    sizes = sum(product_sizes(x, bar) for x, bar in zip(vectors, bars, strict=True))
+    return lax.stop_gradient(sizes + sizes.T)
