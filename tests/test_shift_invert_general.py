@@ -66,6 +66,7 @@ def bordered(A, B, lam, X, clusters):
         alpha,
         X,
         jnp.zeros_like(X),
+        near,
     )
 
 

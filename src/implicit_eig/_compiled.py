@@ -13,6 +13,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 
 def full_precision(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,3 +31,11 @@ def full_precision(fn: Callable[..., Any]) -> Callable[..., Any]:
 def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return `fn` as one compiled program, in full precision; what is no array is static."""
     return eqx.filter_jit(full_precision(fn))
+
+
+def constant_like(constant: Array, x: Array) -> Array:
+    """Return `constant`, of a shape that x broadcasts to, varying over a mesh as x does.
+
+    Inside `jax.shard_map` branches of a `cond`, or a value and its tangent, must vary alike.
+    """
+    return jnp.where(x == x, constant, constant)

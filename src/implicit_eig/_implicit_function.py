@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from . import host
-from ._compiled import compiled
+from ._compiled import compiled, constant_like
 from ._derivatives import AbstractDerivative, ForwardMode
 from ._errors import InputError
 from ._implicit import AbstractRoot, find_root
@@ -248,9 +248,11 @@ class _JacobianSystems(AbstractLinearSystems):
         if self.transposed:
             transpose = jax.linear_transpose(product, u)
             product = lambda w: transpose(w)[0]  # noqa: E731
+        nothing = constant_like(jnp.zeros_like(u), u)
+        of_any = lambda w: product(w + nothing)  # noqa: E731
         tags = {lx.positive_semidefinite_tag, lx.symmetric_tag} if definite else ()
-        like = jax.ShapeDtypeStruct(u.shape, u.dtype)
-        return lx.FunctionLinearOperator(product, like, tags)
+        like = jax.eval_shape(lambda u: u, u)
+        return lx.FunctionLinearOperator(of_any, like, tags, closure_convert=False)
 
     def handover(self) -> Handover:
         small = jax.eval_shape(to_real, self.z).size <= DENSE_LIMIT

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.sparse as sp
+from jax import lax
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact, Shaped
 
@@ -137,6 +138,11 @@ def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
 
 
 @compiled
+def at(M: Shaped[Array, "... k"], i: Any) -> Shaped[Array, "..."]:
+    """Return M[..., i], also inside `jax.shard_map`, where JAX's brackets fail in a `cond`."""
+    return lax.dynamic_index_in_dim(M, i, axis=-1, keepdims=False)
+
+
 def apply(
     operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"], skip_zeros: bool = False
 ) -> Inexact[Array, "m k"]:

@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .. import host
-from .._compiled import compiled
+from .._compiled import compiled, constant_like
 from .._errors import InputError
 from ..operators import scale_columns
 from ..policy import (
@@ -232,7 +232,7 @@ def solve_by_column(
         if type(solver) is lx.LU:  # no subclass, which may do something else
             # as lineax does, which inside `jax.shard_map` takes its operator for another's
             flat, unravel = ravel_pytree(rhs)
-            factors = jsl.lu_factor(systems.column(i, definite).as_matrix())
+            factors = jsl.lu_factor(_matrix(systems.column(i, definite), flat, unravel))
             return unravel(jsl.lu_solve(factors, flat)), Outcome(jnp.int32(0), jnp.int32(0))
         state: Any = solver.init(systems.column(i, definite), {})
         u, result, stats = solver.compute(state, rhs, {})
@@ -253,6 +253,17 @@ def solve_by_column(
     k = jax.tree.leaves(b)[0].shape[-1]
     U, outcome = lax.map(column, (jnp.arange(k), columns_first(b)))
     return columns_last(U), outcome
+
+
+def _matrix(
+    operator: lx.AbstractLinearOperator, flat: Array, unravel: Callable[[Array], PyTree]
+) -> Array:
+    """Return the operator as an array on right sides like `flat`."""
+    if isinstance(operator, lx.MatrixLinearOperator):
+        return operator.matrix
+    product = lambda e: ravel_pytree(operator.mv(unravel(e)))[0]  # noqa: E731
+    unit_vectors = jnp.eye(len(flat), dtype=flat.dtype)
+    return jax.vmap(product, out_axes=1)(constant_like(unit_vectors, flat[:, None]))
 
 
 def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -> float:

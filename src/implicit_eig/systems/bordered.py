@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Inexact
 
 from ..degeneracy import near_mask
 from ..linear_solvers._systems import Structure
-from ..operators import apply, scale_columns
+from ..operators import apply, at, scale_columns
 from ..views import host_view
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
@@ -82,9 +82,9 @@ class BorderedSystems(AbstractPairSystems):
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ: a dense operator if A or B is dense, else its product."""
         A, B, BX = self.pencil.A, self.pencil.B, self.BX
-        lam, alpha = self.pencil.lam[i].astype(BX.dtype), self.alpha[i].astype(BX.dtype)
-        near = self.near[:, i].astype(BX.dtype)
-        n, k = BX.shape
+        lam, alpha, near = (
+            at(part, i).astype(BX.dtype) for part in (self.pencil.lam, self.alpha, self.near)
+        )
         tags = hermitian_tags(BX.dtype, definite)
 
         def product(
@@ -95,7 +95,7 @@ class BorderedSystems(AbstractPairSystems):
             top = A.mv(z) - lam * Bz + BX @ (alpha * near * mu)
             return top, alpha * (near * (BX.conj().T @ z) + (1 - near) * mu)
 
-        structure = (jax.ShapeDtypeStruct((n,), BX.dtype), jax.ShapeDtypeStruct((k,), BX.dtype))
+        structure = jax.eval_shape(lambda BX: (BX[:, 0], BX[0]), BX)
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
     def host_columns(self) -> Callable[[int], Any]:

@@ -32,7 +32,7 @@ from ..linear_solvers._systems import (
     ShiftedPencil,
     Structure,
 )
-from ..operators import column_norms
+from ..operators import at, column_norms
 from .matrices import AbstractMatrices, Shifted, Sum
 
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
@@ -98,12 +98,12 @@ class BorderedPairs(AbstractLinearSystems):
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ as a product."""
         matrices = self.matrices.take(i)
-        near = self.near[:, i, None].astype(self.col.dtype)
+        near = at(self.near, i)[:, None].astype(self.col.dtype)
 
         def product(u: Array) -> Array:
             return self._product(matrices, near, u[:, None])[:, 0]
 
-        structure = jax.ShapeDtypeStruct((sum(self.col.shape),), self.col.dtype)
+        structure = jax.eval_shape(lambda col: jnp.concatenate([col[:, 0], col[0]]), self.col)
         tags = {lx.positive_semidefinite_tag} if definite else ()
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 

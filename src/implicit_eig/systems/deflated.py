@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import ShiftedPencil, Structure, attainable
-from ..operators import apply, column_norms, scale_columns
+from ..operators import apply, at, column_norms, scale_columns
 from ..views import host_view, product_view
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
@@ -74,7 +74,7 @@ class DeflatedSystems(AbstractPairSystems):
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ: a dense operator if A or B is dense, else its product."""
         A, B, BX = self.pencil.A, self.pencil.B, self.BX
-        lam, shift = self.pencil.lam[i].astype(BX.dtype), self.shift[:, i].astype(BX.dtype)
+        lam, shift = (at(part, i).astype(BX.dtype) for part in (self.pencil.lam, self.shift))
         tags = hermitian_tags(BX.dtype, definite)
         if self.structure is Structure.DENSE:
             dense_A, dense_B = self.pencil.dense()

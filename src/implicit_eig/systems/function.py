@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from ..linear_solvers._systems import Structure, probe
 from ..linear_solvers.auto import SMALL
-from ..operators import column_norms, dtype_of, is_dense
+from ..operators import at, column_norms, dtype_of, is_dense
 from ..views import ComplexView
 from .matrices import AbstractMatrices
 
@@ -81,7 +81,7 @@ class Function(AbstractMatrices):
 
     def take(self, i: Any) -> "Function":
         """Return T(λᵢ) alone."""
-        return Function(self.T, self.lam[i][None], self.args, self.is_transposed)
+        return Function(self.T, at(self.lam, i)[None], self.args, self.is_transposed)
 
     def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
         """Return ‖T(λᵢ) v‖."""

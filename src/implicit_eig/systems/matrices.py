@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Inexact
 from ..linear_solvers._systems import Structure, probe
 from ..operators import (
     apply_complex,
+    at,
     column_norms,
     has_entries,
     is_dense,
@@ -84,7 +85,7 @@ class Sum(AbstractMatrices):
 
     def take(self, i: Any) -> "Sum":
         """Return the sum with the weights of λᵢ."""
-        return dataclasses.replace(self, weights=tuple(f[i][None] for f in self.weights))
+        return dataclasses.replace(self, weights=tuple(at(f, i)[None] for f in self.weights))
 
     def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
         """Return Σⱼ |fⱼᵢ| ‖Aⱼ v‖."""

@@ -1,0 +1,81 @@
+"""Several devices: `jax.shard_map`, with its check of what varies over the mesh, and `jax.pmap`."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+SETUP = """
+    import jax, jax.numpy as jnp, numpy as np
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_num_cpu_devices", 2)
+    from jax.sharding import AxisType, PartitionSpec
+    import implicit_eig as ie
+
+    n = 6
+    M = np.random.default_rng(0).standard_normal((4, n, n))
+    A = jnp.asarray(M + M.transpose(0, 2, 1) + np.diag(4.0 * np.arange(n)))
+
+    def first(k, decompose):
+        return ie.traceable(lambda A: tuple(part[..., :k] for part in decompose(A)))
+
+    def svd(A):
+        U, sigma, Vh = jnp.linalg.svd(A)
+        return sigma, Vh.T, U
+
+    def loss(solver, problem, **options):
+        solve = ie.eigensolver(solver, problem, **options)
+
+        def f(A):
+            values, X = solve(A)
+            weights = jnp.arange(1.0, n + 1)[:, None]
+            return jnp.sum(weights * jnp.abs(X) ** 4) + jnp.sum(values.real**2)
+
+        return f
+
+    def of_function():
+        solver = ie.traceable(lambda A: jnp.linalg.solve(A, jnp.ones(n)))
+        root = ie.implicit_function(solver, lambda x, A: A @ x - jnp.ones(n))
+        return lambda A: jnp.sum(root(A) ** 2)
+
+    eigh, eig = jnp.linalg.eigh, jnp.linalg.eig
+"""
+CHECK = """
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    over = PartitionSpec("batch")
+    gradient = jax.grad(f)
+    second = lambda A: jax.jvp(gradient, (A,), (A,))[1]
+    total = lambda A: jax.lax.psum(jnp.sum(jax.vmap(f)(A)), "batch")
+    total = jax.shard_map(total, mesh=mesh, in_specs=over, out_specs=PartitionSpec())
+
+    def sharded(g):
+        return jax.jit(jax.shard_map(jax.vmap(g), mesh=mesh, in_specs=over, out_specs=over))(A)
+
+    expected = jax.vmap(gradient)(A)
+    for found, wanted in (
+        (sharded(gradient), expected),
+        (sharded(second), jax.vmap(second)(A)),
+        (jax.jit(jax.grad(total))(A), expected),
+        (jax.pmap(jax.vmap(gradient))(A.reshape(2, 2, n, n)).reshape(A.shape), expected),
+    ):
+        assert jnp.max(jnp.abs(found - wanted)) < 1e-12 * jnp.max(jnp.abs(wanted))
+"""
+LOSSES = {
+    "all pairs": "loss(first(n, eigh), ie.Hermitian(n))",
+    "some pairs": "loss(first(2, eigh), ie.Hermitian(2))",
+    "nan": "loss(first(2, eigh), ie.Hermitian(2), policy=ie.Policy.nan())",
+    "bordered": "loss(first(2, eigh), ie.Hermitian(2), system=ie.Bordered())",
+    "iterative": "loss(first(2, eigh), ie.Hermitian(2), linear_solver=ie.MINRES())",
+    "singular": "loss(first(2, svd), ie.Singular(2))",
+    "general": "loss(first(2, eig), ie.General(2))",
+    "implicit function": "of_function()",
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_sharded_derivatives_are_those_of_a_batch(name):
+    code = textwrap.dedent(SETUP) + f"f = {LOSSES[name]}\n" + textwrap.dedent(CHECK)
+    env = os.environ | {"XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=env)
