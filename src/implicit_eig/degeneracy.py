@@ -5,9 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Shaped
 from scipy.sparse.csgraph import connected_components
 
+from ._compiled import constant_like
 from .policy import Policy
 
 
@@ -59,6 +61,28 @@ def cluster_and_cut(
     k = len(lam)
     equal = mask(jnp.concatenate([lam, rest]), jnp.concatenate([rounding, rounding]))
     return equal[:k, :k], jnp.any(equal[:k, k:], axis=1)
+
+
+def clusters_beyond(
+    lam: Shaped[Array, " k"],
+    rounding: Shaped[Array, " k"],
+    at_most: Shaped[Array, " k"],
+    misfit: Callable[[], Shaped[Array, " k"]],
+    rest: Shaped[Array, " k"] | None,
+    policy: Policy,
+) -> tuple[Bool[Array, "k k"], Bool[Array, " k"] | None]:
+    """Return what `cluster_and_cut` does, beyond rounding and a misfit of the solver.
+
+    The misfit is at most `at_most`, and computed only where this makes two values one.
+    """
+    mask = lambda lam, rounding: cluster_mask(lam, rounding, policy)  # noqa: E731
+    equal, cut = cluster_and_cut(mask, lam, rounding + at_most, rest)
+    touching = jnp.any(equal & ~jnp.eye(len(lam), dtype=bool))
+    if cut is not None:
+        touching = touching | jnp.any(cut)
+    none = lambda: constant_like(jnp.zeros_like(at_most), at_most)  # noqa: E731
+    found = lax.cond(touching, misfit, none)
+    return cluster_and_cut(mask, lam, rounding + found, rest)
 
 
 def clusters_of(equal: np.ndarray) -> list[np.ndarray]:

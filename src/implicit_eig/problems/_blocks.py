@@ -11,9 +11,12 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
+from ..operators import scale_columns
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
+# An inner product is rounding below so many eps of its factors' sizes.
+QUIET = 10.0
 # Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
 INDEPENDENCE = 1e-3
 
@@ -45,15 +48,15 @@ def divide(fn: Callable[[Array], Array], b: Array, divisor: Array) -> Array:
 def couplings(
     S: Inexact[Array, "k k"],
     G: Inexact[Array, "k k"],
-    N: Inexact[Array, "k k"],
+    N: Inexact[Array, "k k"] | None,
     equal: Bool[Array, "k k"],
 ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
     """Return Ṡ and the turn K: with C = K − N/2, CS − SC = G − Ṡ, Ṡ within blocks, K between.
 
     That is KS − SK = H − Ṡ with H = G + (NS − SN)/2, which is Hermitian where operators cause G
-    and N; K is skew-Hermitian then.
+    and N; K is skew-Hermitian then. Without an N it is zero.
     """
-    H = G + (N @ S - S @ N) / 2
+    H = G if N is None else G + (N @ S - S @ N) / 2
 
     def commutator(K: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
         return jnp.where(equal, K, K @ S - S @ K)
@@ -64,27 +67,38 @@ def couplings(
     return jnp.where(equal, H, jnp.zeros_like(H)), K
 
 
-def orthonormalizer(
-    gram: Inexact[Array, "k k"],
-) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"], Float[Array, " k"]]:
-    """Return M with Mᴴ gram M = I, the Gram matrix of the unit vectors, and the norms.
+def orthonormalize(
+    gram: Inexact[Array, "k k"], *bases: Inexact[Array, "... k"]
+) -> tuple[tuple[Inexact[Array, "... k"], ...], Inexact[Array, "k k"], Float[Array, " k"]]:
+    """Return `bases` in the basis M with Mᴴ gram M = I, the unit vectors' Gram matrix, the norms.
 
-    By the Cholesky factor, which also makes the vectors of a cluster orthogonal; others it
-    leaves as they are, to rounding.
+    By the Cholesky factor, which also makes the vectors of a cluster orthogonal; others it leaves
+    as they are, to rounding. Vectors that are orthogonal already are scaled and no more.
     """
     norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
     inverse = 1 / jnp.where(norms > 0, norms, 1)
     gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
-    inverse_factor = jax.scipy.linalg.solve_triangular(
-        jnp.linalg.cholesky(gram), jnp.eye(len(gram), dtype=gram.dtype), lower=True
-    )
-    return inverse[:, None].astype(gram.dtype) * inverse_factor.conj().T, gram, norms
+    identity = jnp.eye(len(gram), dtype=gram.dtype)
+    bases = tuple(scale_columns(X, inverse) for X in bases)
+
+    def mixed(bases: tuple[Array, ...]) -> tuple[Array, ...]:
+        factor = jnp.linalg.cholesky(gram)
+        mix = jax.scipy.linalg.solve_triangular(factor, identity, lower=True).conj().T
+        return tuple(X @ mix for X in bases)
+
+    eps = float(jnp.finfo(norms.dtype).eps)
+    orthonormal = jnp.all(jnp.abs(gram - identity) <= QUIET * eps)
+    return lax.cond(orthonormal, lambda bases: bases, mixed, bases), gram, norms
 
 
 def independent(gram: Inexact[Array, "k k"]) -> Bool[Array, ""]:
     """Return whether the smallest eigenvalue of a Gram matrix of unit vectors is large enough."""
     shifted = gram - INDEPENDENCE * jnp.eye(len(gram), dtype=gram.dtype)
-    return jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)))
+    # by Gershgorin's circles, which suffice for nearly orthogonal vectors, else by Cholesky
+    others = jnp.sum(jnp.abs(gram), axis=0) - jnp.abs(jnp.diagonal(gram))
+    surely = jnp.all(others < jnp.diagonal(shifted).real)
+    by_cholesky = lambda _, shifted: jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)))  # noqa: E731
+    return lax.cond(surely, lambda surely, _: surely, by_cholesky, surely, shifted)
 
 
 def inspect_independence(requirement: str, overlap: str, gram: np.ndarray) -> str | None:
@@ -133,20 +147,31 @@ def turn_defect(
 
 
 def turn_defect_of_pairs(
-    S: Inexact[Array, "k k"],
+    lam: Float[Array, " k"],
     X: Inexact[Array, "n k"],
     S_bar: Inexact[Array, "k k"],
     X_bar: Inexact[Array, "n k"],
     clusters: Bool[Array, "k k"],
 ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-    """Return what `turn_defect` does, of a function that is shown the diagonal of S alone.
+    """Return what `turn_defect` does, of a function that is shown the diagonal of S = Λ alone.
 
-    A cotangent that is not diagonal stands in a gradient that is differentiated again, where it
+    A cotangent S̄ that is not diagonal stands in a gradient that is differentiated again, where it
     balances that of X; or the block was asked for on purpose, and has no part in the defect.
     """
-    whole, size = turn_defect(S, X, S_bar, X_bar, clusters)
-    of_X, _ = turn_defect(S, X, jnp.zeros_like(S), X_bar, clusters)
-    return jnp.minimum(whole, of_X), size
+    # the order of the factors is that of a transposed X @ K: a compiler computes it once
+    M = (X.T @ X_bar).T
+    of_block = S_bar.T * (lam[None, :] - lam[:, None]).astype(M.dtype)
+    parts = [jnp.abs(D - D.conj().T) / 2 for D in (M, M + of_block)]
+    defect = jnp.where(clusters, jnp.minimum(*parts), 0)
+    return defect, jnp.max(product_sizes(X, X_bar))
+
+
+def beyond_rounding(
+    defect: Float[Array, "k k"], near_bar: Float[Array, "k k"]
+) -> Float[Array, "k k"]:
+    """Return what is left of a defect beyond the rounding of what `_separate` divided by gaps."""
+    eps = float(jnp.finfo(defect.dtype).eps)
+    return jnp.maximum(defect - QUIET * eps * jnp.max(jnp.abs(near_bar)), 0)
 
 
 def product_sizes(X: Inexact[Array, "n k"], Y: Inexact[Array, "n k"]) -> Float[Array, "k k"]:

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._compiled import compiled
-from ..degeneracy import cluster_and_cut, cluster_mask
+from ..degeneracy import clusters_beyond
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
 from ..policy import Policy
 from ..solution import Solution
 from ..systems._abstract import ROUNDING as VALUE_ROUNDING
-from ._blocks import independent, inspect_independence, orthonormalizer
+from ._blocks import independent, inspect_independence, orthonormalize
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
@@ -36,8 +36,8 @@ def normalize(
     V = _unit(V)
     U = _unit(jnp.where(jnp.any(U != 0, axis=0, keepdims=True), U, apply(A, V)))
     # in a cluster the two Gram matrices are equal, so one change of basis serves both
-    mix, gram, norms = orthonormalizer((U.conj().T @ U + V.conj().T @ V) / 2)
-    U, V = U @ mix, V @ mix
+    gram = (U.conj().T @ U + V.conj().T @ V) / 2
+    (U, V), gram, norms = orthonormalize(gram, U, V)
     AV, AU = apply(A, V), apply_adjoint(A, U)
 
     joined = jnp.concatenate([AV - scale_columns(U, sigma), AU - scale_columns(V, sigma)])
@@ -54,12 +54,18 @@ def normalize(
     figures = (sigma, residual, scale, rounding, zero, angle, gram, norms, finite)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    mask = lambda sigma, rounding: cluster_mask(sigma, rounding, policy)  # noqa: E731
     # what the solver's rounding has done: two values can be off either way
-    misfit = jnp.max(jnp.abs(U.conj().T @ joined[:m] + V.conj().T @ joined[m:]), axis=0)
-    rounding = VALUE_ROUNDING * eps * (size + jnp.abs(sigma)) + misfit
-    equal, cut = cluster_and_cut(mask, sigma, rounding, solution._rest)
+    parts = U, joined[:m], V, joined[m:]
+    misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
+    value_rounding = VALUE_ROUNDING * eps * (size + jnp.abs(sigma))
+    equal, cut = clusters_beyond(
+        sigma, value_rounding, 2 * residual, misfit, solution._rest, policy
+    )
     return Solution(sigma, V, U, _equal=equal, _cut=cut), figures, relative
+
+
+def _inner(X: Array, Y: Array) -> Array:
+    return X.conj().T @ Y
 
 
 def _unit(X: Array) -> Array:

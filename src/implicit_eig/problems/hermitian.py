@@ -38,12 +38,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
-from .._compiled import compiled
 from .._errors import InputError
-from ..degeneracy import cluster_and_cut, cluster_mask
 from ..linear_solvers._solve import solve_linearised
-from ..linear_solvers._systems import probe
-from ..operators import apply, column_norms, dtype_of, is_dense, promoted, scale_columns
+from ..operators import apply
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
@@ -52,23 +49,21 @@ from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
 from ._blocks import (
     Linearisation,
+    beyond_rounding,
     check_k,
     couplings,
     diagonalise,
-    independent,
-    inspect_independence,
     membership,
-    orthonormalizer,
     turn_defect_of_pairs,
 )
-from ._separate import near_blocks, separate_orthonormal
-
-# Rounding of a product or inner product is below this many eps of its factors' sizes.
-ROUNDING = 1e3
-INDEFINITE = (
-    "If B is indefinite or singular but A is definite, as in buckling, solve B x = μ A x, where "
-    "λ = 1/μ; else declare `General`."
+from ._hermitian_check import (
+    InspectPairs,
+    hermitian_parts,
+    inspect_operators,
+    normalize,
+    sound,
 )
+from ._separate import near_blocks, separate_orthonormal
 
 
 class Invariant(eqx.Module):
@@ -144,11 +139,11 @@ class Hermitian(AbstractProblem):
                 f"`eigensolver(problem=Hermitian(k={self.k}))`: at most n pairs; got n = "
                 f"{A.in_size()}. Ask for fewer pairs."
             )
-        parts, figures = _hermitian_parts(operators)
+        parts, figures = hermitian_parts(operators)
         defect, rounding, quadratic_form = figures
         # a comparison with NaN is False
         sound = jnp.all(defect <= rounding) & jnp.all(quadratic_form[1:] > 0)
-        check = forward_check(policy, _inspect_operators)
+        check = forward_check(policy, inspect_operators)
         return enforce(check, figures, parts, ~(sound & jnp.all(jnp.isfinite(rounding))))
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
@@ -170,10 +165,10 @@ class Hermitian(AbstractProblem):
         orthogonal; others it leaves as they are, to rounding.
         """
         A, B = _both(operators)
-        solution, figures, residuals = _normalize(solution, A, B, policy)
+        solution, figures, residuals = normalize(solution, A, B, policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
-        check = forward_check(policy, _InspectPairs(rtol))
-        solution = enforce(check, figures, solution, ~_sound(rtol, *figures))
+        check = forward_check(policy, InspectPairs(rtol))
+        solution = enforce(check, figures, solution, ~sound(rtol, *figures))
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def state(self, solution: Solution) -> "Invariant":
@@ -188,8 +183,8 @@ class Hermitian(AbstractProblem):
 
     def separate(self, state: "Invariant") -> "Invariant":
         """Return the state with the block of each cluster apart from the others."""
-        S, X = separate_orthonormal(state.S, state.X, state.near > 0)
-        return Invariant(S, X, state.near, state.beyond)
+        S, X, near = separate_orthonormal(state.S, state.X, state.near)
+        return Invariant(S, X, near, state.beyond)
 
     def diagonal(self, state: "Invariant") -> "Invariant":
         """Return (Λ, XQ) with S = QΛQᴴ."""
@@ -214,7 +209,9 @@ class Hermitian(AbstractProblem):
         self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
-        return turn_defect_of_pairs(state.S, state.X, cotangent.S, cotangent.X, clusters)
+        lam = jnp.diagonal(state.S).real
+        defect, size = turn_defect_of_pairs(lam, state.X, cotangent.S, cotangent.X, clusters)
+        return beyond_rounding(defect, cotangent.near), size
 
     def values_dot(
         self,
@@ -238,11 +235,12 @@ class Hermitian(AbstractProblem):
         A, B = _both(operators)
         S, X = state.S, state.X
         W, N = residual_dot
+        N = None if B is None else N
         pencil = Pencil(A, B, S, X, state.beyond)
         system = resolve(system, linear_solver, pencil)
         G = X.conj().T @ W
         S_dot, K = couplings(S, G, N, near_blocks(pencil.lam, state.near > 0))
-        along = X @ (K - N / 2)
+        along = X @ (K if N is None else K - N / 2)
         still = jax.tree.map(jnp.zeros_like, (state.near, state.beyond))
         if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
             return Invariant(S_dot, along, *still)
@@ -261,146 +259,3 @@ def _both(
 ) -> tuple[lx.AbstractLinearOperator, lx.AbstractLinearOperator | None]:
     A, *rest = operators
     return A, (rest[0] if rest else None)
-
-
-@compiled
-def _hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]:
-    """Return the operators, dense ones made Hermitian, and the figures to be judged."""
-    # each is judged by the rounding of its own dtype
-    arrays, static = eqx.partition(operators, eqx.is_array)
-    still = eqx.combine(jax.lax.stop_gradient(arrays), static)
-    figures = [_hermitian_figures(operator) for operator in still]
-    parts = []
-    for operator in promoted("solve(A, B)", operators):
-        if is_dense(operator):
-            matrix = operator.as_matrix()
-            operator = lx.MatrixLinearOperator((matrix + matrix.conj().T) / 2)
-        parts.append(operator)
-    real = jnp.finfo(dtype_of(parts[0])).dtype
-    stacked = (jnp.stack([f.astype(real) for f in fs]) for fs in zip(*figures, strict=True))
-    return tuple(parts), tuple(stacked)
-
-
-def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Array, Array]:
-    """Return |uᴴ(A − Aᴴ)v| for random u and v, what rounding explains of it, and vᴴAv."""
-    V = probe(jax.ShapeDtypeStruct((operator.in_size(), 2), dtype_of(operator)))
-    AV = apply(operator, V)
-    M = V.conj().T @ AV
-    sizes = column_norms(V) * column_norms(AV)
-    rounding = ROUNDING * float(jnp.finfo(V.dtype).eps) * jnp.max(sizes)
-    return jnp.abs(M[0, 1] - M[1, 0].conj()), rounding, M[1, 1].real
-
-
-def _inspect_operators(
-    defect: np.ndarray, rounding: np.ndarray, quadratic_form: np.ndarray
-) -> str | None:
-    for name, d, r, q in zip("AB", defect, rounding, quadratic_form, strict=False):
-        if not np.isfinite(r):
-            return (
-                f"`solve({name}=...)`: finite entries; got NaN or inf in a product with {name}. "
-                "Check how it was assembled."
-            )
-        if d > r:
-            return (
-                f"`eigensolver(problem=Hermitian(...))`: {name} equal to its conjugate transpose; "
-                f"got |uᴴ({name} − {name}ᴴ)v| = {d:.1e} for random u and v, where rounding "
-                f"explains {r:.1e}. Symmetrise {name}, or declare the problem "
-                "that it is."
-            )
-        if name == "B" and not q > 0:
-            return (
-                "`eigensolver(problem=Hermitian(...))`: B positive definite; got vᴴBv = "
-                f"{q:.1e} for a random v. Check the sign of B. {INDEFINITE}"
-            )
-    return None
-
-
-@compiled
-def _normalize(
-    solution: Solution,
-    A: lx.AbstractLinearOperator,
-    B: lx.AbstractLinearOperator | None,
-    policy: Policy,
-) -> tuple[Solution, tuple[Array, ...], Array]:
-    """Return the B-orthonormal pairs, the figures of `_InspectPairs`, the relative residuals."""
-    lam, X = solution.values, solution.vectors
-    finite = jnp.isfinite(lam) & jnp.all(jnp.isfinite(X), axis=0)
-    largest = jnp.max(jnp.abs(X), axis=0)
-    X = scale_columns(X, 1 / jnp.where(largest > 0, largest, 1))
-    BX = apply(B, X)
-    gram = X.conj().T @ BX
-    mix, gram, norms = orthonormalizer(gram)
-    X, BX = X @ mix, BX @ mix
-    AX = apply(A, X)
-
-    R = AX - scale_columns(BX, lam)
-    residual = column_norms(R)
-    scale = column_norms(AX) + jnp.abs(lam) * column_norms(BX)
-    pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
-    eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * pencil.sizes() * column_norms(X)
-    # a value near 0 has no scale of its own: there the residual counts against rounding
-    relative = residual / jnp.maximum(scale, rounding / jnp.sqrt(eps))
-    # what the solver's rounding, that of norms, has done; two values can be off either way
-    misfit = 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)
-    mask = lambda lam, rounding: cluster_mask(lam, rounding, policy)  # noqa: E731
-    equal, cut = cluster_and_cut(mask, lam, pencil.rounding() + misfit, solution._rest)
-    figures = (residual, scale, rounding, gram, norms, finite)
-    return Solution(lam, X, _equal=equal, _cut=cut), figures, relative
-
-
-def _sound(
-    rtol: float,
-    residual: Array,
-    scale: Array,
-    rounding: Array,
-    gram: Array,
-    norms: Array,
-    finite: Array,
-) -> Bool[Array, ""]:
-    """Return True where `_InspectPairs` does not object."""
-    solved = jnp.all(residual <= rtol * scale + rounding)
-    return solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0)
-
-
-class _InspectPairs(eqx.Module):
-    """Judge what the solver returned."""
-
-    residual_rtol: float = eqx.field(static=True)
-
-    def __call__(
-        self,
-        residual: np.ndarray,
-        scale: np.ndarray,
-        rounding: np.ndarray,
-        gram: np.ndarray,
-        norms: np.ndarray,
-        finite: np.ndarray,
-    ) -> str | None:
-        requirement = f"`eigensolver(problem=Hermitian(k={len(residual)}))`: "
-        if not finite.all():
-            return (
-                f"{requirement}finite pairs; got NaN or inf in pair {np.flatnonzero(~finite)[0]}. "
-                "Check the solver's own report of convergence."
-            )
-        if not (norms > 0).all():
-            i = np.flatnonzero(~(norms > 0))[0]
-            return (
-                f"{requirement}vectors with xᴴBx > 0; got none for pair {i}. Either the vector is "
-                f"zero or B is not positive definite. {INDEFINITE}"
-            )
-        message = inspect_independence(requirement, "|xᴴBx'|", gram)
-        if message is not None:
-            return message
-        allowed = self.residual_rtol * scale + rounding
-        bad = np.flatnonzero(~(residual <= allowed))
-        if bad.size:
-            i = bad[np.argmax(residual[bad])]
-            return (
-                f"{requirement}pairs with A x = λ B x; got a residual ‖A x − λ B x‖ of "
-                f"{residual[i]:.1e} for pair {i}, which is {residual[i] / scale[i]:.1e} of "
-                f"‖A x‖ + |λ| ‖B x‖ and above the {allowed[i]:.1e} allowed ({bad.size} of "
-                f"{len(residual)} pairs fail). Tighten the solver's tolerance, check that it "
-                "solves this problem, or accept this with `Policy(residual_rtol=...)`."
-            )
-        return None
