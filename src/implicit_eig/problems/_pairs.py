@@ -12,9 +12,11 @@ are holomorphic in S and X, so complex derivatives are those of JAX. For each pa
     T(λᵢ) ẋᵢ + Σⱼ T'(λⱼ) xⱼ Ṡⱼᵢ = −(Ṫ X)ᵢ,    cⱼᴴẋᵢ = 0,    j in the block of i,
 
 one bordered system, nonsingular exactly when the cluster of i is complete and has as many vectors
-as values. Where λᵢ is alone the sum has one term. Near pairs are taken apart by `_separate`. In reverse mode it is the transpose that is
-solved; where the left vectors are known, T(λ)ᴴ y = 0, the part of a cotangent of the values is a
-combination of these, and no solve is left:  λ̇ = −yᴴṪx / yᴴT'(λ)x.
+as values. Where λᵢ is alone the sum has one term. Near pairs are taken apart by `_separate`. In
+reverse mode it is the transpose that is solved; where the left vectors are known, T(λ)ᴴ y = 0, the
+part of a cotangent of the values is a combination of these, and no solve is left:
+
+    λ̇ = −yᴴṪx / yᴴT'(λ)x.
 
 The left vectors V = Ȳ have the conditions T(λ)ᵀ v = 0, VᵀT'(λ)X = s I inside blocks, whose
 tangent follows from Ṡ and Ẋ by the transposed systems.
@@ -33,7 +35,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
-from .._compiled import compiled
+from .._compiled import compiled, constant_like
 from .._errors import InputError
 from ..degeneracy import cluster_and_cut
 from ..operators import column_norms, scale_columns
@@ -53,7 +55,7 @@ from ..systems.bordered import Bordered
 from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
-from ._blocks import membership, product_sizes
+from ._blocks import beyond_rounding, membership, product_sizes
 from ._pairs_check import InspectPairs, inspect_condition, normalize, sound
 from ._pairs_solve import BorderedSolve, CompleteSolve
 
@@ -219,7 +221,8 @@ class AbstractPairs(AbstractProblem):
         size = product_sizes(cotangent.X, state.X) + product_sizes(cotangent.V, state.V)
         # of a function of |x|² nearly all of x̄ may be along x, where the norm is fixed
         along = jnp.abs(jnp.diagonal(cotangent.near))
-        return jnp.where(clusters, jnp.abs(M), 0), jnp.max(size) + jnp.max(along)
+        defect = beyond_rounding(jnp.where(clusters, jnp.abs(M), 0), cotangent.near)
+        return defect, jnp.max(size) + jnp.max(along)
 
     def values_dot(self, state: Pairs, residual_dot: tuple[Array, ...]) -> None:
         """Return `None`: without left vectors it needs the solve that the vectors need."""
@@ -266,7 +269,8 @@ class AbstractPairs(AbstractProblem):
     ) -> Inexact[Array, "n k"]:
         """Return T'(λ) x, shape (n, k)."""
         product = lambda S: self.product(S, X, operators)  # noqa: E731
-        return jax.jvp(product, (S,), (jnp.eye(self.k, dtype=S.dtype),))[1]
+        one = constant_like(jnp.eye(self.k, dtype=S.dtype), S)
+        return jax.jvp(product, (S,), (one,))[1]
 
     def _left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
         S, X, V = state.S, state.X, state.V

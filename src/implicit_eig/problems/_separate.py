@@ -25,15 +25,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
-from .._compiled import full_precision
+from .._compiled import constant_like, full_precision
 from ..cotangents import look, watch
 from ..operators import scale_columns
-from ._blocks import couplings, divide, product_sizes
+from ._blocks import QUIET, couplings, product_sizes
 
-# An inner product is rounding below so many eps of its factors' sizes.
-QUIET = 10.0
 # Values closer than this part of the largest share a block.
 NEAR = 0.01
 
@@ -46,84 +44,88 @@ def near_blocks(lam: Inexact[Array, " k"], equal: Bool[Array, "k k"]) -> Bool[Ar
 
 
 def separate_orthonormal(
-    S: Inexact[Array, "k k"], X: Inexact[Array, "n k"], equal: Bool[Array, "k k"]
-) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"]]:
-    """Return (Λ, XQ) with S = QΛQᴴ, S Hermitian; Λ has a block for each cluster of `equal`."""
-    return _separate_orthonormal(S, X, equal)[:2]
+    S: Inexact[Array, "k k"], X: Inexact[Array, "n k"], near: Float[Array, "k k"]
+) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"], Float[Array, "k k"]]:
+    """Return (Λ, XQ, near) with S = QΛQᴴ, S Hermitian.
+
+    Λ has a block for each cluster; `near` is 1 for two pairs of one, else 0. It is constant, but
+    its cotangent says how large were the cotangents of turns in what is differentiated again.
+    """
+    S, X, near, _ = _separate_orthonormal(S, X, near)
+    return S, X, near
 
 
 def separate(
     S: Inexact[Array, "k k"],
     X: Inexact[Array, "n k"],
     V: Inexact[Array, "n k"],
-    equal: Bool[Array, "k k"],
-) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"], Inexact[Array, "n k"]]:
-    """Return (Λ, XP, VP⁻ᵀ) with S = PΛP⁻¹, each vector x moving orthogonally to itself."""
-    return _separate(S, X, V, equal)[:3]
+    near: Float[Array, "k k"],
+) -> tuple[
+    Inexact[Array, "k k"], Inexact[Array, "n k"], Inexact[Array, "n k"], Float[Array, "k k"]
+]:
+    """Return (Λ, XP, VP⁻ᵀ, near) with S = PΛP⁻¹, each vector x moving orthogonally to itself."""
+    S, X, V, near, *_ = _separate(S, X, V, near)
+    return S, X, V, near
 
 
 @jax.custom_jvp
-def _separate_orthonormal(S: Array, X: Array, equal: Array) -> tuple[Array, ...]:
-    """Return also Q, and zeros for `_turn`."""
-    return S, X, _identity(S), jnp.zeros_like(S)
+def _separate_orthonormal(S: Array, X: Array, near: Array) -> tuple[Array, ...]:
+    """Return also Q."""
+    return S, X, near, _identity(S)
 
 
 @_separate_orthonormal.defjvp
 @full_precision
 def _separate_orthonormal_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    S_dot, X_dot, _ = tangents
-    out = S, X, Q, loudness = _separate_orthonormal(*primals)
+    S_dot, X_dot, near_dot = tangents
+    out = S, X, near, Q = _separate_orthonormal(*primals)
     # solves by what is I in value cost nothing before they are differentiated themselves
     M = _solve(lambda M: Q @ M @ Q.conj().T, S_dot)
     Y = _solve(lambda Y: Y @ Q.conj().T, X_dot)
-    S_dot, K, (Y,), still = _turn(S, M, (X,), (Y,), primals[-1], loudness)
+    S_dot, K, (Y,), near_dot = _turn(S, M, (X,), (Y,), near, near_dot)
     K = (K - K.conj().T) / 2
-    return out, (S_dot, X @ K + Y, Q @ K, still)
+    return out, (S_dot, X @ K + Y, near_dot, Q @ K)
 
 
 @jax.custom_jvp
-def _separate(S: Array, X: Array, V: Array, equal: Array) -> tuple[Array, ...]:
-    """Return also P and P⁻¹, and zeros for `_turn`."""
-    return S, X, V, _identity(S), _identity(S), jnp.zeros_like(S)
+def _separate(S: Array, X: Array, V: Array, near: Array) -> tuple[Array, ...]:
+    """Return also P and P⁻¹."""
+    return S, X, V, near, _identity(S), _identity(S)
 
 
 @_separate.defjvp
 @full_precision
 def _separate_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    S_dot, X_dot, V_dot, _ = tangents
-    out = S, X, V, P, inverse, loudness = _separate(*primals)
+    S_dot, X_dot, V_dot, near_dot = tangents
+    out = S, X, V, near, P, inverse = _separate(*primals)
     M = _solve(lambda M: P @ M @ inverse, S_dot)
     Y = _solve(lambda Y: Y @ inverse, X_dot)
     L = _solve(lambda L: L @ P.T, V_dot)
-    S_dot, K, (Y, L), still = _turn(S, M, (X, V), (Y, L), primals[-1], loudness)
-    X_dot = X @ K + Y
-    fixed = lax.stop_gradient(X)
-    along = jnp.sum(fixed.conj() * X_dot, axis=0) / jnp.sum(fixed.conj() * X, axis=0)
+    S_dot, K, (Y, L), near_dot = _turn(S, M, (X, V), (Y, L), near, near_dot)
+    # Y is orthogonal to the vectors of its block
+    fixed, turn = lax.stop_gradient(X), X @ K
+    along = jnp.sum(fixed.conj() * turn, axis=0) / jnp.sum(fixed.conj() * X, axis=0)
     K = K - jnp.diag(along)
-    X_dot = X_dot - scale_columns(X, along)
-    return out, (S_dot, X_dot, L - V @ K.T, P @ K, -K @ inverse, still)
+    X_dot = turn - scale_columns(X, along) + Y
+    return out, (S_dot, X_dot, L - V @ K.T, near_dot, P @ K, -K @ inverse)
 
 
 def _identity(S: Array) -> Array:
-    return jnp.eye(len(S), dtype=S.dtype)
+    return constant_like(jnp.eye(len(S), dtype=S.dtype), S)
 
 
 def _solve(fn: Any, b: Array) -> Array:
-    return divide(fn, b, jnp.ones((), b.dtype))
+    same = lambda _, b: b  # noqa: E731
+    return lax.custom_linear_solve(fn, b, same, same)
 
 
 def _turn(
-    S: Array, M: Array, vectors: tuple, dots: tuple, equal: Array, loudness: Array
+    S: Array, M: Array, vectors: tuple, dots: tuple, near: Array, near_dot: Array
 ) -> tuple[Array, Array, tuple, Array]:
-    """Return Λ̇ and K, whose cotangent is dropped where it is rounding, with what stands beside.
-
-    `loudness` is zero and does not move. Its cotangent says how large were the cotangents of K
-    that were divided by gaps, in what is differentiated again.
-    """
-    S_dot, K = couplings(S, M, jnp.zeros_like(M), equal)
-    moving = (K, dots, jnp.zeros_like(loudness))
-    K, dots, still = watch(_drop_rounding, moving, (vectors, loudness))
-    return S_dot, K, dots, still
+    """Return Λ̇ and K, whose cotangent is dropped where it is rounding, with what stands beside."""
+    S_dot, K = couplings(S, M, None, near > 0)
+    K, dots, near_dot = watch(_drop_rounding, (K, dots, near_dot), (vectors, near))
+    return S_dot, K, dots, near_dot
 
 
 @eqx.filter_custom_jvp
@@ -132,8 +134,8 @@ def _drop_rounding(bars: Any, residuals: Any) -> Any:
 
 
 # A tangent is judged by its own size: it need not vanish where the cotangent does. In gradients of
-# gradients what stands here is divided by gaps, and so is the rounding in all that it causes:
-# `loudness` carries its size to where that is judged.
+# gradients what stands here is divided by gaps, and so is the rounding in all that it causes: the
+# cotangent of `near` carries its size to where that is judged.
 @_drop_rounding.def_jvp
 @full_precision
 def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
@@ -142,19 +144,22 @@ def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     bars_dot = still if bars_dot is None else eqx.combine(bars_dot, still)
     K_dot, *others = look(_without_rounding, bars_dot, residuals)
     if residuals_dot is not None and residuals_dot[1] is not None:
-        K_dot = K_dot + _sizes(residuals[0], bars[1]).astype(K_dot.dtype) * residuals_dot[1]
+        both = 1 + 1j if jnp.iscomplexobj(K_dot) else 1  # real and imaginary parts
+        sizes = both * _sizes(residuals[0], bars[1]).astype(K_dot.dtype)
+        K_dot = K_dot + sizes * residuals_dot[1].astype(K_dot.dtype)
     return _drop_rounding(bars, residuals), (K_dot, *others)
 
 
 @full_precision
 def _without_rounding(bars: Any, residuals: Any) -> Any:
-    (K_bar, dots_bar, loudness), (vectors, _) = bars, residuals
-    sizes = _sizes(vectors, dots_bar) + jnp.abs(loudness) + jnp.abs(loudness).T
+    (K_bar, dots_bar, near_bar), (vectors, _) = bars, residuals
+    sizes = _sizes(vectors, dots_bar) + jnp.abs(near_bar) + jnp.abs(near_bar).T
     quiet = jnp.abs(K_bar) <= QUIET * float(jnp.finfo(sizes.dtype).eps) * sizes
-    return jnp.where(quiet, jnp.zeros_like(K_bar), K_bar), dots_bar, loudness
+    return jnp.where(quiet, jnp.zeros_like(K_bar), K_bar), dots_bar, near_bar
 
 
 def _sizes(vectors: tuple, bars: tuple) -> Array:
     """Return the size of what is summed in the cotangent of a turn, symmetric; constant."""
-    sizes = sum(product_sizes(x, bar) for x, bar in zip(vectors, bars, strict=True))
+    parts = [product_sizes(x, bar) for x, bar in zip(vectors, bars, strict=True)]
+    sizes = sum(parts[1:], parts[0])
     return lax.stop_gradient(sizes + sizes.T)

@@ -108,5 +108,4 @@ class General(AbstractSums):
 
     def separate(self, state: Pairs) -> Pairs:
         """Return the state with the block of each cluster apart from the others."""
-        S, X, V = separate(state.S, state.X, state.V, state.near > 0)
-        return Pairs(S, X, V, state.near)
+        return Pairs(*separate(state.S, state.X, state.V, state.near))

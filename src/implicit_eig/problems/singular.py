@@ -44,6 +44,7 @@ from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
 from ._blocks import (
     Linearisation,
+    beyond_rounding,
     check_k,
     couplings,
     diagonalise,
@@ -171,9 +172,9 @@ class Singular(AbstractProblem):
     def separate(self, state: Triplets) -> Triplets:
         """Return the state with the block of each cluster apart from the others."""
         W = jnp.concatenate([state.U, state.V])
-        S, W = separate_orthonormal(state.S, W, state.near > 0)
+        S, W, near = separate_orthonormal(state.S, W, state.near)
         m = len(state.U)
-        return Triplets(S, W[:m], W[m:], state.near)
+        return Triplets(S, W[:m], W[m:], near)
 
     def diagonal(self, state: Triplets) -> Triplets:
         """Return (Σ, UQ, VQ) with S = QΣQᴴ."""
@@ -202,7 +203,9 @@ class Singular(AbstractProblem):
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
         W, W_bar = (jnp.concatenate([t.U, t.V]) for t in (state, cotangent))
-        return turn_defect_of_pairs(state.S, W, cotangent.S, W_bar, clusters)
+        sigma = jnp.diagonal(state.S).real
+        defect, size = turn_defect_of_pairs(sigma, W, cotangent.S, W_bar, clusters)
+        return beyond_rounding(defect, cotangent.near), size
 
     def values_dot(
         self, state: Triplets, residual_dot: tuple[Array, Array, Array]
@@ -223,10 +226,10 @@ class Singular(AbstractProblem):
     ) -> Triplets:
         """Return Ṡ, U̇ and V̇; `residual_dot` is (W_u, W_v, 0) of the derivation above."""
         S, U, V = state.S, state.U, state.V
-        W_u, W_v, N = residual_dot
+        W_u, W_v, _ = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         pencil = _pencil(state, operators)
-        S_dot, turn = couplings(S, (K + L) / 2, N, near_blocks(pencil.lam, state.near > 0))
+        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(pencil.lam, state.near > 0))
         lam = jnp.diagonal(S)
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
         R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
@@ -238,7 +241,7 @@ class Singular(AbstractProblem):
         # (U; −V) is left in the systems: what rounding finds along it is taken out here
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
         W = jnp.concatenate([U, V])
-        rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ (turn - N / 2)
+        rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ turn
         return Triplets(S_dot, rest[:m], rest[m:], jnp.zeros_like(state.near))
 
     def _solve(
