@@ -41,3 +41,63 @@ def test_float32_matrices_are_multiplied_in_full_precision(name):
     program = jax.jit(lambda A: jax.jvp(gradient, (A,), (A,))).lower(A).as_text()
     assert "precision = [HIGHEST, HIGHEST]" in program
     assert "precision = [DEFAULT" not in program
+
+
+def two_of(decompose):
+    def solver(A):
+        values, X = decompose(A)
+        return values[..., :2], X[..., :2]
+
+    return solver
+
+
+numpy_eigh, numpy_eig, jax_eigh = map(two_of, (np.linalg.eigh, np.linalg.eig, jnp.linalg.eigh))
+START = np.ones(30)
+AGAIN = {
+    "host": lambda: ie.eigensolver(numpy_eigh, ie.Hermitian(2)),
+    "traceable": lambda: ie.eigensolver(ie.traceable(jax_eigh), ie.Hermitian(2)),
+    "options": lambda: ie.eigensolver(
+        numpy_eigh,
+        ie.Hermitian(2),
+        linear_solver=ie.MINRES(),
+        policy=ie.Policy(forward=ie.Action.NAN),
+        normalization=ie.TwoNorm(),
+    ),
+    "general": lambda: ie.eigensolver(numpy_eig, ie.General(2)),
+    "ready-made": lambda: ie.eigensolver(
+        ie.solvers.arpack(2, sigma=-1.0, v0=START.copy()), ie.Hermitian(2)
+    ),
+}
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, _, **__: COMPILED.append(name))
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_an_eigensolver_of_equal_parts_compiles_nothing_anew(name):
+    """Made anew at each call, as users do."""
+    A = jnp.asarray(np.diag(np.arange(30.0)) + np.eye(30, k=1) + np.eye(30, k=-1))
+
+    def loss(A):
+        return jnp.sum(jnp.abs(AGAIN[name]()(A).vectors) ** 4)
+
+    first = jax.grad(loss)(A)
+    jax.block_until_ready(first)
+    assert any("backend_compile" in event for event in COMPILED)
+    COMPILED.clear()
+    second = jax.grad(loss)(A)
+    assert not [event for event in COMPILED if "compile" in event]
+    assert jnp.all(first == second)
+
+
+def test_solvers_of_other_parts_are_others():
+    arpack = ie.solvers.arpack
+    assert arpack(2, sigma=0.0) == arpack(2, sigma=0.0)
+    assert hash(arpack(2, v0=START)) == hash(arpack(2, v0=START.copy()))
+    for one, other in (
+        (arpack(2, sigma=0.0), arpack(3, sigma=0.0)),
+        (arpack(2, v0=START), arpack(2, v0=2 * START)),
+        (arpack(2), ie.solvers.arpack_general(2)),
+        (arpack(2, tol=1), arpack(2, tol=1.0)),
+        (ie.traceable(jax_eigh), ie.traceable(jnp.linalg.eigh)),
+    ):
+        assert one != other

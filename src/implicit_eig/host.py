@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jax.experimental.buffer_callback import buffer_callback
 from jaxtyping import PyTree
 
+from ._alike import Alike
 from ._errors import InputError
 
 # What a numerical code raises where it fails, and what says that the program is wrong.
@@ -300,7 +301,7 @@ class WithStatic(eqx.Module):
         return self.fn(*args, **kwargs)
 
 
-class Traceable:
+class Traceable(Alike):
     """Mark a function as JAX code; made by `traceable`."""
 
     def __init__(self, fn: Callable[..., Any]):

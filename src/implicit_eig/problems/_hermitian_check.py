@@ -111,6 +111,7 @@ def normalize(
     return Solution(lam, X, _equal=equal, _cut=cut), figures, relative
 
 
+@compiled
 def sound(
     rtol: float,
     residual: Array,

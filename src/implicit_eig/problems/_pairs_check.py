@@ -60,6 +60,7 @@ def normalize(
     return solution, figures
 
 
+@compiled
 def sound(
     rtol: float,
     residual: Array,

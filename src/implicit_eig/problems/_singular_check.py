@@ -73,6 +73,7 @@ def _unit(X: Array) -> Array:
     return scale_columns(X, 1 / jnp.where(norms > 0, norms, 1))
 
 
+@compiled
 def sound(
     rtol: float,
     sigma: Array,

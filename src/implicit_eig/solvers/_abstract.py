@@ -5,8 +5,10 @@ from typing import Any
 
 import lineax as lx
 
+from .._alike import Alike
 
-class AbstractForwardSolver(abc.ABC):
+
+class AbstractForwardSolver(Alike, abc.ABC):
     """A solver that runs on the host, and knows which linear solver goes with it."""
 
     @abc.abstractmethod
