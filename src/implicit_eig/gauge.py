@@ -208,7 +208,7 @@ def _distance(values: np.ndarray) -> str:
     relative = f", {apart / size:.1e} of their size" if 0 < size < np.inf else ""
     return (
         f"Their values differ by {apart:.1e}{relative}, and count as one: closer than rounding, "
-        "or than `Policy(degeneracy_rtol=...)` where it is given."
+        "or than `Policy(degeneracy_rtol=...)` (by default √eps for `Polynomial`, else 0)."
     )
 
 
