@@ -252,6 +252,7 @@ def test_batches_are_judged_one_by_one():
         with pytest.warns(ie.GaugeWarning) as caught:
             gradient()
         assert len(caught) == 1
+        assert "This is member 0 of the batch." in str(caught[0].message)
 
 
 @pytest.mark.parametrize(("dtype", "coupling"), [(np.float32, 1e-3), (np.float64, 1e-7)])

@@ -187,6 +187,8 @@ class Check(eqx.Module):
             message = self.inspect(*(np.asarray(figure[index]) for figure in figures))
             if message is None:
                 continue
+            if index:
+                message = f"{message} This is member {', '.join(map(str, index))} of the batch."
             if self.action is Action.RAISE:
                 raise self.error(message)
             warnings.warn(message, self.warning, stacklevel=2)

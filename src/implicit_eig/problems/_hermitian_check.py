@@ -56,6 +56,7 @@ def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Arra
 def inspect_operators(
     defect: np.ndarray, rounding: np.ndarray, quadratic_form: np.ndarray
 ) -> str | None:
+    """Judge A and B by the figures of `hermitian_parts`."""
     for name, d, r, q in zip("AB", defect, rounding, quadratic_form, strict=False):
         if not np.isfinite(r):
             return (
