@@ -214,3 +214,24 @@ def test_refusals():
         solve(lambda A: (np.ones(K), np.full((N, K), np.nan)))(A)
     with pytest.raises(ie.EigensolverError, match="B Hermitian positive definite on the space"):
         solve(schur)(A, -jnp.eye(N))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_function_of_block_and_basis_raises_no_alarm_of_an_exceptional_point(seed):
+    """‖XSXᴴ‖²: its cotangent is S̄ but for rounding, and no column shows a value's condition."""
+
+    def solver(A):
+        values, X = np.linalg.eig(A)
+        largest = np.argsort(-np.abs(values))[:K]
+        return values[largest], X[:, largest]
+
+    solve = ie.eigensolver(solver, ie.Subspace(K))
+    A, direction = random(seed, N), random(9, N)
+
+    def loss(A):
+        S, X = solve(A)
+        return jnp.sum(jnp.abs(X @ S @ X.conj().T) ** 2)
+
+    found = jnp.vdot(jax.grad(loss)(A), direction)
+    expected = ie.testing.finite_difference(loss, (A,), (direction,), step=3e-4, order=4)
+    assert abs(found - expected) < 1e-6 * abs(expected)

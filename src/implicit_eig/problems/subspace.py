@@ -36,7 +36,7 @@ from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
 from ..systems.bordered import Bordered
-from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ..systems.bordered_pairs import BORDER, BorderedBasis
 from ..systems.matrices import Shifted
 from ..systems.sylvester import Sylvester
 from ._abstract import AbstractProblem, Operators
@@ -231,7 +231,7 @@ class _Linearisation(AbstractLinearisation):
         matrices = _matrices(self.A, self.B, self.S)
         n, k = self.X.shape
         border = scale_columns(apply_complex(self.B, self.X), self.scale)
-        systems = BorderedPairs(
+        systems = BorderedBasis(
             matrices.structure(n),
             matrices,
             -border,

@@ -15,6 +15,7 @@ Source: Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78; Govaerts (2000) Numeric
 bifurcations of dynamical equilibria, SIAM, section 3.2 for bordered matrices.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,7 @@ class BorderedPairs(AbstractLinearSystems):
         """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1; shape (k,)."""
         return self.matrices.sizes(self.col[:, :1])
 
-    def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"]:
+    def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"] | None:
         """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left vector for (0, ·).
 
         With κ = ‖y‖ ‖T'x‖ / |yᴴT'x| the first is at most κ for every r, and the second is κ. Where
@@ -143,18 +144,12 @@ class BorderedPairs(AbstractLinearSystems):
 
     def transposed(self) -> "BorderedPairs":
         """Return Mᵢᵀ, of which no left vectors are known."""
-        none = jnp.zeros_like(self.left)
-        matrices = self.matrices.transposed()
-        return BorderedPairs(
-            self.structure,
-            matrices,
-            self.row,
-            self.col,
-            self.near,
-            self.alpha,
-            self.X,
-            none,
-            self.equal,
+        return dataclasses.replace(
+            self,
+            matrices=self.matrices.transposed(),
+            col=self.row,
+            row=self.col,
+            left=jnp.zeros_like(self.left),
         )
 
     def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
@@ -171,3 +166,15 @@ class BorderedPairs(AbstractLinearSystems):
         top = matrices.product(X) + self.col @ (near * mu)
         rest = (1 - near) * mu * self.alpha.astype(mu.dtype)[:, None]
         return jnp.concatenate([top, near * (self.row.T @ X) + rest])
+
+
+class BorderedBasis(BorderedPairs):
+    """The same for a basis of a space, in which single values need not be well conditioned."""
+
+    @staticmethod
+    def name(i: int) -> str:
+        """Return the column."""
+        return f"the bordered system of column {i}"
+
+    def condition_bound(self, b: Unknowns, U: Unknowns) -> None:
+        """Return `None`: the columns are coupled, and no one shows the condition of a value."""
