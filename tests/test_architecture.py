@@ -51,6 +51,7 @@ FLOORS = [
     "reverse_communication",
     "host",
     "_compiled",
+    "_alike",
     "_host_differences",
     "_assembly",
     "_errors",
