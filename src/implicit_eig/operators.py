@@ -137,12 +137,12 @@ def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
     return column_norms(x[:, None])[0]
 
 
-@compiled
 def at(M: Shaped[Array, "... k"], i: Any) -> Shaped[Array, "..."]:
     """Return M[..., i], also inside `jax.shard_map`, where JAX's brackets fail in a `cond`."""
     return lax.dynamic_index_in_dim(M, i, axis=-1, keepdims=False)
 
 
+@compiled
 def apply(
     operator: lx.AbstractLinearOperator | None, X: Inexact[Array, "n k"], skip_zeros: bool = False
 ) -> Inexact[Array, "m k"]:

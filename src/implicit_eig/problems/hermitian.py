@@ -142,9 +142,9 @@ class Hermitian(AbstractProblem):
         parts, figures = hermitian_parts(operators)
         defect, rounding, quadratic_form = figures
         # a comparison with NaN is False
-        sound = jnp.all(defect <= rounding) & jnp.all(quadratic_form[1:] > 0)
+        as_declared = jnp.all(defect <= rounding) & jnp.all(quadratic_form[1:] > 0)
         check = forward_check(policy, inspect_operators)
-        return enforce(check, figures, parts, ~(sound & jnp.all(jnp.isfinite(rounding))))
+        return enforce(check, figures, parts, ~(as_declared & jnp.all(jnp.isfinite(rounding))))
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
         """Return B."""
