@@ -1,9 +1,13 @@
-"""Solvers of equal parts are equal: a program compiled for one of them serves all."""
+"""Solvers and functions of equal parts are equal: a program compiled for one of them serves all."""
 
 import hashlib
 from typing import Any
 
+import jax
+import jax.extend.core as jex
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 
 class Alike:
@@ -16,18 +20,99 @@ class Alike:
         return hash((type(self), _key(vars(self))))
 
 
-def _key(part: Any) -> Any:
+class Steps:
+    """What a function computes, as JAX has traced it; equal to another one of equal steps.
+
+    Two functions that are written alike are different objects, and so are their traces. The rules
+    of a `custom_jvp` in them are compared by their own steps, other ones by identity.
+    """
+
+    def __init__(self, jaxpr: jex.Jaxpr):
+        self.jaxpr = jaxpr
+        self.key = _described(jaxpr)
+        self.hash = hash(self.key)
+
+    def __call__(self, constants: list[Array], *args: Array) -> list[Array]:
+        """Return the results."""
+        return jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, constants))(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Steps) and self.hash == other.hash and self.key == other.key
+
+    def __hash__(self) -> int:
+        return self.hash
+
+
+# Rules are compared up to derivatives of this order: most of them call their own function again.
+ORDERS = 3
+
+
+def _described(jaxpr: jex.Jaxpr, depth: int = 0) -> tuple:
+    """Return the steps with variables by number."""
+    numbers: dict[Any, int] = {}
+
+    def named(var: Any) -> tuple:
+        return numbers.setdefault(var, len(numbers)), var.aval
+
+    def read(atom: Any) -> tuple:
+        return named(atom) if isinstance(atom, jex.Var) else (_key(np.asarray(atom.val)), atom.aval)
+
+    inputs = tuple(map(named, [*jaxpr.constvars, *jaxpr.invars]))
+    steps = []
+    for step in jaxpr.eqns:
+        params, shapes = dict(step.params), [_shape(var) for var in step.invars]
+        real = all(jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes)
+        if step.primitive.name == "custom_jvp_call" and real:
+            params = {name: part for name, part in params.items() if not name.startswith("jvp_")}
+            rule = _rule(jaxpr, step) if depth < ORDERS else None
+            params["rule"] = _key(rule, depth + 1)
+        ends = tuple(map(read, step.invars)), tuple(map(named, step.outvars))
+        steps.append((step.primitive, _key(params, depth), *ends))
+    return inputs, tuple(steps), tuple(map(read, jaxpr.outvars))
+
+
+def _rule(jaxpr: jex.Jaxpr, step: jex.JaxprEqn) -> jex.ClosedJaxpr:
+    """Return the steps of the derivative of one step."""
+    inputs = list(dict.fromkeys(var for var in step.invars if isinstance(var, jex.Var)))
+    alone = jaxpr.replace(constvars=[], invars=inputs, outvars=step.outvars, eqns=[step])
+    fn = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, []))
+    shapes = list(map(_shape, inputs))
+    return jax.make_jaxpr(lambda x, x_dot: jax.jvp(fn, x, x_dot))(shapes, shapes)
+
+
+def _shape(var: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
+
+
+class _Same:
+    """Stand for an object that equals itself alone; kept, for another may come to lie there."""
+
+    def __init__(self, part: Any):
+        self.part = part
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.part is other.part
+
+    def __hash__(self) -> int:
+        return id(self.part)
+
+
+def _key(part: Any, depth: int = 0) -> Any:
     """Return something hashable that is equal for parts that do the same."""
     if isinstance(part, dict):
-        return tuple((name, _key(part[name])) for name in sorted(part))
+        return tuple((name, _key(part[name], depth)) for name in sorted(part))
     if isinstance(part, (tuple, list)):
-        return tuple(map(_key, part))
+        return tuple(_key(each, depth) for each in part)
+    if isinstance(part, jex.Jaxpr):
+        return _described(part, depth)
+    if isinstance(part, jex.ClosedJaxpr):
+        return _described(part.jaxpr, depth), tuple(map(_Same, part.consts))
     if isinstance(part, np.ndarray):
         digest = hashlib.blake2b(np.ascontiguousarray(part).tobytes()).digest()
         return part.shape, part.dtype.str, digest
     try:
         hash(part)
     except TypeError:
-        return id(part)
+        return _Same(part)
     # numbers that are equal may differ in what they make of others: 1 and 1.0
     return type(part), part

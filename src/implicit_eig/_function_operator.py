@@ -8,7 +8,39 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
+from ._alike import Steps
 from .packed import register_sparse
+
+
+class _Product(eqx.Module):
+    """The function of an operator, in steps that can be compared, and the arrays in it."""
+
+    steps: Steps = eqx.field(static=True)
+    arrays: list[Array]
+
+    def __call__(self, vector: Array) -> Array:
+        return self.steps(self.arrays, vector)[0]
+
+
+def comparable(operator: lx.FunctionLinearOperator) -> lx.FunctionLinearOperator:
+    """Return the operator such that one of an equal function compiles nothing anew."""
+    arrays, static = eqx.partition(operator, eqx.is_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    like: Any = operator.in_structure()
+
+    def product(leaves: list[Array], vector: Array) -> Array:
+        return eqx.combine(jax.tree.unflatten(structure, leaves), static).mv(vector)
+
+    closed = jax.make_jaxpr(product)(leaves, like)
+    # of a closed jaxpr the arrays it has found are constants, those it is given are arguments
+    jaxpr = closed.jaxpr
+    count = len(jaxpr.invars) - 1
+    opened = jaxpr.replace(
+        constvars=[*jaxpr.constvars, *jaxpr.invars[:count]], invars=jaxpr.invars[count:]
+    )
+    found = list(map(jnp.asarray, [*closed.consts, *leaves]))
+    fn: Any = _Product(Steps(opened), found)
+    return lx.FunctionLinearOperator(fn, like, operator.tags, closure_convert=False)
 
 
 class FunctionOperator(lx.AbstractLinearOperator):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Inexact, Shaped
 
 from ._compiled import compiled
 from ._errors import InputError
-from ._function_operator import FunctionOperator
+from ._function_operator import FunctionOperator, comparable
 from ._host_operator import AbstractHostMatrix, HostOperator
 from .packed import PackedOperator, pack
 from .sparse import SparseOperator, simplify
@@ -36,8 +36,6 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
         operator = SparseOperator.from_scipy(given)
     elif isinstance(given, lx.AbstractLinearOperator):
         operator = simplify(given)
-        if isinstance(operator, lx.FunctionLinearOperator):
-            operator = FunctionOperator(operator)
     elif isinstance(given, (jax.Array, np.ndarray)):
         _check_inexact(name, given.dtype)
         if given.ndim != 2:
@@ -60,6 +58,8 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
                 f"`solve({name}=...)`: an operator between vectors of shape (n,); got "
                 f"{structure}. Ravel the argument inside the operator."
             )
+    if isinstance(operator, lx.FunctionLinearOperator):
+        operator = FunctionOperator(comparable(operator))
     if 0 in (operator.in_size(), operator.out_size()):
         raise InputError(
             f"`solve({name}=...)`: at least one row and column; got an empty operator of shape "
@@ -123,6 +123,11 @@ def promoted(
 def scale_columns(X: Inexact[Array, "n k"], factors: Shaped[Array, " k"]) -> Inexact[Array, "n k"]:
     """Return X diag(factors), shape (n, k)."""
     return X * factors[None, :].astype(X.dtype)
+
+
+def diagonal(S: Inexact[Array, "k k"]) -> Inexact[Array, " k"]:
+    """Return the diagonal: `jnp.diagonal` in a quarter of its instructions, transposed too."""
+    return jnp.einsum("ii->i", S)
 
 
 def column_norms(X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
