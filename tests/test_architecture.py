@@ -28,6 +28,7 @@ FLOORS = [
     "_implicit_function",
     "_derivatives",
     "gauge",
+    "_forward",
     "polish",
     "problems",
     "solvers",

@@ -89,6 +89,19 @@ def test_an_eigensolver_of_equal_parts_compiles_nothing_anew(name):
     assert jnp.all(first == second)
 
 
+@pytest.mark.parametrize(
+    "linear_solver", [None, ie.MINRES(), ie.ShiftInvert()], ids=["default", "MINRES", "ShiftInvert"]
+)
+def test_an_eigensolver_is_an_argument_of_jit(linear_solver):
+    A = jnp.asarray(np.diag(np.arange(6.0)) + np.eye(6, k=1) + np.eye(6, k=-1))
+    policy = ie.Policy(gauge=ie.Action.NAN, residual_rtol=1e-9, linear_solve_rtol=np.float32(1e-6))
+    solve = ie.eigensolver(
+        ie.traceable(jax_eigh), ie.Hermitian(2), linear_solver=linear_solver, policy=policy
+    )
+    of = lambda solve, A: jax.grad(lambda A: jnp.sum(solve(A).vectors ** 4))(A)
+    np.testing.assert_allclose(jax.jit(of)(solve, A), of(solve, A), atol=1e-9)
+
+
 def test_solvers_of_other_parts_are_others():
     arpack = ie.solvers.arpack
     assert arpack(2, sigma=0.0) == arpack(2, sigma=0.0)

@@ -8,16 +8,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import PyTree
 
-from . import host
 from ._compiled import compiled, full_precision
-from ._errors import EigensolverError, InputError
+from ._errors import InputError
+from ._forward import run_solver
 from ._implicit import AbstractRoot, find_root, jvp_at
 from .gauge import watch_state, watch_values
-from .guard import nearest_beyond, without_guard
-from .host import Traceable, refuse_jax, refuse_jax_code
+from .guard import without_guard
+from .host import refuse_jax_code
 from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
@@ -25,12 +24,10 @@ from .normalization import AbstractNormalization, FunctionNormalization
 from .policy import DEFAULT_POLICY, Action, Policy
 from .polish import newton
 from .problems._abstract import AbstractProblem, Operators
-from .reverse_communication import converse
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
-from .views import remote
 
 
 class Eigensolver(eqx.Module):
@@ -43,6 +40,7 @@ class Eigensolver(eqx.Module):
     policy: Policy
     normalization: AbstractNormalization | None = None
     refine: int = eqx.field(static=True, default=0)
+    batched: bool = eqx.field(static=True, default=False)
 
     def __call__(self, *operators: Any) -> Solution:
         """Return the pairs of A, or of the pencil A − λB.
@@ -172,6 +170,7 @@ def eigensolver(
     normalization: AbstractNormalization | Callable[[jax.Array], jax.Array] | None = None,
     policy: Policy = DEFAULT_POLICY,
     refine: int = 0,
+    batched: bool = False,
 ) -> Eigensolver:
     """Make an eigensolver differentiable: A x = λ B x holds at its answer, and that is enough.
 
@@ -185,7 +184,9 @@ def eigensolver(
         problem: the declared kind, for example `Hermitian(k)`.
         linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
             `ShiftInvert()`, `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or
-            a bare function f(matvec, b). Default `AutoLinearSolver()`.
+            a bare function f(matvec, b). Default `AutoLinearSolver()`. A solution counts as solved
+            up to ten times the solver's own tolerance, up to 1e-5 where it has none that is known;
+            `Policy(linear_solve_rtol=...)` sets another limit.
         system: the form of these systems: `Deflated()`, `Bordered()`, `FullSpectrum()`;
             default `AutoSystem()`.
         normalization: of the vectors: `BNorm()`, `TwoNorm()`, `LargestComponent()`,
@@ -195,6 +196,9 @@ def eigensolver(
         refine: steps of Newton's method on the solver's pairs before they are checked, for a
             solver that converges loosely; derivatives are those of the polished pairs. Each step
             is one linear solve for each pair.
+        batched: whether a host solver takes stacks, arrays (..., n, n), and returns values
+            (..., k) and vectors (..., n, k), as `numpy.linalg.eigh` does: under `jax.vmap` it is
+            called once for all matrices, rather than once for each. Dense arrays only.
 
     Returns:
         A function `solve(*operators) -> Solution` for `jit`, `grad`, `vjp`, `jvp`, `hessian`,
@@ -244,9 +248,12 @@ def eigensolver(
             "`eigensolver(refine=...)`: a number of Newton steps, 0 or more; got "
             f"{refine!r}. Give it as an integer."
         )
+    _check_type("batched", batched, bool, "`True` or `False`")
     problem = problem.suited_to(solver)
     normalization = _as_normalization(normalization)
-    return Eigensolver(solver, problem, linear_solver, system, policy, normalization, refine)
+    return Eigensolver(
+        solver, problem, linear_solver, system, policy, normalization, refine, batched
+    )
 
 
 def _as_normalization(given: Any) -> AbstractNormalization | None:
@@ -275,7 +282,7 @@ class _Pairs(AbstractRoot):
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
         problem, policy = self.solve.problem, self.solve.policy
         asked, linear_solver = problem.with_guard(), self.solve.linear_solver
-        raw = _run_solver(self.solve.solver, asked, theta, policy)
+        raw = run_solver(self.solve.solver, asked, theta, policy, self.solve.batched)
         raw = newton(asked, raw, theta, linear_solver, self.solve.refine)
         solution = asked.normalize(raw, theta, policy)
         solution = without_guard(solution, problem.k, policy)
@@ -298,95 +305,3 @@ class _Pairs(AbstractRoot):
             return z_dot
         rtol = solve.gauge_rtol(jax.tree.leaves(z_dot)[0].dtype)
         return watch_state(solve.problem, solve.policy, rtol, z, clusters, z_dot)
-
-
-def _run_solver(
-    solver: Callable[..., Any], problem: AbstractProblem, operators: Operators, policy: Policy
-) -> Solution:
-    like = problem.structure(operators)
-    like = dataclasses.replace(like, _rest=like.values)
-    if isinstance(solver, Traceable):
-        return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
-    operators, products = remote(operators, problem.is_hermitian)
-    arrays, static = eqx.partition(operators, eqx.is_array)
-    code = _HostSolver(solver, problem, static, like, policy.forward is Action.NAN)
-    return converse(code, like, products, arrays)
-
-
-class _HostSolver(eqx.Module):
-    solver: Callable[..., Any] = eqx.field(static=True)
-    problem: AbstractProblem
-    operators: Operators
-    like: Solution
-    forgiving: bool = eqx.field(static=True)
-
-    def __call__(self, arrays: Operators) -> Solution:
-        operators = eqx.combine(arrays, self.operators)
-        solver = self.solver
-        if self.forgiving:  # of what it raises, not of what is wrong with its answer
-            solver = host.Forgiving(solver, (self.like.values, self.like.vectors))
-        return _parse(solver(*self.problem.host_views(operators)), self.like, np)
-
-
-def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
-    """Return a solver's answer as the pairs that `like` describes, or say what is wrong.
-
-    Left vectors that `like` has and the solver does not give are zeros.
-    """
-    requirement = "`eigensolver(solver=...)`: the solver must return "
-    k = like.values.shape[0]
-    if not isinstance(answer, (tuple, list)) or not 2 <= len(answer) <= 3:
-        found = type(answer).__name__
-        if isinstance(answer, (tuple, list)):
-            found = f"a {found} of {len(answer)}"
-        raise EigensolverError(
-            f"{requirement}(values, vectors); got {found}. Wrap it: `lambda A: (values, vectors)`."
-        )
-    given = [xp.asarray(refuse_jax(part) if xp is np else part) for part in answer]
-    values = given[0]
-    for name, found, expected in zip(
-        ("vectors", "left_vectors"), given[1:], (like.vectors, like.left_vectors), strict=False
-    ):
-        n = (like.vectors if expected is None else expected).shape[0]
-        if values.ndim != 1 or found.ndim != 2 or found.shape != (n, values.shape[0]):
-            raise EigensolverError(
-                f"{requirement}values (k,) and {name} (n, k) = ({n}, {k}), one column for each "
-                f"value; got shapes {values.shape} and {found.shape}. Transpose the vectors, or "
-                "unpack the solver's answer in another order."
-            )
-    if values.shape[0] < k:
-        raise EigensolverError(
-            f"{requirement}at least k = {k} pairs; got {values.shape[0]}. Ask the solver for more, "
-            "or declare a smaller k."
-        )
-    left = None
-    if like.left_vectors is not None:
-        structure = like.left_vectors
-        if len(given) == 3:
-            left = _cast("left_vectors", given[2][:, :k], structure.dtype, xp)
-        else:
-            left = xp.zeros(structure.shape, structure.dtype)
-    dtype, rest = like.values.dtype, None
-    # of a host solver only its run shows how many pairs it returns
-    if xp is np or values.shape[0] > k:
-        rest = nearest_beyond(values, k, xp)
-        real = xp.iscomplexobj(rest) and not jnp.issubdtype(dtype, jnp.complexfloating)
-        rest = (rest.real if real else rest).astype(dtype)
-    return Solution(
-        _cast("values", values[:k], dtype, xp),
-        _cast("vectors", given[1][:, :k], like.vectors.dtype, xp),
-        left,
-        _rest=rest,
-    )
-
-
-def _cast(name: str, found: Any, dtype: Any, xp: Any) -> Any:
-    if xp.iscomplexobj(found) and not jnp.issubdtype(dtype, jnp.complexfloating):
-        if xp is jnp or np.any(np.abs(found.imag) > np.sqrt(np.finfo(dtype).eps) * np.abs(found)):
-            raise EigensolverError(
-                f"`eigensolver(solver=...)`: the solver must return real {name} here; got "
-                f"{found.dtype}. Take their real part if they are real, give complex operators "
-                "if the vectors are complex, or declare the problem that it is."
-            )
-        found = found.real
-    return found.astype(dtype)

@@ -17,6 +17,8 @@ else:  # on the host the arrays are NumPy's, and before the run they are shapes
 class Solution(eqx.Module):
     """Hold the pairs of an eigenproblem; unpacks as `values, vectors = solution`.
 
+    Like a tuple of these two it has a length and items.
+
     Attributes:
         values: shape (k,); real for a Hermitian problem; unit [a]/[b]. The block S (k, k) of a
             `Subspace`.
@@ -47,3 +49,9 @@ class Solution(eqx.Module):
     def __iter__(self) -> Iterator[PyTree]:
         yield self.values
         yield self.vectors
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int | slice) -> PyTree:
+        return tuple(self)[i]

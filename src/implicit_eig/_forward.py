@@ -1,0 +1,169 @@
+"""The forward solve: the user's solver is called, and its answer read."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import host
+from ._errors import EigensolverError, InputError
+from .guard import nearest_beyond
+from .host import Traceable, refuse_jax
+from .operators import is_dense
+from .policy import Action, Policy
+from .problems._abstract import AbstractProblem, Operators
+from .reverse_communication import converse
+from .solution import Solution
+from .views import remote
+
+REQUIREMENT = "`eigensolver(solver=...)`: the solver must return "
+
+
+def run_solver(
+    solver: Callable[..., Any],
+    problem: AbstractProblem,
+    operators: Operators,
+    policy: Policy,
+    batched: bool,
+) -> Solution:
+    """Return the pairs that the solver finds, as it returns them."""
+    like = problem.structure(operators)
+    like = dataclasses.replace(like, _rest=like.values)
+    if batched:
+        _check_stacks(solver, operators)
+    if isinstance(solver, Traceable):
+        return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
+    operators, products = remote(operators, problem.is_hermitian)
+    arrays, static = eqx.partition(operators, eqx.is_array)
+    code = _HostSolver(solver, problem, static, like, policy.forward is Action.NAN)
+    if batched:
+        return host.call(code, like, arrays, vmap_method="broadcast_all")
+    return converse(code, like, products, arrays)
+
+
+def _check_stacks(solver: Callable[..., Any], operators: Operators) -> None:
+    if isinstance(solver, Traceable):
+        found = "a `traceable` one, which `jax.vmap` batches"
+    elif all(map(is_dense, operators)):
+        return
+    else:
+        found = ", ".join(type(operator).__name__ for operator in operators)
+    raise InputError(
+        "`eigensolver(batched=True)`: a host solver of dense arrays, which takes stacks of them; "
+        f"got {found}. Leave `batched` out."
+    )
+
+
+class _HostSolver(eqx.Module):
+    solver: Callable[..., Any] = eqx.field(static=True)
+    problem: AbstractProblem
+    operators: Operators
+    like: Solution
+    forgiving: bool = eqx.field(static=True)
+
+    def __call__(self, arrays: Operators) -> Solution:
+        operators = eqx.combine(arrays, self.operators)
+        solver = self.solver
+        if self.forgiving:  # of what it raises, not of what is wrong with its answer
+            solver = host.Forgiving(solver, (self.like.values, self.like.vectors))
+        views = self.problem.host_views(operators)
+        stack = views[0].shape[:-2] if isinstance(views[0], np.ndarray) else ()
+        if stack:
+            return self._of_stack(solver, views, stack)
+        return _parse(solver(*views), self.like, np)
+
+    def _of_stack(self, solver: Any, views: tuple, stack: tuple[int, ...]) -> Solution:
+        """Return the pairs of stacks of matrices, by one call of the solver if it does not fail."""
+        members = list(np.ndindex(stack))
+        try:
+            answer = self.solver(*views)
+        except host.FAILURES:
+            if not self.forgiving:
+                raise
+            # one after the other, so that only those are NaN that fail
+            answers = [_parts(solver(*(view[i] for view in views)), np) for i in members]
+        else:
+            parts = _parts(answer, np)
+            if any(part.shape[: len(stack)] != stack for part in parts):
+                raise EigensolverError(
+                    "`eigensolver(batched=True)`: a solver of stacks, whose answer has the leading "
+                    f"axes of its argument, {stack}; got arrays of shapes "
+                    f"{', '.join(str(part.shape) for part in parts)}. Leave `batched` out."
+                )
+            answers = [[part[i] for part in parts] for i in members]
+        found = [_read(answer, self.like, np) for answer in answers]
+        return jax.tree.map(lambda *leaves: np.reshape(leaves, stack + leaves[0].shape), *found)
+
+
+def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
+    return _read(_parts(answer, xp), like, xp)
+
+
+def _parts(answer: Any, xp: Any) -> list:
+    """Return the arrays of a solver's answer."""
+    if not isinstance(answer, (tuple, list)) or not 2 <= len(answer) <= 3:
+        found = type(answer).__name__
+        if isinstance(answer, (tuple, list)):
+            found = f"a {found} of {len(answer)}"
+        raise EigensolverError(
+            f"{REQUIREMENT}(values, vectors); got {found}. Wrap it: `lambda A: (values, vectors)`."
+        )
+    return [xp.asarray(refuse_jax(part) if xp is np else part) for part in answer]
+
+
+def _read(given: list, like: Solution, xp: Any) -> Solution:
+    """Return the arrays of an answer as the pairs that `like` describes, or say what is wrong.
+
+    Left vectors that `like` has and the solver does not give are zeros.
+    """
+    k, values = like.values.shape[0], given[0]
+    for name, found, expected in zip(
+        ("vectors", "left_vectors"), given[1:], (like.vectors, like.left_vectors), strict=False
+    ):
+        n = (like.vectors if expected is None else expected).shape[0]
+        if values.ndim != 1 or found.ndim != 2 or found.shape != (n, values.shape[0]):
+            raise EigensolverError(
+                f"{REQUIREMENT}values (k,) and {name} (n, k) = ({n}, {k}), one column for each "
+                f"value; got shapes {values.shape} and {found.shape}. Transpose the vectors, or "
+                "unpack the solver's answer in another order."
+            )
+    if values.shape[0] < k:
+        raise EigensolverError(
+            f"{REQUIREMENT}at least k = {k} pairs; got {values.shape[0]}. Ask the solver for more, "
+            "or declare a smaller k."
+        )
+    left = None
+    if like.left_vectors is not None:
+        structure = like.left_vectors
+        if len(given) == 3:
+            left = _cast("left_vectors", given[2][:, :k], structure.dtype, xp)
+        else:
+            left = xp.zeros(structure.shape, structure.dtype)
+    dtype, rest = like.values.dtype, None
+    # of a host solver only its run shows how many pairs it returns
+    if xp is np or values.shape[0] > k:
+        rest = nearest_beyond(values, k, xp)
+        real = xp.iscomplexobj(rest) and not jnp.issubdtype(dtype, jnp.complexfloating)
+        rest = (rest.real if real else rest).astype(dtype)
+    return Solution(
+        _cast("values", values[:k], dtype, xp),
+        _cast("vectors", given[1][:, :k], like.vectors.dtype, xp),
+        left,
+        _rest=rest,
+    )
+
+
+def _cast(name: str, found: Any, dtype: Any, xp: Any) -> Any:
+    if xp.iscomplexobj(found) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        if xp is jnp or np.any(np.abs(found.imag) > np.sqrt(np.finfo(dtype).eps) * np.abs(found)):
+            raise EigensolverError(
+                f"`eigensolver(solver=...)`: the solver must return real {name} here; got "
+                f"{found.dtype}. Take their real part if they are real, give complex operators "
+                "if the vectors are complex, or declare the problem that it is."
+            )
+        found = found.real
+    return found.astype(dtype)
