@@ -168,6 +168,7 @@ WRONG_TYPES = {
     "eigensolver(np.linalg.eigh, Hermitian(2), system='bordered')": r"AutoSystem; got 'bordered'",
     "eigensolver(np.linalg.eigh, Hermitian(2), linear_solver='cg')": r"a function f\(matvec, b\)",
     "eigensolver(np.linalg.eigh, Hermitian(2), linear_solver=lx.CG)": r"Pass an object",
+    "eigensolver(np.linalg.eigh, Hermitian(2), batched=1)": r"an instance of bool; got 1",
     "ie.Policy(gauge='ignore')": r"`Policy\(gauge=...\)`: an `Action`; got 'ignore'",
     "ie.Policy(residual_rtol='x')": r"a number at or above 0; got 'x'",
     "ie.implicit_function(np.sqrt, np.sqrt, conditions_derivative='fd')": r"`ReverseMode\(\)`; got",

@@ -269,7 +269,8 @@ BAD = {
     "affine": (
         lambda: run(lambda *P: delay(*P) + 1e-4, (A0, B0, TAU)),
         ie.EigensolverError,
-        r"`eigensolver\(problem=Nonlinear\(k=1\)\)`: a function .* that is linear in x",
+        r"`eigensolver\(problem=Nonlinear\(k=1\)\)`: a function .* that is linear in x.*"
+        r"self-consistency\), state all conditions by `implicit_function`",
     ),
     "conjugate of x": (
         lambda: run(lambda lam, x, *P: delay(lam, x.conj(), *P), (A0, B0, TAU)),

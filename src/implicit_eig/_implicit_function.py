@@ -1,6 +1,6 @@
 """`implicit_function`: the derivative of any solver, from the user's own conditions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -31,7 +31,7 @@ from .linear_solvers.functions import linear_solver as wrap_function
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
 from .operators import norm
-from .policy import DEFAULT_POLICY, Policy, enforce, forward_check, tolerance
+from .policy import DEFAULT_POLICY, Objection, Policy, enforce, forward_check, tolerance
 
 # Up to this many unknowns the default forms the Jacobian and factorises it: 32 MB in float64.
 DENSE_LIMIT = 2000
@@ -149,10 +149,8 @@ class _Conditions(AbstractRoot):
                 "none. Return z."
             )
         figures = _residual_figures(self.conditions, z, theta)
-        inspect = _InspectResidual(tolerance(self.policy.residual_rtol, figures[0].dtype))
-        return enforce(
-            forward_check(self.policy, inspect), figures, z, ~inspect.sound(*figures)
-        ), aux
+        rtol = tolerance(self.policy.residual_rtol, figures[0].dtype)
+        return enforce(forward_check(self.policy, _Unsolved(rtol)), figures, z), aux
 
     def residual(self, z: PyTree, theta: PyTree) -> Array:
         args, kwargs = theta
@@ -308,32 +306,27 @@ def _residual_figures(
     return norm(F), size, jnp.all(jnp.isfinite(to_real(z)))
 
 
-class _InspectResidual(eqx.Module):
-    """Judge whether z fulfils the conditions."""
+class _Unsolved(eqx.Module):
+    """Object to a z that does not fulfil the conditions."""
 
     residual_rtol: float = eqx.field(static=True)
 
-    def allowed(self, size: Any) -> Any:
-        """Return the largest residual that counts as rounding or as solved."""
-        return max(self.residual_rtol, ROUNDING * float(jnp.finfo(size.dtype).eps)) * size
-
-    def sound(self, residual: Array, size: Array, finite: Array) -> Array:
-        """Return whether z fulfils the conditions."""
-        allowed = self.allowed(size)
-        return finite & (residual <= allowed) & (allowed < jnp.inf)
-
-    def __call__(self, residual: np.ndarray, size: np.ndarray, finite: np.ndarray) -> str | None:
-        if not finite:
-            return (
+    def __call__(self, residual: Any, size: Any, finite: Any) -> Iterator[Objection]:
+        allowed = max(self.residual_rtol, ROUNDING * float(jnp.finfo(size.dtype).eps)) * size
+        yield Objection(
+            ~finite,
+            lambda _: (
                 "`implicit_function(solver=...)`: a finite solution; got NaN or inf. Check the "
                 "solver's own report of convergence."
-            )
-        allowed = float(self.allowed(size))
-        if residual <= allowed < np.inf:
-            return None
-        return (
-            "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a "
-            f"residual of norm {float(residual):.1e}, where {allowed:.1e} is allowed (the "
-            f"parts of the conditions have size {float(size):.1e}). Tighten the solver, check that "
-            "the conditions are its own, or accept this with `Policy(residual_rtol=...)`."
+            ),
+        )
+        yield Objection(
+            ~((residual <= allowed) & (allowed < np.inf)),
+            lambda _: (
+                "`implicit_function(solver=...)`: a solution of conditions(z, *args) = 0; got a "
+                f"residual of norm {float(residual):.1e}, where {float(allowed):.1e} is allowed "
+                f"(the parts of the conditions have size {float(size):.1e}). Tighten the solver, "
+                "check that the conditions are its own, or accept this with "
+                "`Policy(residual_rtol=...)`."
+            ),
         )

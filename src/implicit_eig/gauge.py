@@ -7,7 +7,7 @@ and so it is looked at there. Forward mode has none to look at.
 Source: Kasim (2020) arXiv:2011.04366 for the condition on the vectors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from ._errors import InputError
 from .cotangents import look, watch
-from .policy import Policy, enforce, gauge_check
+from .operators import diagonal
+from .policy import Objection, Policy, enforce, gauge_check
 from .problems._abstract import AbstractProblem
 
 # A smooth function of the values tells those of a cluster apart by its curvature times their
@@ -112,7 +113,7 @@ def _differences(
     allowance = CURVATURE * distance / jnp.where(larger > 0, larger, 1)
     # values that only rounding makes one, next to 0, have no distance
     apart = jnp.abs(bar[:, None] - bar[None, :]) - jnp.where(allowance < 1, allowance, 0)
-    for multiple in (lam, lam.conj()):
+    for multiple in (lam, lam.conj()) if jnp.iscomplexobj(lam) else (lam,):
         crossed = bar[:, None] * multiple[None, :]
         ratio = jnp.abs(crossed - crossed.T) / jnp.where(smaller > 0, smaller, 1)
         shows = (smaller > 0) & (smaller < 0.9 * larger)
@@ -131,9 +132,10 @@ class _State(eqx.Module):
         arrays, z, clusters = residuals
         problem = eqx.combine(arrays, self.problem)
         values = problem.solution(z).values
-        values = jnp.diagonal(values) if values.ndim == 2 else values
+        values = diagonal(values) if values.ndim == 2 else values
         figures = (*problem.gauge_defect(z, z_bar, clusters), values)
-        return _judge(self.policy, _InspectVectors(self.rtol), figures, z_bar)
+        check = gauge_check(self.policy, _Dependence(_of_vectors, self.rtol))
+        return enforce(check, figures, z_bar)
 
 
 class _Values(eqx.Module):
@@ -148,7 +150,8 @@ class _Values(eqx.Module):
     def judge(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
         """Return the cotangent, checked; `residuals` are clusters and values."""
         figures = (*_differences(values_bar, *residuals), residuals[1])
-        return _judge(self.policy, _InspectValues(self.rtol), figures, values_bar)
+        check = gauge_check(self.policy, _Dependence(_of_values, self.rtol))
+        return enforce(check, figures, values_bar)
 
 
 @eqx.filter_custom_jvp
@@ -165,42 +168,38 @@ def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple
     return out, None if dot is None else look(verdict.judge, dot, residuals)
 
 
-def _judge(
-    policy: Policy, inspect: Any, figures: tuple[Array, Array, Array], value: PyTree
-) -> PyTree:
-    defect, size, _ = figures
-    # what is not finite is reported where it arose
-    failed = jnp.any(defect > inspect.rtol * size)
-    return enforce(gauge_check(policy, inspect), figures, value, failed)
+class _Dependence(eqx.Module):
+    """Object to a dependence on the gauge; what is not finite is reported where it arose."""
 
-
-class _InspectVectors(eqx.Module):
-    """Say what the function depends on."""
-
+    message: Callable[..., str] = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
 
-    def __call__(self, defect: np.ndarray, size: np.ndarray, values: np.ndarray) -> str | None:
-        if not (defect > self.rtol * size).any():
-            return None
-        i, j = np.sort(np.unravel_index(np.argmax(defect), defect.shape))
-        amount = (
-            f"by {defect[i, j] / size:.1e} of its cotangent, where {self.rtol:.1e} is allowed. "
-        )
-        if i == j:
-            return (
-                "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one "
-                f"that depends on the phase of pair {i}, {amount}The gradient takes the phase for "
-                "constant. Use |x|², products x xᴴ, or overlaps' moduli; or fix phases with "
-                "`eigensolver(normalization=LargestComponent())`; or accept this with "
-                "`Policy(gauge=Action.IGNORE)`."
-            )
+    def __call__(self, defect: Any, size: Any, values: Any) -> Iterator[Objection]:
+        def message(*_: np.ndarray) -> str:
+            i, j = sorted(map(int, np.unravel_index(np.argmax(defect), defect.shape)))
+            return self.message(i, j, float(defect[i, j] / size), self.rtol, values[[i, j]])
+
+        yield Objection(defect > self.rtol * size, message)
+
+
+def _of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
+    """Say what a function of the vectors depends on."""
+    amount = f"by {share:.1e} of its cotangent, where {rtol:.1e} is allowed. "
+    if i == j:
         return (
-            "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one that "
-            f"depends on the basis in the cluster of pairs {i} and {j}, {amount}"
-            f"{_distance(values[[i, j]])} The gradient lacks what the function makes of a turn of "
-            "one vector into the other. Use products x xᴴ summed over the cluster, or separate "
-            "the values; or accept this with `Policy(gauge=Action.IGNORE)`."
+            "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one "
+            f"that depends on the phase of pair {i}, {amount}The gradient takes the phase for "
+            "constant. Use |x|², products x xᴴ, or overlaps' moduli; or fix phases with "
+            "`eigensolver(normalization=LargestComponent())`; or accept this with "
+            "`Policy(gauge=Action.IGNORE)`."
         )
+    return (
+        "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one that "
+        f"depends on the basis in the cluster of pairs {i} and {j}, {amount}"
+        f"{_distance(values)} The gradient lacks what the function makes of a turn of "
+        "one vector into the other. Use products x xᴴ summed over the cluster, or separate "
+        "the values; or accept this with `Policy(gauge=Action.IGNORE)`."
+    )
 
 
 def _distance(values: np.ndarray) -> str:
@@ -212,21 +211,13 @@ def _distance(values: np.ndarray) -> str:
     )
 
 
-class _InspectValues(eqx.Module):
-    """Say that the function tells the values of a cluster apart."""
-
-    rtol: float = eqx.field(static=True)
-
-    def __call__(self, defect: np.ndarray, size: np.ndarray, values: np.ndarray) -> str | None:
-        if not (defect > self.rtol * size).any():
-            return None
-        i, j = np.sort(np.unravel_index(np.argmax(defect), defect.shape))
-        return (
-            "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
-            f"whose derivatives by values {i} and {j} differ by {defect[i, j] / size:.1e} of the "
-            f"largest. {_distance(values[[i, j]])} Single values of a cluster have no "
-            "derivative: use their sum, `directional_derivatives` or `minimum_norm_subgradient`. "
-            "For second derivatives write a nonlinear function of them through the vectors or by "
-            "`Subspace`, as `docs/conventions.md` says. Or accept this with "
-            "`Policy(gauge=Action.IGNORE)`."
-        )
+def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
+    """Say that a function tells the values of a cluster apart."""
+    return (
+        "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
+        f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "
+        f"{_distance(values)} Single values of a cluster have no derivative: use their sum, "
+        "`directional_derivatives` or `minimum_norm_subgradient`. For second derivatives write a "
+        "nonlinear function of them through the vectors or by `Subspace`, as "
+        "`docs/conventions.md` says. Or accept this with `Policy(gauge=Action.IGNORE)`."
+    )

@@ -1,15 +1,15 @@
 """Pairs beyond the k that are wanted: they show whether k cuts a cluster, and help solvers."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Shaped
 
 from .degeneracy import clusters_of
-from .policy import Policy, cluster_check, enforce
+from .policy import Objection, Policy, cluster_check, enforce
 from .solution import Solution
 
 
@@ -50,10 +50,7 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         return wanted
     cut_off = jnp.zeros(k, bool) if cut_off is None else cut_off[:k]
     figures = (equal, solution.values, cut_off)
-    check = cluster_check(policy, _Inspect(k))
-    # what is not finite is reported where it arose
-    taken_apart = jnp.isfinite(wanted.values) & (jnp.any(equal[:k, k:], axis=1) | cut_off)
-    return enforce(check, figures, wanted, jnp.any(taken_apart))
+    return enforce(cluster_check(policy, _CutClusters(k)), figures, wanted)
 
 
 def nearest_beyond(values: Any, k: int, xp: Any) -> Any:
@@ -69,44 +66,41 @@ def nearest_beyond(values: Any, k: int, xp: Any) -> Any:
     return rest[xp.argmin(xp.where(xp.isnan(distances), xp.inf, distances), axis=1)]
 
 
-class _Inspect(eqx.Module):
-    """Say which cluster is cut."""
+class _CutClusters(eqx.Module):
+    """Object to clusters that k cuts; what is not finite is reported where it arose."""
 
     k: int = eqx.field(static=True)
 
-    def __call__(
-        self,
-        equal: Bool[np.ndarray, "m m"],
-        lam: Shaped[np.ndarray, " m"],
-        cut_off: Bool[np.ndarray, " k"],
-    ) -> str | None:
-        k = self.k
-        if not equal[:k, k:].any():
-            return self._inspect_rest(equal, lam, cut_off)
-        i = int(np.flatnonzero(equal[:k, k:].any(axis=1))[0])
-        members = next(cluster for cluster in clusters_of(equal) if i in cluster)
-        inside, end = int((members < k).sum()), int(members[-1]) + 1
-        choices = [f"k = {k - inside}"] if inside < k else []
-        # a cluster that reaches the last pair may go on beyond it
-        choices.append(f"k = {end}" if end < len(lam) else "more pairs and a larger `guard`")
-        return (
-            f"`eigensolver(problem=...(k={k}, guard={len(lam) - k}))`: a k between clusters; got "
-            f"one that takes {inside} of at least {len(members)} pairs with the value "
-            f"{lam[i]:.6g}. "
-            f"These have no derivative without the others: ask for {' or '.join(choices)}, or "
-            "accept this with `Policy(cluster=...)`."
-        )
+    def __call__(self, equal: Any, lam: Any, cut_off: Any) -> Iterator[Objection]:
+        k, finite = self.k, abs(lam[: self.k]) < np.inf
 
-    def _inspect_rest(self, equal: np.ndarray, lam: np.ndarray, cut_off: np.ndarray) -> str | None:
-        if not cut_off.any():
-            return None
-        k, i = self.k, int(np.flatnonzero(cut_off)[0])
-        members = next(cluster for cluster in clusters_of(equal) if i in cluster)
-        fewer = k - len(members)
-        advice = f"ask for k = {fewer}, for a larger k" if fewer > 0 else "ask for a larger k"
-        return (
-            f"`eigensolver(problem=...(k={k}))`: a k between clusters; got the value {lam[i]:.6g} "
-            f"of pair {i} again among those that the solver returned beyond the k. These pairs "
-            f"have no derivative without each other: {advice}, or accept this with "
-            "`Policy(cluster=...)`."
-        )
+        def cluster_of(i: int) -> np.ndarray:
+            return next(cluster for cluster in clusters_of(equal) if i in cluster)
+
+        def among_guard(pairs: np.ndarray, _: np.ndarray) -> str:
+            i = int(pairs[0])
+            members = cluster_of(i)
+            inside, end = int((members < k).sum()), int(members[-1]) + 1
+            choices = [f"k = {k - inside}"] if inside < k else []
+            # a cluster that reaches the last pair may go on beyond it
+            choices.append(f"k = {end}" if end < len(lam) else "more pairs and a larger `guard`")
+            return (
+                f"`eigensolver(problem=...(k={k}, guard={len(lam) - k}))`: a k between clusters; "
+                f"got one that takes {inside} of at least {len(members)} pairs with the value "
+                f"{lam[i]:.6g}. These have no derivative without the others: ask for "
+                f"{' or '.join(choices)}, or accept this with `Policy(cluster=...)`."
+            )
+
+        def among_rest(pairs: np.ndarray) -> str:
+            i = int(pairs[0])
+            fewer = k - len(cluster_of(i))
+            advice = f"ask for k = {fewer}, for a larger k" if fewer > 0 else "ask for a larger k"
+            return (
+                f"`eigensolver(problem=...(k={k}))`: a k between clusters; got the value "
+                f"{lam[i]:.6g} of pair {i} again among those that the solver returned beyond the "
+                f"k. These pairs have no derivative without each other: {advice}, or accept this "
+                "with `Policy(cluster=...)`."
+            )
+
+        yield Objection(finite[:, None] & equal[:k, k:], among_guard)
+        yield Objection(finite & cut_off, among_rest)

@@ -7,18 +7,18 @@ derivatives of every order in all gauges, so f is plain JAX code and differentia
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import Array, Inexact
 
 from ._errors import InputError
 from .operators import apply_complex, scale_columns
-from .policy import Policy, enforce, forward_check
+from .policy import Objection, Policy, enforce, forward_check
 from .solution import Solution
 
 Metric = Callable[[], lx.AbstractLinearOperator | None]
@@ -113,8 +113,8 @@ def rescale(
     """
     factors = normalization.factors(solution.vectors, metric)
     figures = (jnp.abs(factors),)
-    check = forward_check(policy, _InspectFactors(type(normalization).__name__))
-    factors = enforce(check, figures, factors, jnp.any(factors == 0))
+    check = forward_check(policy, _Zeros(type(normalization).__name__))
+    factors = enforce(check, figures, factors)
     vectors = scale_columns(solution.vectors, 1 / factors)
     left = solution.left_vectors
     if left is not None:
@@ -122,17 +122,17 @@ def rescale(
     return dataclasses.replace(solution, vectors=vectors, left_vectors=left)
 
 
-class _InspectFactors(eqx.Module):
-    """Say which vector cannot be scaled."""
+class _Zeros(eqx.Module):
+    """Object to vectors that cannot be scaled."""
 
     normalization: str = eqx.field(static=True)
 
-    def __call__(self, sizes: np.ndarray) -> str | None:
-        zero = np.flatnonzero(sizes == 0)
-        if not zero.size:
-            return None
-        return (
-            f"`eigensolver(normalization={self.normalization})`: a number to divide each vector by "
-            f"that is not 0; got 0 for pair {zero[0]}. Choose a component in which no vector "
-            "vanishes, or another normalisation."
+    def __call__(self, sizes: Any) -> Iterator[Objection]:
+        yield Objection(
+            sizes == 0,
+            lambda zero: (
+                f"`eigensolver(normalization={self.normalization})`: a number to divide each "
+                f"vector by that is not 0; got 0 for pair {zero[0]}. Choose a component in which "
+                "no vector vanishes, or another normalisation."
+            ),
         )

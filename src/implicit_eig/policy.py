@@ -1,8 +1,10 @@
 """What is checked, how strictly, and what happens when a check fails."""
 
 import enum
+import functools
+import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,6 +15,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
 from . import host
+from ._compiled import compiled
 from ._errors import (
     ClusterWarning,
     EigensolverError,
@@ -51,6 +54,14 @@ class SolveReport(NamedTuple):
     residuals: np.ndarray
 
 
+def _as_float(value: Any) -> Any:
+    """Return a number as a float, and as it is what is none."""
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return value
+
+
 class Policy(eqx.Module):
     """Choose what happens when a check fails, and the thresholds of the checks.
 
@@ -75,9 +86,8 @@ class Policy(eqx.Module):
             x̄ being its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32),
             or the tolerance of the linear solver where that is larger.
         linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
-            takes ten times the linear solver's own tolerance where it has one, and √eps
-            for a direct solver.
-
+            takes ten times the linear solver's own tolerance where it has one, √eps for a direct
+            solver, and 1e-5 for one of unknown tolerance, but no less than √eps.
         monitor: called on the host with a `SolveReport` after the linear solves of each
             derivative; with the same function at each call, lest programs be compiled anew.
 
@@ -87,16 +97,16 @@ class Policy(eqx.Module):
     A result of the wrong shape raises under every policy, having no other form.
     """
 
-    forward: Action = Action.RAISE
-    cluster: Action = Action.RAISE
-    gauge: Action = Action.WARN
-    linear_solve: Action = Action.RAISE
-    exceptional: Action = Action.WARN
-    residual_rtol: float | None = None
-    degeneracy_rtol: float | None = None
-    gauge_rtol: float | None = None
-    linear_solve_rtol: float | None = None
-    monitor: Callable[[SolveReport], None] | None = None
+    forward: Action = eqx.field(static=True, default=Action.RAISE)
+    cluster: Action = eqx.field(static=True, default=Action.RAISE)
+    gauge: Action = eqx.field(static=True, default=Action.WARN)
+    linear_solve: Action = eqx.field(static=True, default=Action.RAISE)
+    exceptional: Action = eqx.field(static=True, default=Action.WARN)
+    residual_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
+    degeneracy_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
+    gauge_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
+    linear_solve_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
+    monitor: Callable[[SolveReport], None] | None = eqx.field(static=True, default=None)
 
     @staticmethod
     def nan() -> "Policy":
@@ -126,18 +136,11 @@ class Policy(eqx.Module):
                 )
         for name in ("residual_rtol", "degeneracy_rtol", "gauge_rtol", "linear_solve_rtol"):
             value = vars(self)[name]
-            if value is not None and not _is_threshold(value):
+            if value is not None and not (isinstance(value, float) and value >= 0):
                 raise InputError(
                     f"`Policy({name}=...)`: a number at or above 0; got {value!r}. "
                     "Leave it out for the default of the working precision."
                 )
-
-
-def _is_threshold(value: Any) -> bool:
-    try:
-        return float(value) >= 0
-    except (TypeError, ValueError):
-        return False
 
 
 DEFAULT_POLICY = Policy()
@@ -148,45 +151,59 @@ def tolerance(value: float | None, dtype) -> float:
     return float(np.sqrt(jnp.finfo(dtype).eps)) if value is None else value
 
 
-def largest_condition(dtype: Any) -> float:
-    """Return 1/√eps: derivatives of a value of a larger condition number may have no digit left."""
-    return float(jnp.finfo(dtype).eps) ** -0.5
+class Objection(NamedTuple):
+    """What a check objects to: where it is found, and what is to be said of it.
+
+    `found` is a mask of figures, those of JAX or of NumPy. `message` is called on the host, where
+    any of it is true, with its true indices, an array for each axis.
+    """
+
+    found: Any
+    message: Callable[..., str]
 
 
-def describe_condition(
-    condition: np.ndarray, caller: str, source: Callable[[int], str]
-) -> str | None:
-    """Say which value is so ill conditioned that its derivatives mean little, and who shows it."""
-    limit = largest_condition(condition.dtype)
-    if not (condition > limit).any():
-        return None
-    i = int(np.argmax(condition))
-    return (
-        f"{caller}: values that are well conditioned; got a condition number 1/|yᴴBx| of "
-        f"{condition[i]:.1e} {source(i)}, above {limit:.1e}: near a defective value "
-        "the derivative grows like it, and its error like its square. Treat the values that meet "
-        "there as one, by `Subspace`, or accept this with `Policy(exceptional=...)`."
-    )
+def ill_conditioned(condition: Any, caller: str, source: Callable[[int], str]) -> Objection:
+    """Object to values so ill conditioned that their derivatives may have no digit left.
+
+    `source(i)` says of which one.
+    """
+    limit = float(jnp.finfo(condition.dtype).eps) ** -0.5
+
+    def message(_: np.ndarray) -> str:
+        i = int(np.argmax(condition))
+        return (
+            f"{caller}: values that are well conditioned; got a condition number 1/|yᴴBx| of "
+            f"{condition[i]:.1e} {source(i)}, above {limit:.1e}: near a defective value "
+            "the derivative grows like it, and its error like its square. Treat the values that "
+            "meet there as one, by `Subspace`, or accept this with `Policy(exceptional=...)`."
+        )
+
+    return Objection(condition > limit, message)
 
 
 class Check(eqx.Module):
-    """One check: what failure means in words, and what follows from it.
+    """One check: what there may be to object to, and what follows from it.
 
-    `inspect(*figures)` runs on the host on unbatched NumPy arrays and returns the message
-    of the failure.
+    `objections(*figures)` are those of unbatched figures, the gravest first: of JAX arrays where
+    the verdict is found, of NumPy arrays on the host where it is put into words.
     """
 
-    inspect: Callable[..., str | None] = eqx.field(static=True)
+    objections: Callable[..., Iterable[Objection]] = eqx.field(static=True)
     action: Action = eqx.field(static=True)
     error: type[ImplicitEigError] = eqx.field(static=True)
     warning: type[Warning] = eqx.field(static=True)
 
+    def failed(self, *figures: Array) -> Bool[Array, ""]:
+        """Return whether there is anything to object to."""
+        found = (jnp.any(objection.found) for objection in self.objections(*figures))
+        return functools.reduce(operator.or_, found)
+
     def __call__(self, failed: np.ndarray, *figures: np.ndarray) -> np.ndarray:
         """Raise, or warn, of each member of a batch that has failed; return that all may pass."""
         for index in map(tuple, np.argwhere(failed)):
-            message = self.inspect(*(np.asarray(figure[index]) for figure in figures))
-            if message is None:
-                continue
+            objections = self.objections(*(np.asarray(figure[index]) for figure in figures))
+            found, say = next(each for each in objections if np.any(each.found))
+            message = say(*np.nonzero(np.atleast_1d(found)))
             if index:
                 message = f"{message} This is member {', '.join(map(str, index))} of the batch."
             if self.action is Action.RAISE:
@@ -195,8 +212,8 @@ class Check(eqx.Module):
         return np.ones_like(failed)
 
 
-def enforce(check: Check, figures: tuple, value: PyTree, failed: Bool[Array, ""] | bool) -> PyTree:
-    """Return `value`, with the consequences of `check` where `failed`.
+def enforce(check: Check, figures: tuple, value: PyTree) -> PyTree:
+    """Return `value`, with the consequences of `check` where it objects to the figures.
 
     Under `NAN` the floating-point leaves of `value` become NaN, and no host is asked. Under `RAISE`
     and `WARN` the host is called where the check has failed, and only then, of a batch too;
@@ -204,7 +221,8 @@ def enforce(check: Check, figures: tuple, value: PyTree, failed: Bool[Array, ""]
     """
     if check.action is Action.IGNORE:
         return value
-    failed, figures = jax.lax.stop_gradient((jnp.asarray(failed), figures))
+    figures = jax.lax.stop_gradient(figures)
+    failed = _failed(check, figures)
     if check.action is Action.NAN:
         passed = ~failed
     elif host.is_traced((failed, figures)):
@@ -222,6 +240,11 @@ def enforce(check: Check, figures: tuple, value: PyTree, failed: Bool[Array, ""]
         ),
         value,
     )
+
+
+@compiled
+def _failed(check: Check, figures: tuple) -> Bool[Array, ""]:
+    return check.failed(*figures)
 
 
 def _report(check: Check, failed: Bool[Array, "..."], figures: tuple) -> Bool[Array, "..."]:
@@ -252,26 +275,26 @@ def _scaled(leaf: Array, factor: Array) -> Array:
     return leaf * factor.astype(leaf.dtype)
 
 
-def forward_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
+def forward_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) -> Check:
     """Return the check of a forward result under `policy`."""
-    return Check(inspect, policy.forward, EigensolverError, ForwardWarning)
+    return Check(objections, policy.forward, EigensolverError, ForwardWarning)
 
 
-def cluster_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
+def cluster_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) -> Check:
     """Return the check for a cluster that is cut under `policy`."""
-    return Check(inspect, policy.cluster, EigensolverError, ClusterWarning)
+    return Check(objections, policy.cluster, EigensolverError, ClusterWarning)
 
 
-def gauge_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
+def gauge_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) -> Check:
     """Return the check of a cotangent under `policy`."""
-    return Check(inspect, policy.gauge, GaugeError, GaugeWarning)
+    return Check(objections, policy.gauge, GaugeError, GaugeWarning)
 
 
-def exceptional_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
+def exceptional_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) -> Check:
     """Return the check of the values' condition under `policy`."""
-    return Check(inspect, policy.exceptional, EigensolverError, ExceptionalPointWarning)
+    return Check(objections, policy.exceptional, EigensolverError, ExceptionalPointWarning)
 
 
-def linear_solver_check(policy: Policy, inspect: Callable[..., str | None]) -> Check:
+def linear_solver_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) -> Check:
     """Return the check of a linear solve under `policy`."""
-    return Check(inspect, policy.linear_solve, LinearSolveError, LinearSolveWarning)
+    return Check(objections, policy.linear_solve, LinearSolveError, LinearSolveWarning)

@@ -9,7 +9,7 @@ or ‖P x'ⱼ‖_B with the cluster of i, whichever is larger. The matching is t
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,7 +24,7 @@ from . import host
 from ._errors import ImplicitEigError, InputError, TrackingWarning
 from .degeneracy import clusters_of, cube_root, near_mask
 from .operators import apply_complex, as_operator
-from .policy import Action, Check, enforce
+from .policy import Action, Check, Objection, enforce
 from .solution import Solution
 
 # Below this overlap a mode shares less with its successor than with all others together.
@@ -220,8 +220,8 @@ def follow(
         else:
             tracked = track(reference, solution, B)
             figures = (tracked.overlap,)
-            check = Check(_InspectOverlap(step), Action.WARN, ImplicitEigError, TrackingWarning)
-            overlap = enforce(check, figures, tracked.overlap, jnp.any(tracked.overlap < LOST))
+            check = Check(_LostModes(step), Action.WARN, ImplicitEigError, TrackingWarning)
+            overlap = enforce(check, figures, tracked.overlap)
             tracked = Tracked(tracked.order, overlap)
         rows.append((solution.values[tracked.order], *tracked))
         reference = _aligned(reference, solution, tracked.order, B)
@@ -243,20 +243,22 @@ def _aligned(
     return Solution(lax.stop_gradient(solution.values)[order], Y, _equal=equal)
 
 
-class _InspectOverlap(eqx.Module):
-    """Say which mode is lost."""
+class _LostModes(eqx.Module):
+    """Object to modes that are lost."""
 
     step: int = eqx.field(static=True)
 
-    def __call__(self, overlap: np.ndarray) -> str | None:
-        if not (overlap < LOST).any():
-            return None
-        branch = int(np.argmin(overlap))
-        return (
-            f"`follow(...)`: branches that continue; got an overlap of {overlap[branch]:.2f} of "
-            f"branch {branch} at parameter {self.step} with the one before. Its mode may have left "
-            "the k pairs, or the step is too long: ask for more pairs, or take smaller steps."
-        )
+    def __call__(self, overlap: Any) -> Iterator[Objection]:
+        def message(_: np.ndarray) -> str:
+            branch = int(np.argmin(overlap))
+            return (
+                f"`follow(...)`: branches that continue; got an overlap of {overlap[branch]:.2f} "
+                f"of branch {branch} at parameter {self.step} with the one before. Its mode may "
+                "have left the k pairs, or the step is too long: ask for more pairs, or take "
+                "smaller steps."
+            )
+
+        yield Objection(overlap < LOST, message)
 
 
 def _progress(parameters: list) -> Iterable:

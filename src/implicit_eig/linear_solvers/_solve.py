@@ -10,7 +10,7 @@ when run costs none either.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -29,12 +29,12 @@ from .._errors import InputError
 from ..operators import scale_columns
 from ..policy import (
     Action,
+    Objection,
     Policy,
     SolveReport,
-    describe_condition,
     enforce,
     exceptional_check,
-    largest_condition,
+    ill_conditioned,
     linear_solver_check,
     tolerance,
 )
@@ -61,9 +61,9 @@ VERDICTS = (
 )
 # Written out: to compare members is a computation, which would start JAX at import.
 SUCCESS, MAX_STEPS, BREAKDOWN, STAGNATION = 0, 1, 3, 4
-# A solver of unknown tolerance is held to ten times 1e-5, the customary default of
-# `jax.scipy.sparse.linalg` and SciPy.
-UNKNOWN_RTOL = 1e-5
+# A solver of unknown tolerance is held to ten times this: to 1e-5, where the solvers of SciPy and
+# `jax.scipy.sparse.linalg` stop if nothing is said.
+UNKNOWN_RTOL = 1e-6
 # Rounding leaves a residual of about eps ‖M‖ ‖u‖, times a modest factor. It excuses no more
 # than MAX_ROUNDING, so that a singular system, where u is of size 1/eps, is not excused.
 ROUNDING = 1e3
@@ -195,12 +195,12 @@ def _solve_and_check(
         report = _Report(policy.monitor, type(chosen).__name__)
         jax.debug.callback(report, outcome.steps, residual)
     figures = (residual, allowed, *outcome)
-    check = linear_solver_check(policy, _Inspect(type(solver).__name__, type(systems)))
-    U = enforce(check, figures, U, ~jnp.all(residual <= allowed))
+    check = linear_solver_check(policy, _Unsolved(type(solver).__name__, type(systems)))
+    U = enforce(check, figures, U)
     bound = systems.condition_bound(unit, U)
     if bound is not None:
-        check = exceptional_check(policy, _InspectCondition(type(systems)))
-        U = enforce(check, (bound,), U, jnp.any(bound > largest_condition(dtype)))
+        check = exceptional_check(policy, _IllConditioned(type(systems)))
+        U = enforce(check, (bound,), U)
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
 
 
@@ -294,38 +294,40 @@ class _Report(eqx.Module):
         self.monitor(SolveReport(self.solver, np.asarray(steps), np.asarray(residuals)))
 
 
-class _Inspect(eqx.Module):
-    """Judge the residuals of the solves."""
+class _Unsolved(eqx.Module):
+    """Object to the residuals of the solves."""
 
     solver: str = eqx.field(static=True)
     systems: type[AbstractLinearSystems] = eqx.field(static=True)
 
     def __call__(
-        self, residual: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray, steps: np.ndarray
-    ) -> str | None:
+        self, residual: Any, allowed: Any, verdicts: Any, steps: Any
+    ) -> Iterator[Objection]:
+        def message(failed: np.ndarray) -> str:
+            i = int(failed[0])
+            report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
+            if verdicts[i] == SUCCESS and not np.isfinite(residual[i]):
+                report = "nothing, but it has divided by zero: the system is singular"
+            taken = f" after {steps[i]} steps" if steps[i] > 0 else ""
+            return (
+                f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "
+                f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({len(failed)} of "
+                f"{len(residual)} systems failed{taken}; the solver reported: {report.strip()}). "
+                "Allow it more steps or a larger restart, tighten its tolerance, precondition it, "
+                "choose another linear solver, or accept this with "
+                f"`Policy(linear_solve_rtol=...)`. {self.systems.if_singular()}"
+            )
+
         # `not <=` also catches NaN. A solver's own complaint counts only where the true
         # residual agrees: reaching `max_steps` with a small residual is a solved system.
-        failed = np.flatnonzero(~(residual <= allowed))
-        if not failed.size:
-            return None
-        i = int(failed[0])
-        report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
-        taken = f" after {steps[i]} steps" if steps[i] > 0 else ""
-        return (
-            f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "
-            f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({failed.size} of "
-            f"{residual.size} systems failed{taken}; the solver reported: {report.strip()}). Allow "
-            "it more steps or a larger restart, tighten its tolerance, precondition it, choose "
-            "another linear solver, or accept this with `Policy(linear_solve_rtol=...)`. "
-            f"{self.systems.if_singular()}"
-        )
+        yield Objection(~(residual <= allowed), message)
 
 
-class _InspectCondition(eqx.Module):
-    """Say that a solution shows a value to be ill conditioned."""
+class _IllConditioned(eqx.Module):
+    """Object to values that a solution shows to be ill conditioned."""
 
     systems: type[AbstractLinearSystems] = eqx.field(static=True)
 
-    def __call__(self, bound: np.ndarray) -> str | None:
+    def __call__(self, bound: Any) -> Iterator[Objection]:
         source = lambda i: f"or more from {self.systems.name(i)}"  # noqa: E731
-        return describe_condition(bound, "`jax.grad`, `jax.jvp`", source)
+        yield ill_conditioned(bound, "`jax.grad`, `jax.jvp`", source)

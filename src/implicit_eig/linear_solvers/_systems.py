@@ -199,8 +199,8 @@ def columns_last(U: PyTree[Array]) -> PyTree[Array]:
 
 def system_norms(U: PyTree[Array]) -> Array:
     """Return ‖u_i‖ for each system, shape (k,)."""
-    norms = [column_norms(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)]
-    return column_norms(jnp.stack(norms))
+    sizes = [jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)]
+    return column_norms(jnp.concatenate(sizes))
 
 
 def attainable(rtol: float, dtype: Any) -> float:

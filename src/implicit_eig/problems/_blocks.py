@@ -1,7 +1,7 @@
 """What problems with several vectors at once share: S is diagonal in value, not in its tangent."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
-from ..operators import scale_columns
+from ..operators import diagonal, scale_columns
+from ..policy import Objection
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 
@@ -61,7 +62,7 @@ def couplings(
     def commutator(K: Inexact[Array, "k k"]) -> Inexact[Array, "k k"]:
         return jnp.where(equal, K, K @ S - S @ K)
 
-    lam = jnp.diagonal(S)
+    lam = diagonal(S)
     gaps = jnp.where(equal, jnp.ones_like(S), lam[None, :] - lam[:, None])
     K = divide(commutator, jnp.where(equal, jnp.zeros_like(H), H), gaps)
     return jnp.where(equal, H, jnp.zeros_like(H)), K
@@ -69,56 +70,59 @@ def couplings(
 
 def orthonormalize(
     gram: Inexact[Array, "k k"], *bases: Inexact[Array, "... k"]
-) -> tuple[tuple[Inexact[Array, "... k"], ...], Inexact[Array, "k k"], Float[Array, " k"]]:
-    """Return `bases` in the basis M with Mᴴ gram M = I, the unit vectors' Gram matrix, the norms.
+) -> tuple[tuple[Inexact[Array, "... k"], ...], "Gram"]:
+    """Return `bases` in the basis M with Mᴴ gram M = I, and what there is to judge.
 
     By the Cholesky factor, which also makes the vectors of a cluster orthogonal; others it leaves
     as they are, to rounding. Vectors that are orthogonal already are scaled and no more.
     """
-    norms = jnp.sqrt(jnp.maximum(jnp.diagonal(gram).real, 0))
+    norms = jnp.sqrt(jnp.maximum(diagonal(gram).real, 0))
     inverse = 1 / jnp.where(norms > 0, norms, 1)
     gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
     identity = jnp.eye(len(gram), dtype=gram.dtype)
     bases = tuple(scale_columns(X, inverse) for X in bases)
 
-    def mixed(bases: tuple[Array, ...]) -> tuple[Array, ...]:
+    def mixed(independent: Array, bases: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         factor = jnp.linalg.cholesky(gram)
         mix = jax.scipy.linalg.solve_triangular(factor, identity, lower=True).conj().T
-        return tuple(X @ mix for X in bases)
+        independent = jnp.linalg.cholesky(gram - INDEPENDENCE * identity)
+        return jnp.all(jnp.isfinite(independent)), tuple(X @ mix for X in bases)
 
     eps = float(jnp.finfo(norms.dtype).eps)
     orthonormal = jnp.all(jnp.abs(gram - identity) <= QUIET * eps)
-    return lax.cond(orthonormal, lambda bases: bases, mixed, bases), gram, norms
+    same = lambda orthonormal, bases: (orthonormal, bases)  # noqa: E731
+    independent, bases = lax.cond(orthonormal, same, mixed, orthonormal, bases)
+    return bases, Gram(gram, norms, independent)
 
 
-def independent(gram: Inexact[Array, "k k"]) -> Bool[Array, ""]:
-    """Return whether the smallest eigenvalue of a Gram matrix of unit vectors is large enough."""
-    shifted = gram - INDEPENDENCE * jnp.eye(len(gram), dtype=gram.dtype)
-    # by Gershgorin's circles, which suffice for nearly orthogonal vectors, else by Cholesky
-    others = jnp.sum(jnp.abs(gram), axis=0) - jnp.abs(jnp.diagonal(gram))
-    surely = jnp.all(others < jnp.diagonal(shifted).real)
-    by_cholesky = lambda _, shifted: jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)))  # noqa: E731
-    return lax.cond(surely, lambda surely, _: surely, by_cholesky, surely, shifted)
+class Gram(NamedTuple):
+    """The Gram matrix of unit vectors, their norms before, and whether they span their space."""
+
+    matrix: Any
+    norms: Any
+    independent: Any
 
 
-def inspect_independence(requirement: str, overlap: str, gram: np.ndarray) -> str | None:
-    """Return what is wrong with unit vectors of this Gram matrix, whose entries are `overlap`."""
-    spectrum, mixes = np.linalg.eigh(gram)
-    if spectrum[0] >= INDEPENDENCE:
-        return None
-    i, j = np.sort(np.argsort(-np.abs(mixes[:, 0]))[:2])
-    return (
-        f"{requirement}independent vectors; got pairs {i} and {j} with {overlap} = "
-        f"{np.abs(gram[i, j]):.6f} of 1 (smallest eigenvalue of the Gram matrix "
-        f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
-        "pairs, a larger subspace, or use a block method."
-    )
+def dependent(requirement: str, overlap: str, gram: Any, independent: Any) -> Objection:
+    """Object to unit vectors that are not independent; the entries of `gram` are `overlap`."""
+
+    def message(_: np.ndarray) -> str:
+        spectrum, mixes = np.linalg.eigh(gram)
+        i, j = np.sort(np.argsort(-np.abs(mixes[:, 0]))[:2])
+        return (
+            f"{requirement}independent vectors; got pairs {i} and {j} with {overlap} = "
+            f"{np.abs(gram[i, j]):.6f} of 1 (smallest eigenvalue of the Gram matrix "
+            f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
+            "pairs, a larger subspace, or use a block method."
+        )
+
+    return Objection(~independent, message)
 
 
 def diagonalise(S: Inexact[Array, "k k"]) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
     """Return Λ, in the order of the diagonal of S, and Q with S = QΛQᴴ; S is nearly diagonal."""
     lam, Q = jnp.linalg.eigh((S + S.conj().T) / 2)
-    rank = jnp.argsort(jnp.argsort(jnp.diagonal(S).real))
+    rank = jnp.argsort(jnp.argsort(diagonal(S).real))
     return jnp.diag(lam[rank]).astype(S.dtype), Q[:, rank]
 
 

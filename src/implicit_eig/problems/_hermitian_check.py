@@ -1,21 +1,24 @@
 """What is checked of Hermitian operators, and of the pairs A x = λ B x that a solver returns."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from .._compiled import compiled
 from ..degeneracy import clusters_beyond
 from ..linear_solvers._systems import probe
 from ..operators import apply, column_norms, dtype_of, is_dense, promoted, scale_columns
-from ..policy import Policy
+from ..policy import Objection, Policy
 from ..solution import Solution
-from ..systems._abstract import Pencil
+from ..systems._abstract import rounding_probes, value_rounding
 from ._abstract import Operators
-from ._blocks import independent, inspect_independence, orthonormalize
+from ._blocks import dependent, orthonormalize
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
@@ -53,29 +56,36 @@ def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Arra
     return jnp.abs(M[0, 1] - M[1, 0].conj()), rounding, M[1, 1].real
 
 
-def inspect_operators(
-    defect: np.ndarray, rounding: np.ndarray, quadratic_form: np.ndarray
-) -> str | None:
-    """Judge A and B by the figures of `hermitian_parts`."""
+def unfit_operators(defect: Any, rounding: Any, quadratic_form: Any) -> Iterator[Objection]:
+    """Object to A and B by the figures of `hermitian_parts`."""
     for name, d, r, q in zip("AB", defect, rounding, quadratic_form, strict=False):
-        if not np.isfinite(r):
-            return (
-                f"`solve({name}=...)`: finite entries; got NaN or inf in a product with {name}. "
-                "Check how it was assembled."
-            )
-        if d > r:
-            return (
-                f"`eigensolver(problem=Hermitian(...))`: {name} equal to its conjugate transpose; "
-                f"got |uᴴ({name} − {name}ᴴ)v| = {d:.1e} for random u and v, where rounding "
-                f"explains {r:.1e}. Symmetrise {name}, or declare the problem "
-                "that it is."
-            )
-        if name == "B" and not q > 0:
-            return (
+        yield from _unfit(name, d, r, q)
+
+
+def _unfit(name: str, defect: Any, rounding: Any, quadratic_form: Any) -> Iterator[Objection]:
+    yield Objection(
+        ~(rounding < np.inf),
+        lambda _: (
+            f"`solve({name}=...)`: finite entries; got NaN or inf in a product with {name}. "
+            "Check how it was assembled."
+        ),
+    )
+    yield Objection(
+        ~(defect <= rounding),
+        lambda _: (
+            f"`eigensolver(problem=Hermitian(...))`: {name} equal to its conjugate transpose; "
+            f"got |uᴴ({name} − {name}ᴴ)v| = {defect:.1e} for random u and v, where rounding "
+            f"explains {rounding:.1e}. Symmetrise {name}, or declare the problem that it is."
+        ),
+    )
+    if name == "B":
+        yield Objection(
+            ~(quadratic_form > 0),
+            lambda _: (
                 "`eigensolver(problem=Hermitian(...))`: B positive definite; got vᴴBv = "
-                f"{q:.1e} for a random v. Check the sign of B. {INDEFINITE}"
-            )
-    return None
+                f"{quadratic_form:.1e} for a random v. Check the sign of B. {INDEFINITE}"
+            ),
+        )
 
 
 @compiled
@@ -85,86 +95,82 @@ def normalize(
     B: lx.AbstractLinearOperator | None,
     policy: Policy,
 ) -> tuple[Solution, tuple[Array, ...], Array]:
-    """Return the B-orthonormal pairs, the figures of `InspectPairs`, the relative residuals."""
+    """Return the B-orthonormal pairs, the figures of `UnfitPairs`, the relative residuals."""
     lam, X = solution.values, solution.vectors
     finite = jnp.isfinite(lam) & jnp.all(jnp.isfinite(X), axis=0)
     largest = jnp.max(jnp.abs(X), axis=0)
     X = scale_columns(X, 1 / jnp.where(largest > 0, largest, 1))
     BX = apply(B, X)
-    gram = X.conj().T @ BX
-    (X, *rest), gram, norms = orthonormalize(gram, *((X,) if B is None else (X, BX)))
+    (X, *rest), gram = orthonormalize(X.conj().T @ BX, *((X,) if B is None else (X, BX)))
     BX = rest[0] if rest else X
-    AX = apply(A, X)
+    # the vectors beside which rounding is measured are multiplied with them
+    probes = rounding_probes(X)
+    AX, of_A = _split(apply(A, jnp.concatenate([X, probes], axis=1)))
+    of_B = apply(B, probes)
 
     R = AX - scale_columns(BX, lam)
-    residual = column_norms(R)
-    scale = column_norms(AX) + jnp.abs(lam) * column_norms(BX)
-    pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
+    norms = column_norms(jnp.concatenate([R, AX, BX, X, of_A, of_B], axis=1))
+    residual, norm_AX, norm_BX, norm_X = norms[:-4].reshape(4, -1)
+    scale = norm_AX + jnp.abs(lam) * norm_BX
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * pencil.sizes() * column_norms(X)
+    rounding = ROUNDING * eps * (norms[-4] + jnp.abs(lam) * norms[-2]) * norm_X
     # a value near 0 has no scale of its own: there the residual counts against rounding
-    relative = residual / jnp.maximum(scale, rounding / jnp.sqrt(eps))
+    relative = residual / jnp.maximum(scale, rounding / eps**0.5)
     # what the solver's rounding, that of norms, has done; two values can be off either way
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
-    at_most = 2 * jnp.max(column_norms(X)) * residual
-    equal, cut = clusters_beyond(lam, pencil.rounding(), at_most, misfit, solution._rest, policy)
-    figures = (residual, scale, rounding, gram, norms, finite)
+    at_most = 2 * jnp.max(norm_X) * residual
+    of_values = value_rounding(lam, X, of_A, of_B)
+    equal, cut = clusters_beyond(lam, of_values, at_most, misfit, solution._rest, policy)
+    figures = (residual, scale, rounding, finite, *gram)
     return Solution(lam, X, _equal=equal, _cut=cut), figures, relative
 
 
-@compiled
-def sound(
-    rtol: float,
-    residual: Array,
-    scale: Array,
-    rounding: Array,
-    gram: Array,
-    norms: Array,
-    finite: Array,
-) -> Bool[Array, ""]:
-    """Return True where `InspectPairs` does not object."""
-    solved = jnp.all(residual <= rtol * scale + rounding)
-    return solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0)
+def _split(Y: Array) -> tuple[Array, Array]:
+    return Y[:, :-2], Y[:, -2:]
 
 
-class InspectPairs(eqx.Module):
-    """Judge what the solver returned."""
+class UnfitPairs(eqx.Module):
+    """Object to what the solver returned."""
 
     residual_rtol: float = eqx.field(static=True)
 
     def __call__(
         self,
-        residual: np.ndarray,
-        scale: np.ndarray,
-        rounding: np.ndarray,
-        gram: np.ndarray,
-        norms: np.ndarray,
-        finite: np.ndarray,
-    ) -> str | None:
-        requirement = f"`eigensolver(problem=Hermitian(k={len(residual)}))`: "
-        if not finite.all():
-            return (
-                f"{requirement}finite pairs; got NaN or inf in pair {np.flatnonzero(~finite)[0]}. "
+        residual: Any,
+        scale: Any,
+        rounding: Any,
+        finite: Any,
+        gram: Any,
+        norms: Any,
+        independent: Any,
+    ) -> Iterator[Objection]:
+        k = len(residual)
+        requirement = f"`eigensolver(problem=Hermitian(k={k}))`: "
+        yield Objection(
+            ~finite,
+            lambda pairs: (
+                f"{requirement}finite pairs; got NaN or inf in pair {pairs[0]}. "
                 "Check the solver's own report of convergence."
-            )
-        if not (norms > 0).all():
-            i = np.flatnonzero(~(norms > 0))[0]
-            return (
-                f"{requirement}vectors with xᴴBx > 0; got none for pair {i}. Either the vector is "
-                f"zero or B is not positive definite. {INDEFINITE}"
-            )
-        message = inspect_independence(requirement, "|xᴴBx'|", gram)
-        if message is not None:
-            return message
+            ),
+        )
+        yield Objection(
+            ~(norms > 0),
+            lambda pairs: (
+                f"{requirement}vectors with xᴴBx > 0; got none for pair {pairs[0]}. Either the "
+                f"vector is zero or B is not positive definite. {INDEFINITE}"
+            ),
+        )
+        yield dependent(requirement, "|xᴴBx'|", gram, independent)
         allowed = self.residual_rtol * scale + rounding
-        bad = np.flatnonzero(~(residual <= allowed))
-        if bad.size:
-            i = bad[np.argmax(residual[bad])]
+
+        def unsolved(pairs: np.ndarray) -> str:
+            i = pairs[np.argmax(residual[pairs])]
             return (
                 f"{requirement}pairs with A x = λ B x; got a residual ‖A x − λ B x‖ of "
                 f"{residual[i]:.1e} for pair {i}, which is {residual[i] / scale[i]:.1e} of "
-                f"‖A x‖ + |λ| ‖B x‖ and above the {allowed[i]:.1e} allowed ({bad.size} of "
-                f"{len(residual)} pairs fail). Tighten the solver's tolerance, check that it "
-                "solves this problem, or accept this with `Policy(residual_rtol=...)`."
+                f"‖A x‖ + |λ| ‖B x‖ and above the {allowed[i]:.1e} allowed ({len(pairs)} of {k} "
+                "pairs fail). Tighten the solver's tolerance, check that it solves this problem, "
+                "or accept this with `Policy(residual_rtol=...)`."
             )
-        return None
+
+        yield Objection(~(residual <= allowed), unsolved)

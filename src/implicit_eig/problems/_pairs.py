@@ -38,14 +38,13 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._compiled import compiled, constant_like
 from .._errors import InputError
 from ..degeneracy import cluster_and_cut
-from ..operators import column_norms, scale_columns
+from ..operators import column_norms, diagonal, scale_columns
 from ..policy import (
     Action,
     Policy,
     enforce,
     exceptional_check,
     forward_check,
-    largest_condition,
     tolerance,
 )
 from ..solution import Solution
@@ -56,7 +55,7 @@ from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractProblem, Operators
 from ._blocks import beyond_rounding, membership, product_sizes
-from ._pairs_check import InspectPairs, inspect_condition, normalize, sound
+from ._pairs_check import UnfitPairs, near_exceptional_points, normalize
 from ._pairs_solve import BorderedSolve, CompleteSolve
 
 
@@ -74,7 +73,7 @@ class Pairs(eqx.Module):
     @property
     def lam(self) -> Inexact[Array, " k"]:
         """The values."""
-        return jnp.diagonal(self.S)
+        return diagonal(self.S)
 
 
 class AbstractPairs(AbstractProblem):
@@ -146,10 +145,9 @@ class AbstractPairs(AbstractProblem):
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
         solution, figures = normalize(solution, norms, matrices, border, blocks, self.left_scale)
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
-        check = forward_check(policy, InspectPairs(self.name, rtol))
         residual, scale, *_ = figures
         stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
-        solution = enforce(check, figures, solution, ~sound(rtol, *figures))
+        solution = enforce(forward_check(policy, UnfitPairs(self.name, rtol)), figures, solution)
         return dataclasses.replace(solution, stats=stats, _equal=equal, _cut=cut)
 
     def complete(
@@ -171,10 +169,8 @@ class AbstractPairs(AbstractProblem):
             state = dataclasses.replace(state, V=V)
             solution = eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
         condition = self.condition_numbers(state, operators)
-        figures = (condition, state.lam)
-        check = exceptional_check(policy, inspect_condition)
-        too_large = condition > largest_condition(condition.dtype)
-        return enforce(check, figures, solution, jnp.any(too_large))
+        check = exceptional_check(policy, near_exceptional_points)
+        return enforce(check, (condition, state.lam), solution)
 
     def condition_numbers(self, state: Pairs, operators: Operators) -> Float[Array, " k"]:
         """Return ‖y‖ ‖T'x‖ / |yᴴT'x|, 1/|yᴴx| of unit vectors where T' = −I; 0 if y is unknown."""
@@ -197,7 +193,7 @@ class AbstractPairs(AbstractProblem):
         norms = jnp.sqrt(jnp.sum(state.X * state.X.conj(), axis=0).real)
         left = scale_columns(state.V, norms).conj() if self.left else None
         # a factor of 1, whose cotangent is what the norm takes away from that of x
-        X = scale_columns(state.X, jnp.diagonal(state.near) / norms)
+        X = scale_columns(state.X, diagonal(state.near) / norms)
         return Solution(state.lam, X, left, _block=state.S)
 
     def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
@@ -220,7 +216,7 @@ class AbstractPairs(AbstractProblem):
         M = cotangent.X.T @ state.X - (cotangent.V.T @ state.V).T
         size = product_sizes(cotangent.X, state.X) + product_sizes(cotangent.V, state.V)
         # of a function of |x|² nearly all of x̄ may be along x, where the norm is fixed
-        along = jnp.abs(jnp.diagonal(cotangent.near))
+        along = jnp.abs(diagonal(cotangent.near))
         defect = beyond_rounding(jnp.where(clusters, jnp.abs(M), 0), cotangent.near)
         return defect, jnp.max(size) + jnp.max(along)
 

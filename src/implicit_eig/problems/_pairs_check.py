@@ -1,15 +1,16 @@
 """What is checked of the pairs of T(λ) x = 0 that a solver returns."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from .._compiled import compiled
 from ..operators import column_norms, scale_columns
-from ..policy import describe_condition, tolerance
+from ..policy import Objection, ill_conditioned, tolerance
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 
@@ -60,116 +61,94 @@ def normalize(
     return solution, figures
 
 
-@compiled
-def sound(
-    rtol: float,
-    residual: Array,
-    parts: Array,
-    size: Array,
-    overlaps: Array,
-    norms: Array,
-    finite: Array,
-    lam: Array,
-    slopes: Array,
-    paired: Array,
-    defects: Array,
-) -> Bool[Array, ""]:
-    """Return True where `InspectPairs` does not object."""
-    eps = float(jnp.finfo(residual.dtype).eps)
-    allowed = rtol * parts + ROUNDING * eps * size[None, :]
-    solved = jnp.all(residual <= allowed)
-    twice = jnp.any(_found_twice(allowed[0], slopes, lam, overlaps))
-    # NaN is left to the residual
-    as_declared = ~jnp.any(defects > tolerance(None, defects.dtype))
-    return as_declared & solved & ~twice & jnp.all(finite & (norms > 0) & paired)
-
-
-def _found_twice(allowed: Any, slopes: Any, lam: Any, overlaps: Any) -> Any:
-    """Return which pairs are one vector, with values that the residual test takes for one.
-
-    The residual of the vector of one with the value of the other is |λᵢ − λⱼ| ‖T'(λ)x‖, nearly;
-    `slopes` are these norms. NumPy or JAX.
-    """
-    close = abs(lam[:, None] - lam[None, :]) * slopes[:, None] <= allowed[:, None]
-    return close & (1 - overlaps**2 < INDEPENDENCE) & ~np.eye(len(lam), dtype=bool)
-
-
-class InspectPairs(eqx.Module):
-    """Judge what the solver returned."""
+class UnfitPairs(eqx.Module):
+    """Object to what the solver returned."""
 
     problem: str = eqx.field(static=True)
     residual_rtol: float = eqx.field(static=True)
 
     def __call__(
         self,
-        residual: np.ndarray,
-        parts: np.ndarray,
-        size: np.ndarray,
-        overlaps: np.ndarray,
-        norms: np.ndarray,
-        finite: np.ndarray,
-        lam: np.ndarray,
-        slopes: np.ndarray,
-        paired: np.ndarray,
-        defects: np.ndarray,
-    ) -> str | None:
+        residual: Any,
+        parts: Any,
+        size: Any,
+        overlaps: Any,
+        norms: Any,
+        finite: Any,
+        lam: Any,
+        slopes: Any,
+        paired: Any,
+        defects: Any,
+    ) -> Iterator[Objection]:
         k = len(norms)
         requirement = f"`eigensolver(problem={self.problem}(k={k}))`: "
-        if not finite.all():
+        yield Objection(
+            ~finite,
+            lambda pairs: (
+                f"{requirement}finite pairs; got NaN or inf in pair {pairs[0]}. Infinite values "
+                "of a pencil with singular B are no solutions: have the solver leave them out. "
+                "`solvers.newton` returns NaN where it does not converge: start nearer to the "
+                "pair. Else check the solver's own report of convergence."
+            ),
+        )
+        yield Objection(
+            ~(norms > 0),
+            lambda pairs: f"{requirement}vectors that are not zero; got one for pair {pairs[0]}.",
+        )
+
+        def not_as_declared(what: np.ndarray, pairs: np.ndarray) -> str:
+            adjective = ("linear in x", "holomorphic in λ")[what[0]]
             return (
-                f"{requirement}finite pairs; got NaN or inf in pair {np.flatnonzero(~finite)[0]}. "
-                "Infinite values of a pencil with singular B are no solutions: have the solver "
-                "leave them out. `solvers.newton` returns NaN where it does not converge: start "
-                "nearer to the pair. Else check the solver's own report of convergence."
+                f"{requirement}a function T(λ, x, *args) that is {adjective}; got a relative "
+                f"deviation of {defects[what[0], pairs[0]]:.1e} at pair {pairs[0]}. Leave out of T "
+                "what does not multiply x, and every conjugate and absolute value of λ and x. "
+                "Where T depends on the vectors themselves (self-consistency), state all "
+                "conditions by `implicit_function`."
             )
-        if not (norms > 0).all():
-            i = np.flatnonzero(~(norms > 0))[0]
-            return f"{requirement}vectors that are not zero; got one for pair {i}."
-        for what, found in zip(("linear in x", "holomorphic in λ"), defects, strict=True):
-            # NaN is left to the residual
-            bad = np.flatnonzero(found > tolerance(None, found.dtype))
-            if bad.size:
-                return (
-                    f"{requirement}a function T(λ, x, *args) that is {what}; got a relative "
-                    f"deviation of {found[bad[0]]:.1e} at pair {bad[0]}. Leave out of T what "
-                    "does not multiply x, and every conjugate and absolute value of λ and x."
-                )
-        eps = np.finfo(residual.dtype).eps
-        allowed = self.residual_rtol * parts + ROUNDING * eps * size
-        for side, r, limit, part in zip(
-            ("T(λ) x", "yᴴ T(λ) of a left vector"), residual, allowed, parts, strict=True
-        ):
-            bad = np.flatnonzero(~(r <= limit))
-            if bad.size:
-                i = bad[np.argmax(r[bad])]
-                return (
-                    f"{requirement}pairs with T(λ) x = 0, where T(λ) is A − λB, the polynomial or "
-                    f"the function; got ‖{side}‖ = {r[i]:.1e} for pair {i}, above the "
-                    f"{limit[i]:.1e} allowed of terms of size {part[i]:.1e} ({bad.size} of {k} "
-                    "pairs fail). "
-                    "Tighten the solver's tolerance, check that it solves this problem and that "
-                    "left vectors are columns y with yᴴA = λ yᴴB, or accept this with "
-                    "`Policy(residual_rtol=...)`."
-                )
-        if not paired.all():
-            i = np.flatnonzero(~paired)[0]
+
+        # NaN is left to the residual
+        yield Objection(defects > tolerance(None, defects.dtype), not_as_declared)
+        eps = float(np.finfo(residual.dtype).eps)
+        allowed = self.residual_rtol * parts + ROUNDING * eps * size[None, :]
+
+        def unsolved(side: np.ndarray, pairs: np.ndarray) -> str:
+            pairs = pairs[side == side[0]]
+            where = side[0], pairs[np.argmax(residual[side[0], pairs])]
+            what = ("T(λ) x", "yᴴ T(λ) of a left vector")[side[0]]
             return (
+                f"{requirement}pairs with T(λ) x = 0, where T(λ) is A − λB, the polynomial or "
+                f"the function; got ‖{what}‖ = {residual[where]:.1e} for pair {where[1]}, above "
+                f"the {allowed[where]:.1e} allowed of terms of size {parts[where]:.1e} "
+                f"({len(pairs)} of {k} pairs fail). Tighten the solver's tolerance, check that it "
+                "solves this problem and that left vectors are columns y with yᴴA = λ yᴴB, or "
+                "accept this with `Policy(residual_rtol=...)`."
+            )
+
+        yield Objection(~(residual <= allowed), unsolved)
+        yield Objection(
+            ~paired,
+            lambda pairs: (
                 f"{requirement}left vectors in the order of the values; got yᴴT'(λ)x = 0 for pair "
-                f"{i}. Sort them alike."
-            )
-        twice = np.argwhere(_found_twice(allowed[0], slopes, lam, overlaps))
-        if twice.size:
-            i, j = np.sort(twice[0])
+                f"{pairs[0]}. Sort them alike."
+            ),
+        )
+        # The residual of the vector of one pair with the value of another is |λᵢ − λⱼ| ‖T'(λ)x‖,
+        # nearly; `slopes` are these norms: the residual test takes such values for one.
+        close = abs(lam[:, None] - lam[None, :]) * slopes[:, None] <= allowed[0][:, None]
+        twice = close & (1 - overlaps**2 < INDEPENDENCE) & ~np.eye(k, dtype=bool)
+
+        def found_twice(i: np.ndarray, j: np.ndarray) -> str:
+            i, j = sorted((i[0], j[0]))
             return (
                 f"{requirement}different pairs; got pairs {i} and {j} with one value and one "
                 "vector. Either the solver found one pair twice, or the value is defective "
                 "and its vectors have no derivative."
             )
-        return None
+
+        yield Objection(twice, found_twice)
 
 
-def inspect_condition(condition: np.ndarray, lam: np.ndarray) -> str | None:
-    """Say which value is at an exceptional point, or near one."""
-    return describe_condition(
-        condition, "`eigensolver(...)`", lambda i: f"for pair {i}, {lam[i]:.6g}"
-    )
+def near_exceptional_points(condition: Any, lam: Any) -> Iterator[Objection]:
+    """Object to values at an exceptional point, or near one."""
+    source = lambda i: f"for pair {i}, {lam[i]:.6g}"  # noqa: E731
+    yield ill_conditioned(condition, "`eigensolver(...)`", source)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Inexact
 
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation, AbstractSystems
-from ..operators import column_norms, scale_columns
+from ..operators import column_norms, diagonal, scale_columns
 from ..policy import Policy
 from ..systems.bordered_pairs import BORDER, BorderedPairs
 from ._blocks import divide
@@ -144,7 +144,7 @@ class CompleteSolve(eqx.Module):
         near = blocks > 0
         border = self.problem.border(S, X, self.operators)  # −BX
         G = -jnp.linalg.solve(border, top)  # Vᵀ top
-        lam = jnp.diagonal(S)
+        lam = diagonal(S)
 
         def commutator(a: Array) -> Array:
             outside = jnp.where(near, jnp.zeros_like(a), a)

@@ -1,5 +1,6 @@
 """What is checked of the triplets A v = σ u, Aᴴ u = σ v that a solver returns."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -7,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from .._compiled import compiled
 from ..degeneracy import clusters_beyond
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
-from ..policy import Policy
+from ..policy import Objection, Policy
 from ..solution import Solution
 from ..systems._abstract import ROUNDING as VALUE_ROUNDING
-from ._blocks import independent, inspect_independence, orthonormalize
+from ._blocks import dependent, orthonormalize
 
 # Rounding of a product or inner product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
@@ -37,21 +38,23 @@ def normalize(
     U = _unit(jnp.where(jnp.any(U != 0, axis=0, keepdims=True), U, apply(A, V)))
     # in a cluster the two Gram matrices are equal, so one change of basis serves both
     gram = (U.conj().T @ U + V.conj().T @ V) / 2
-    (U, V), gram, norms = orthonormalize(gram, U, V)
-    AV, AU = apply(A, V), apply_adjoint(A, U)
-
-    joined = jnp.concatenate([AV - scale_columns(U, sigma), AU - scale_columns(V, sigma)])
-    residual = column_norms(joined)
-    scale = column_norms(jnp.concatenate([AV, AU])) + 2**0.5 * jnp.abs(sigma)
+    (U, V), gram = orthonormalize(gram, U, V)
     m, n = A.out_size(), A.in_size()
-    w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
     # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
-    size = column_norms(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
+    w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
+    AV = apply(A, jnp.concatenate([V, w[m:]], axis=1))
+    AU = apply_adjoint(A, jnp.concatenate([U, w[:m]], axis=1))
+    products = jnp.concatenate([AV, AU])
+
+    joined = products[:, :-1] - scale_columns(jnp.concatenate([U, V]), sigma)
+    norms = column_norms(jnp.concatenate([joined, products], axis=1))
+    residual, size = norms[: len(sigma)], norms[-1:]
+    scale = norms[len(sigma) : -1] + 2**0.5 * jnp.abs(sigma)
     eps = float(jnp.finfo(sigma.dtype).eps)
     rounding = ROUNDING * eps * (size + jnp.abs(sigma))
     zero = jnp.broadcast_to(VALUE_ROUNDING * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
-    angle = jnp.sum(U.conj() * AV, axis=0)
-    figures = (sigma, residual, scale, rounding, zero, angle, gram, norms, finite)
+    angle = jnp.sum(U.conj() * products[:m, :-1], axis=0)
+    figures = (sigma, residual, scale, rounding, zero, angle, finite, *gram)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
     # what the solver's rounding has done: two values can be off either way
@@ -73,53 +76,42 @@ def _unit(X: Array) -> Array:
     return scale_columns(X, 1 / jnp.where(norms > 0, norms, 1))
 
 
-@compiled
-def sound(
-    rtol: float,
-    sigma: Array,
-    residual: Array,
-    scale: Array,
-    rounding: Array,
-    zero: Array,
-    angle: Array,
-    gram: Array,
-    norms: Array,
-    finite: Array,
-) -> Bool[Array, ""]:
-    """Return True where `InspectTriplets` does not object."""
-    solved = jnp.all(residual <= rtol * scale + rounding) & jnp.all(sigma > zero)
-    return solved & independent(gram) & jnp.all(finite) & jnp.all(norms > 0)
-
-
-class InspectTriplets(eqx.Module):
-    """Judge what the solver returned."""
+class UnfitTriplets(eqx.Module):
+    """Object to what the solver returned."""
 
     residual_rtol: float = eqx.field(static=True)
 
     def __call__(
         self,
-        sigma: np.ndarray,
-        residual: np.ndarray,
-        scale: np.ndarray,
-        rounding: np.ndarray,
-        zero: np.ndarray,
-        angle: np.ndarray,
-        gram: np.ndarray,
-        norms: np.ndarray,
-        finite: np.ndarray,
-    ) -> str | None:
+        sigma: Any,
+        residual: Any,
+        scale: Any,
+        rounding: Any,
+        zero: Any,
+        angle: Any,
+        finite: Any,
+        gram: Any,
+        norms: Any,
+        independent: Any,
+    ) -> Iterator[Objection]:
         k = len(sigma)
         requirement = f"`eigensolver(problem=Singular(k={k}))`: "
-        if not finite.all():
-            return (
-                f"{requirement}finite triplets; got NaN or inf in triplet "
-                f"{np.flatnonzero(~finite)[0]}. Check the solver's own report of convergence."
-            )
-        if not (norms > 0).all():
-            i = np.flatnonzero(~(norms > 0))[0]
-            return f"{requirement}vectors that are not zero; got one for triplet {i}."
-        if not (sigma > zero).all():
-            i = np.flatnonzero(~(sigma > zero))[0]
+        yield Objection(
+            ~finite,
+            lambda triplets: (
+                f"{requirement}finite triplets; got NaN or inf in triplet {triplets[0]}. "
+                "Check the solver's own report of convergence."
+            ),
+        )
+        yield Objection(
+            ~(norms > 0),
+            lambda triplets: (
+                f"{requirement}vectors that are not zero; got one for triplet {triplets[0]}."
+            ),
+        )
+
+        def not_positive(triplets: np.ndarray) -> str:
+            i = triplets[0]
             reason = (
                 "A zero singular value has no derivative: ask for the positive ones only, or "
                 "differentiate the eigenvalues σ² of AᴴA, by `Hermitian`"
@@ -130,47 +122,48 @@ class InspectTriplets(eqx.Module):
                 f"{requirement}positive singular values; got σ = {sigma[i]:.1e} for triplet {i}, "
                 f"where rounding of A explains {zero[i]:.1e}. {reason}."
             )
-        message = inspect_independence(requirement, "½|uᴴu' + vᴴv'|", gram)
-        if message is not None:
-            return message
+
+        yield Objection(~(sigma > zero), not_positive)
+        yield dependent(requirement, "½|uᴴu' + vᴴv'|", gram, independent)
         allowed = self.residual_rtol * scale + rounding
-        bad = np.flatnonzero(~(residual <= allowed))
-        if not bad.size:
-            return None
-        i = bad[np.argmax(residual[bad])]
-        if abs(abs(angle[i]) - sigma[i]) <= allowed[i]:
+
+        def unsolved(triplets: np.ndarray) -> str:
+            i = triplets[np.argmax(residual[triplets])]
+            if abs(abs(angle[i]) - sigma[i]) <= allowed[i]:
+                return (
+                    f"{requirement}left vectors of the phase that A v = σ u gives them; got uᴴAv = "
+                    f"{_number(angle[i])} for triplet {i} with σ = {sigma[i]:.3g}. Turn u and v "
+                    "together, or return (values, vectors) alone: left vectors are then A v / σ."
+                )
             return (
-                f"{requirement}left vectors of the phase that A v = σ u gives them; got uᴴAv = "
-                f"{_number(angle[i])} for triplet {i} with σ = {sigma[i]:.3g}. Turn u and v "
-                "together, or return (values, vectors) alone: left vectors are then A v / σ."
+                f"{requirement}triplets with A v = σ u and Aᴴ u = σ v, v a column of `vectors`; "
+                f"got a residual ‖(A v − σ u; Aᴴ u − σ v)‖ of {residual[i]:.1e} for triplet {i}, "
+                f"which is {residual[i] / scale[i]:.1e} of its terms and above the "
+                f"{allowed[i]:.1e} allowed ({len(triplets)} of {k} triplets fail). An `svd` "
+                "returns U, σ, Vᴴ: the solver is to return σ, V, U. Tighten the solver's "
+                "tolerance, or accept this with `Policy(residual_rtol=...)`."
             )
-        return (
-            f"{requirement}triplets with A v = σ u and Aᴴ u = σ v, v a column of `vectors`; got a "
-            f"residual ‖(A v − σ u; Aᴴ u − σ v)‖ of {residual[i]:.1e} for triplet {i}, which is "
-            f"{residual[i] / scale[i]:.1e} of its terms and above the {allowed[i]:.1e} allowed "
-            f"({bad.size} of {k} triplets fail). An `svd` returns U, σ, Vᴴ: the solver is to "
-            "return σ, V, U. Tighten the solver's tolerance, or accept this with "
-            "`Policy(residual_rtol=...)`."
-        )
+
+        yield Objection(~(residual <= allowed), unsolved)
 
 
 def _number(z: Any) -> str:
     return f"{z:.3g}" if np.iscomplexobj(z) else f"{float(z):.3g}"
 
 
-class InspectFactors(eqx.Module):
-    """Judge the factors of a normalisation."""
+class UnfitFactors(eqx.Module):
+    """Object to the factors of a normalisation."""
 
     name: str = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
 
-    def __call__(self, modulus: np.ndarray) -> str | None:
-        bad = np.flatnonzero(~(np.abs(modulus - 1) <= self.rtol))
-        if not bad.size:
-            return None
-        return (
-            f"`eigensolver(problem=Singular(...), normalization={self.name})`: one that keeps "
-            "‖v‖ = 1, for A v = σ u and Aᴴ u = σ v leave only the phase that u and v share; got "
-            f"‖v‖ = {1 / modulus[bad[0]]:.3g} for triplet {bad[0]}. Use `LargestComponent()`, or a "
-            "function that returns a unit vector."
+    def __call__(self, modulus: Any) -> Iterator[Objection]:
+        yield Objection(
+            ~(abs(modulus - 1) <= self.rtol),
+            lambda bad: (
+                f"`eigensolver(problem=Singular(...), normalization={self.name})`: one that keeps "
+                "‖v‖ = 1, for A v = σ u and Aᴴ u = σ v leave only the phase that u and v share; "
+                f"got ‖v‖ = {1 / modulus[bad[0]]:.3g} for triplet {bad[0]}. Use "
+                "`LargestComponent()`, or a function that returns a unit vector."
+            ),
         )

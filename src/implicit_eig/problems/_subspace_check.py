@@ -1,17 +1,21 @@
 """The Schur basis of the space that a solver's vectors span, and what is checked of it."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import scipy.linalg as sla
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from .. import host
 from .._compiled import compiled
 from ..linear_solvers._systems import probe
-from ..operators import apply_complex, column_norms, scale_columns
+from ..operators import apply_complex, column_norms, diagonal, scale_columns
+from ..policy import Objection
 
 # Rounding of a product is below this many eps of its factors' sizes.
 ROUNDING = 1e3
@@ -21,11 +25,11 @@ ROUNDING = 1e3
 def schur_basis(
     X: Array, A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None
 ) -> tuple[Array, Array, tuple[Array, ...], Array]:
-    """Return S, X, the figures of `InspectBasis`, and the relative residuals."""
+    """Return S, X, the figures of `UnfitBasis`, and the relative residuals."""
     norms = column_norms(X)
     finite = jnp.all(jnp.isfinite(norms))
     X, R = jnp.linalg.qr(scale_columns(X, 1 / jnp.where(norms > 0, norms, 1)))
-    rank = jnp.min(jnp.abs(jnp.diagonal(R)))
+    rank = jnp.min(jnp.abs(diagonal(R)))
     gram = X.conj().T @ apply_complex(B, X)
     skew = jnp.max(jnp.abs(gram - gram.conj().T)) / jnp.max(jnp.abs(gram))
     L = jnp.linalg.cholesky((gram + gram.conj().T) / 2)
@@ -59,58 +63,48 @@ def _host_schur(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return T, Q
 
 
-def sound(
-    rtol: float,
-    residual: Array,
-    scale: Array,
-    rounding: Array,
-    rank: Array,
-    skew: Array,
-    finite: Array,
-    definite: Array,
-) -> Bool[Array, ""]:
-    """Return True where `InspectBasis` does not object."""
-    eps = float(jnp.finfo(residual.dtype).eps)
-    good = (rank > ROUNDING * eps) & (skew < ROUNDING * eps) & finite & definite
-    return jnp.all(residual <= rtol * scale + rounding) & good
-
-
-class InspectBasis(eqx.Module):
-    """Judge the vectors that the solver returned."""
+class UnfitBasis(eqx.Module):
+    """Object to the vectors that the solver returned."""
 
     residual_rtol: float = eqx.field(static=True)
 
     def __call__(
         self,
-        residual: np.ndarray,
-        scale: np.ndarray,
-        rounding: np.ndarray,
-        rank: np.ndarray,
-        skew: np.ndarray,
-        finite: np.ndarray,
-        definite: np.ndarray,
-    ) -> str | None:
-        eps = np.finfo(residual.dtype).eps
+        residual: Any,
+        scale: Any,
+        rounding: Any,
+        rank: Any,
+        skew: Any,
+        finite: Any,
+        definite: Any,
+    ) -> Iterator[Objection]:
+        eps = float(np.finfo(residual.dtype).eps)
         requirement = f"`eigensolver(problem=Subspace(k={len(residual)}))`: "
-        if not finite:
-            return (
+        yield Objection(
+            ~finite,
+            lambda _: (
                 f"{requirement}finite vectors; got NaN or inf. Check the solver's own report of "
                 "convergence."
-            )
-        if not rank > ROUNDING * eps:
-            return (
+            ),
+        )
+        yield Objection(
+            ~(rank > ROUNDING * eps),
+            lambda _: (
                 f"{requirement}independent vectors; got some with a part of {rank:.1e} outside the "
                 "span of the others. For defective values have the solver return a Schur basis."
-            )
-        if not (definite and skew < ROUNDING * eps):
-            return (
+            ),
+        )
+        yield Objection(
+            ~(definite & (skew < ROUNDING * eps)),
+            lambda _: (
                 f"{requirement}B Hermitian positive definite on the space; got a Gram matrix XᴴBX "
                 "that is not. Multiply by an inverse of B, or by Bᴴ from the left."
-            )
+            ),
+        )
         allowed = self.residual_rtol * scale + rounding
-        bad = np.flatnonzero(~(residual <= allowed))
-        if bad.size:
-            i = bad[np.argmax(residual[bad])]
+
+        def unsolved(columns: np.ndarray) -> str:
+            i = columns[np.argmax(residual[columns])]
             return (
                 f"{requirement}vectors whose span is invariant, A X = B X S; got a residual of "
                 f"{residual[i]:.1e} in column {i} of a Schur basis, {residual[i] / scale[i]:.1e} "
@@ -118,4 +112,5 @@ class InspectBasis(eqx.Module):
                 "solver's tolerance, have it return a Schur basis, or accept this with "
                 "`Policy(residual_rtol=...)`."
             )
-        return None
+
+        yield Objection(~(residual <= allowed), unsolved)

@@ -40,7 +40,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..linear_solvers._solve import solve_linearised
-from ..operators import apply
+from ..operators import apply, diagonal
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
@@ -57,11 +57,10 @@ from ._blocks import (
     turn_defect_of_pairs,
 )
 from ._hermitian_check import (
-    InspectPairs,
+    UnfitPairs,
     hermitian_parts,
-    inspect_operators,
     normalize,
-    sound,
+    unfit_operators,
 )
 from ._separate import near_blocks, separate_orthonormal
 
@@ -140,11 +139,7 @@ class Hermitian(AbstractProblem):
                 f"{A.in_size()}. Ask for fewer pairs."
             )
         parts, figures = hermitian_parts(operators)
-        defect, rounding, quadratic_form = figures
-        # a comparison with NaN is False
-        as_declared = jnp.all(defect <= rounding) & jnp.all(quadratic_form[1:] > 0)
-        check = forward_check(policy, inspect_operators)
-        return enforce(check, figures, parts, ~(as_declared & jnp.all(jnp.isfinite(rounding))))
+        return enforce(forward_check(policy, unfit_operators), figures, parts)
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
         """Return B."""
@@ -167,8 +162,7 @@ class Hermitian(AbstractProblem):
         A, B = _both(operators)
         solution, figures, residuals = normalize(solution, A, B, policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
-        check = forward_check(policy, InspectPairs(rtol))
-        solution = enforce(check, figures, solution, ~sound(rtol, *figures))
+        solution = enforce(forward_check(policy, UnfitPairs(rtol)), figures, solution)
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def state(self, solution: Solution) -> "Invariant":
@@ -179,7 +173,7 @@ class Hermitian(AbstractProblem):
 
     def solution(self, state: "Invariant") -> Solution:
         """Return the pairs, λ being the diagonal of S."""
-        return Solution(jnp.diagonal(state.S).real, state.X, _block=state.S)
+        return Solution(diagonal(state.S).real, state.X, _block=state.S)
 
     def separate(self, state: "Invariant") -> "Invariant":
         """Return the state with the block of each cluster apart from the others."""
@@ -209,7 +203,7 @@ class Hermitian(AbstractProblem):
         self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
-        lam = jnp.diagonal(state.S).real
+        lam = diagonal(state.S).real
         defect, size = turn_defect_of_pairs(lam, state.X, cotangent.S, cotangent.X, clusters)
         return beyond_rounding(defect, cotangent.near), size
 

@@ -13,7 +13,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
-from ..operators import as_operator
+from ..operators import as_operator, diagonal
 from ..policy import Policy
 from ..solution import Solution
 from ..solvers.newton import Newton
@@ -142,7 +142,7 @@ class Nonlinear(AbstractPairs):
         transposed: bool = False,
     ) -> Inexact[Array, "n k"]:
         """Return T(λᵢ) xᵢ or T(λᵢ)ᵀ xᵢ: a user's function is of numbers λ, not of blocks."""
-        matrices = self.matrices(jnp.diagonal(S), operators)
+        matrices = self.matrices(diagonal(S), operators)
         return (matrices.transposed() if transposed else matrices).product(X)
 
     def pairing(

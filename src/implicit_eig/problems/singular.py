@@ -23,6 +23,7 @@ Source: Papadopoulo & Lourakis (2000) ECCV, 554, doi:10.1007/3-540-45054-8_36; d
 triplets rather than all, complex ones, clusters.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -35,8 +36,8 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._errors import InputError
 from ..linear_solvers._solve import solve_linearised
 from ..normalization import AbstractNormalization, rescale
-from ..operators import apply, apply_adjoint, dtype_of
-from ..policy import Check, Policy, enforce, forward_check, tolerance
+from ..operators import apply, apply_adjoint, diagonal, dtype_of
+from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
@@ -54,7 +55,7 @@ from ._blocks import (
 )
 from ._embedding import embedding
 from ._separate import near_blocks, separate_orthonormal
-from ._singular_check import InspectFactors, InspectTriplets, normalize, sound
+from ._singular_check import UnfitFactors, UnfitTriplets, normalize
 
 
 class Triplets(eqx.Module):
@@ -136,8 +137,7 @@ class Singular(AbstractProblem):
         """Return the triplets with UᴴU = VᴴV = I, checked as `Policy(forward=...)` says."""
         solution, figures, residuals = normalize(solution, operators[0], policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
-        check = forward_check(policy, InspectTriplets(rtol))
-        solution = enforce(check, figures, solution, ~sound(rtol, *figures))
+        solution = enforce(forward_check(policy, UnfitTriplets(rtol)), figures, solution)
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def rescale(
@@ -151,11 +151,9 @@ class Singular(AbstractProblem):
         metric = lambda: self.metric(operators)  # noqa: E731
         modulus = jnp.abs(normalization.factors(solution.vectors, metric))
         rtol = tolerance(None, modulus.dtype)
-        inspect = InspectFactors(type(normalization).__name__, rtol)
-        forward = forward_check(policy, inspect)
-        check = Check(inspect, forward.action, InputError, forward.warning)
-        failed = ~jnp.all(jnp.abs(modulus - 1) <= rtol)
-        solution = enforce(check, (modulus,), solution, failed)
+        forward = forward_check(policy, UnfitFactors(type(normalization).__name__, rtol))
+        check = dataclasses.replace(forward, error=InputError)
+        solution = enforce(check, (modulus,), solution)
         # left vectors times the conjugate of a phase are left vectors divided by it
         return rescale(normalization, solution, metric, policy)
 
@@ -167,7 +165,7 @@ class Singular(AbstractProblem):
 
     def solution(self, state: Triplets) -> Solution:
         """Return the triplets, σ being the diagonal of S."""
-        return Solution(jnp.diagonal(state.S).real, state.V, state.U, _block=state.S)
+        return Solution(diagonal(state.S).real, state.V, state.U, _block=state.S)
 
     def separate(self, state: Triplets) -> Triplets:
         """Return the state with the block of each cluster apart from the others."""
@@ -203,7 +201,7 @@ class Singular(AbstractProblem):
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
         W, W_bar = (jnp.concatenate([t.U, t.V]) for t in (state, cotangent))
-        sigma = jnp.diagonal(state.S).real
+        sigma = diagonal(state.S).real
         defect, size = turn_defect_of_pairs(sigma, W, cotangent.S, W_bar, clusters)
         return beyond_rounding(defect, cotangent.near), size
 
@@ -230,7 +228,7 @@ class Singular(AbstractProblem):
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         pencil = _pencil(state, operators)
         S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(pencil.lam, state.near > 0))
-        lam = jnp.diagonal(S)
+        lam = diagonal(S)
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
         R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
         m, n = len(U), len(V)

@@ -30,7 +30,14 @@ from .._errors import InputError
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation
 from ..normalization import AbstractNormalization
-from ..operators import apply_complex, as_operator, column_norms, dtype_of, scale_columns
+from ..operators import (
+    apply_complex,
+    as_operator,
+    column_norms,
+    diagonal,
+    dtype_of,
+    scale_columns,
+)
 from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
@@ -41,7 +48,7 @@ from ..systems.matrices import Shifted
 from ..systems.sylvester import Sylvester
 from ._abstract import AbstractProblem, Operators
 from ._blocks import check_k, turn_defect
-from ._subspace_check import ROUNDING, InspectBasis, schur_basis, sound
+from ._subspace_check import ROUNDING, UnfitBasis, schur_basis
 from ._sums import check_square
 from .hermitian import Invariant
 
@@ -121,8 +128,7 @@ class Subspace(AbstractProblem):
         """Return the Schur form of the space that the solver's vectors span, checked."""
         S, X, figures, stats = schur_basis(solution.vectors, *_both(operators))
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
-        check = forward_check(policy, InspectBasis(rtol))
-        S, X = enforce(check, figures, (S, X), ~sound(rtol, *figures))
+        S, X = enforce(forward_check(policy, UnfitBasis(rtol)), figures, (S, X))
         return Solution(S, X, None, {"residuals": stats})
 
     def state(self, solution: Solution) -> Invariant:
@@ -242,13 +248,13 @@ class _Linearisation(AbstractLinearisation):
             jnp.zeros_like(border),
             jnp.zeros((k, k), self.scale.dtype),
         )
-        return Sylvester(systems, self.B, self.S - jnp.diag(jnp.diagonal(self.S)))
+        return Sylvester(systems, self.B, self.S - jnp.diag(diagonal(self.S)))
 
 
 def _matrices(
     A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None, S: Array
 ) -> Shifted:
-    lam = jnp.diagonal(S)
+    lam = diagonal(S)
     return Shifted((A, B), (jnp.ones_like(lam), -lam))
 
 
