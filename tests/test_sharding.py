@@ -74,8 +74,36 @@ LOSSES = {
 }
 
 
+PLACED = """
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    placed = jax.device_put(A, jax.NamedSharding(mesh, PartitionSpec("batch")))
+    gradients = jax.vmap(jax.grad(f))
+    found = jax.jit(gradients)(placed)
+    assert len(found.sharding.device_set) == 2
+    assert jnp.max(jnp.abs(found - gradients(A))) < 1e-10
+"""
+
+
+def run(name, code):
+    """Run code on two devices; return what it prints."""
+    code = textwrap.dedent(SETUP) + f"f = {LOSSES[name]}\n" + textwrap.dedent(code)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        timeout=300,
+        env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_sharded_derivatives_are_those_of_a_batch(name):
-    code = textwrap.dedent(SETUP) + f"f = {LOSSES[name]}\n" + textwrap.dedent(CHECK)
-    env = os.environ | {"XLA_FLAGS": ""}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=env)
+    run(name, CHECK)
+
+
+def test_sharded_arrays_under_jit_are_not_gathered():
+    """XLA warns where it must copy an array to every device to go on."""
+    assert "rematerialization" not in run("some pairs", PLACED)

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._compiled import constant_like
 from .._errors import InputError
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import diagonal, scale_columns
@@ -79,7 +80,7 @@ def orthonormalize(
     norms = jnp.sqrt(jnp.maximum(diagonal(gram).real, 0))
     inverse = 1 / jnp.where(norms > 0, norms, 1)
     gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
-    identity = jnp.eye(len(gram), dtype=gram.dtype)
+    identity = constant_like(jnp.eye(len(gram), dtype=gram.dtype), gram)
     bases = tuple(scale_columns(X, inverse) for X in bases)
 
     def mixed(independent: Array, bases: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:

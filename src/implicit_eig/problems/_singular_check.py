@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from .._compiled import compiled
+from .._compiled import compiled, constant_like
 from ..degeneracy import clusters_beyond
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
@@ -42,8 +42,9 @@ def normalize(
     m, n = A.out_size(), A.in_size()
     # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
     w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
-    AV = apply(A, jnp.concatenate([V, w[m:]], axis=1))
-    AU = apply_adjoint(A, jnp.concatenate([U, w[:m]], axis=1))
+    of_V, of_U = constant_like(w[m:], V[:, :1]), constant_like(w[:m], U[:, :1])
+    AV = apply(A, jnp.concatenate([V, of_V], axis=1))
+    AU = apply_adjoint(A, jnp.concatenate([U, of_U], axis=1))
     products = jnp.concatenate([AV, AU])
 
     joined = products[:, :-1] - scale_columns(jnp.concatenate([U, V]), sigma)

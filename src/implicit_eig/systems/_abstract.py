@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
+from .._compiled import constant_like
 from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
 from ..operators import apply, column_norms, diagonal, has_entries, is_dense
 
@@ -23,7 +24,7 @@ def rounding_probes(X: Inexact[Array, "n k"]) -> Inexact[Array, "n 2"]:
     The first is random and of norm 1. The second has such signs and phases too, but the sizes of
     the largest component of each row of X.
     """
-    v = probe(X[:, :1])
+    v = constant_like(probe(X[:, :1]), X[:, :1])
     largest = jnp.max(jnp.abs(X), axis=1, keepdims=True)
     return jnp.concatenate([v, len(X) ** 0.5 * v * largest.astype(X.dtype)], axis=1)
 
