@@ -14,6 +14,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 FAST_COMPILATION = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in processes that tests start, too
 
 with install_import_hook("implicit_eig", "beartype.beartype"):
     import implicit_eig as ie  # noqa: F401

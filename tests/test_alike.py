@@ -10,6 +10,8 @@ from test_compiled import COMPILED
 import implicit_eig as ie
 from implicit_eig._alike import Steps
 
+pytestmark = pytest.mark.core
+
 N = 6
 TABLE = np.arange(6.0)
 

@@ -1,6 +1,5 @@
 """The examples and the README's snippet run, and what they assert holds."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -14,8 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 def run(*arguments, cwd):
     command = [sys.executable, *map(str, arguments)]
-    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in conftest.py
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_quickstart(tmp_path):
