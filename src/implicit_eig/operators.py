@@ -137,6 +137,11 @@ def column_norms(X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
     return scale * jnp.linalg.norm(scale_columns(X, 1 / scale), axis=0)
 
 
+def column_sums(X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+    """Return the 1-norm of each column, shape (k,): for sizes, as it squares nothing."""
+    return jnp.sum(jnp.abs(X), axis=0)
+
+
 def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
     """Return the 2-norm of a vector, as `column_norms` does."""
     return column_norms(x[:, None])[0]

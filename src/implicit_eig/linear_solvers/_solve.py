@@ -181,11 +181,11 @@ def _solve_and_check(
         solver = solver.without_host() if isinstance(solver, AbstractSystemsSolver) else solver
     with host.failures_as_nan(policy.linear_solve is Action.NAN):
         U, outcome = solve_all(systems, unit, solver)
-    residual = system_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
+    residual = _plain_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     residual = jnp.where(jnp.isnan(size), 0, residual)
     dtype = residual.dtype
     eps = float(jnp.finfo(dtype).eps)
-    rounding = ROUNDING * eps * sizes * system_norms(U)
+    rounding = ROUNDING * eps * _plain_norms(jax.tree.map(lambda u: scale_columns(u, sizes), U))
     allowed = jnp.maximum(
         accepted_rtol(solver, policy, dtype),
         jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
@@ -202,6 +202,12 @@ def _solve_and_check(
         check = exceptional_check(policy, _IllConditioned(type(systems)))
         U = enforce(check, (bound,), U)
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
+
+
+def _plain_norms(U: PyTree[Array]) -> Array:
+    """Return ‖u_i‖ for each system, shape (k,), of about 1 or less, squared as it is."""
+    parts = jnp.concatenate([jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)])
+    return jnp.sqrt(jnp.sum(parts**2, axis=0))
 
 
 def solve_all(

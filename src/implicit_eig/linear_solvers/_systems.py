@@ -208,10 +208,10 @@ def attainable(rtol: float, dtype: Any) -> float:
     return max(rtol, 50 * float(jnp.finfo(dtype).eps))
 
 
-def probe(like: jax.ShapeDtypeStruct | Array) -> Array:
-    """Return a fixed random array of norm 1: it has a part along everything."""
+def probe(like: jax.ShapeDtypeStruct | Array, order: int = 2) -> Array:
+    """Return a fixed random array, of norm 1 in the given one: it has a part along everything."""
     rng = np.random.default_rng(20080)
     v = rng.standard_normal(like.shape)
     if jnp.issubdtype(like.dtype, jnp.complexfloating):
         v = v + 1j * rng.standard_normal(like.shape)
-    return jnp.asarray(v / np.linalg.norm(v), like.dtype)
+    return jnp.asarray(v / np.linalg.norm(v.ravel(), order), like.dtype)

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from .._compiled import compiled
 from ..degeneracy import clusters_beyond
 from ..linear_solvers._systems import probe
-from ..operators import apply, column_norms, dtype_of, is_dense, promoted, scale_columns
+from ..operators import apply, column_sums, dtype_of, is_dense, promoted, scale_columns
 from ..policy import Objection, Policy
 from ..solution import Solution
 from ..systems._abstract import rounding_probes, value_rounding
@@ -51,8 +51,9 @@ def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Arra
     V = probe(jax.ShapeDtypeStruct((operator.in_size(), 2), dtype_of(operator)))
     AV = apply(operator, V)
     M = V.conj().T @ AV
-    sizes = column_norms(V) * column_norms(AV)
-    rounding = ROUNDING * float(jnp.finfo(V.dtype).eps) * jnp.max(sizes)
+    # |u|ᴴ|A v|, u and v being of norm 1 and of entries alike
+    size = jnp.max(column_sums(AV)) / len(V) ** 0.5
+    rounding = ROUNDING * float(jnp.finfo(V.dtype).eps) * size
     return jnp.abs(M[0, 1] - M[1, 0].conj()), rounding, M[1, 1].real
 
 
@@ -109,16 +110,16 @@ def normalize(
     of_B = apply(B, probes)
 
     R = AX - scale_columns(BX, lam)
-    norms = column_norms(jnp.concatenate([R, AX, BX, X, of_A, of_B], axis=1))
-    residual, norm_AX, norm_BX, norm_X = norms[:-4].reshape(4, -1)
-    scale = norm_AX + jnp.abs(lam) * norm_BX
+    residual, size = column_sums(R), jnp.abs(lam)
+    scale = column_sums(AX) + size * column_sums(BX)
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * (norms[-4] + jnp.abs(lam) * norms[-2]) * norm_X
+    of_probes = column_sums(of_A)[0] + size * column_sums(of_B)[0]
+    rounding = ROUNDING * eps * of_probes * column_sums(X)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
     # what the solver's rounding, that of norms, has done; two values can be off either way
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
-    at_most = 2 * jnp.max(norm_X) * residual
+    at_most = 2 * jnp.max(jnp.abs(X)) * residual
     of_values = value_rounding(lam, X, of_A, of_B)
     equal, cut = clusters_beyond(lam, of_values, at_most, misfit, solution._rest, policy)
     figures = (residual, scale, rounding, finite, *gram)

@@ -38,7 +38,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._compiled import compiled, constant_like
 from .._errors import InputError
 from ..degeneracy import cluster_and_cut
-from ..operators import column_norms, diagonal, scale_columns
+from ..operators import column_norms, column_sums, diagonal, scale_columns
 from ..policy import (
     Action,
     Policy,
@@ -136,7 +136,7 @@ class AbstractPairs(AbstractProblem):
         X = scale_columns(solution.vectors, 1 / jnp.where(norms > 0, norms, 1))
         border = self.border(jnp.diag(solution.values), X, operators)
         matrices = self.matrices(solution.values, operators)
-        unit = column_norms(border)
+        unit = column_sums(border)
         eps = float(jnp.finfo(X.dtype).eps)
         rounding = ROUNDING * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
         mask = lambda lam, rounding: self.near(lam, rounding, policy)  # noqa: E731

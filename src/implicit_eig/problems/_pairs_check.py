@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
-from ..operators import column_norms, scale_columns
+from ..operators import column_norms, column_sums, scale_columns
 from ..policy import Objection, ill_conditioned, tolerance
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
@@ -47,14 +47,14 @@ def normalize(
     paired = paired & jnp.all(jnp.isfinite(scaled), axis=0)
     solution = Solution(lam, X, scaled.conj())
     figures = (
-        jnp.stack([column_norms(T.product(W)) for T, W in sides]),
+        jnp.stack([column_sums(T.product(W)) for T, W in sides]),
         jnp.stack([T.scales(W) for T, W in sides]),
         matrices.sizes(X[:, :1]),
         jnp.abs(X.conj().T @ X),
         norms,
         finite,
         lam,
-        column_norms(border),
+        column_sums(border),
         paired,
         matrices.defects(X),
     )

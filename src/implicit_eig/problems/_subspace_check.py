@@ -14,7 +14,7 @@ from jaxtyping import Array
 from .. import host
 from .._compiled import compiled
 from ..linear_solvers._systems import probe
-from ..operators import apply_complex, column_norms, diagonal, scale_columns
+from ..operators import apply_complex, column_norms, column_sums, diagonal, scale_columns
 from ..policy import Objection
 
 # Rounding of a product is below this many eps of its factors' sizes.
@@ -38,12 +38,12 @@ def schur_basis(
     S = X.conj().T @ AX
     S, Q = _schur(jnp.where(jnp.isfinite(S), S, 0))
     X, AX, BX = X @ Q, AX @ Q, BX @ Q
-    residual = column_norms(AX - BX @ S)
-    scale = column_norms(AX) + column_norms(BX) * column_norms(S)
-    v = probe(X[:, :1])
-    size_A, size_B = (column_norms(apply_complex(M, v)) for M in (A, B))
+    residual = column_sums(AX - BX @ S)
+    scale = column_sums(AX) + column_sums(BX) * column_sums(S)
+    v = probe(X[:, :1], 1)
+    size_A, size_B = (column_sums(apply_complex(M, v)) for M in (A, B))
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * (size_A + column_norms(S) * size_B) * column_norms(X)
+    rounding = ROUNDING * eps * (size_A + column_sums(S) * size_B) * column_sums(X)
     figures = (residual, scale, rounding, rank, skew, finite, jnp.all(jnp.isfinite(L)))
     # a value near 0 has no scale of its own: there the residual counts against rounding
     floor = jnp.maximum(scale, rounding / eps**0.5)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._compiled import constant_like
 from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
-from ..operators import apply, column_norms, diagonal, has_entries, is_dense
+from ..operators import apply, column_sums, diagonal, has_entries, is_dense
 
 # of a value, in eps of the size of its operator
 ROUNDING = 10.0
@@ -21,12 +21,12 @@ ROUNDING = 10.0
 def rounding_probes(X: Inexact[Array, "n k"]) -> Inexact[Array, "n 2"]:
     """Return the vectors whose products with A and B show their rounding.
 
-    The first is random and of norm 1. The second has such signs and phases too, but the sizes of
+    The first is random and of 1-norm 1. The second has such signs and phases too, but the sizes of
     the largest component of each row of X.
     """
-    v = constant_like(probe(X[:, :1]), X[:, :1])
+    v = constant_like(probe(X[:, :1], 1), X[:, :1])
     largest = jnp.max(jnp.abs(X), axis=1, keepdims=True)
-    return jnp.concatenate([v, len(X) ** 0.5 * v * largest.astype(X.dtype)], axis=1)
+    return jnp.concatenate([v, len(X) * v * largest.astype(X.dtype)], axis=1)
 
 
 def value_rounding(
@@ -80,9 +80,9 @@ class Pencil(eqx.Module):
         return A, jnp.eye(len(A), dtype=A.dtype) if self.B is None else self.B.as_matrix()
 
     def sizes(self) -> Float[Array, " k"]:
-        """Return a typical ‖A v‖ + |λᵢ| ‖B v‖ for ‖v‖ = 1; shape (k,)."""
-        v = probe(self.X[:, :1])
-        size = column_norms(apply(self.A, v)) + jnp.abs(self.lam) * column_norms(apply(self.B, v))
+        """Return a typical ‖A v‖ + |λᵢ| ‖B v‖ for ‖v‖ = 1, in the 1-norm; shape (k,)."""
+        v = probe(self.X[:, :1], 1)
+        size = column_sums(apply(self.A, v)) + jnp.abs(self.lam) * column_sums(apply(self.B, v))
         return lax.stop_gradient(size)
 
     def rounding(self) -> Float[Array, " k"]:
@@ -102,8 +102,9 @@ class Pencil(eqx.Module):
         Av, Bv = apply(self.A, v), apply(self.B, v)
         vAv, vBv = jnp.vdot(v, Av).real, jnp.vdot(v, Bv).real
         quotient = vAv - self.lam * vBv
-        size = column_norms(Av) + jnp.abs(self.lam) * column_norms(Bv)
-        size = size * column_norms(v)
+        # |v|ᴴ|A v|, where entries are alike
+        size = column_sums(Av) + jnp.abs(self.lam) * column_sums(Bv)
+        size = size * (column_sums(v) / len(v))
         # an indefinite spectrum can balance out: keep at least a tenth of its size
         sign = jnp.where(quotient < 0, -1, 1).astype(size.dtype)
         size = sign * jnp.maximum(jnp.abs(quotient), 0.1 * size)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from ..linear_solvers._systems import Structure, probe
 from ..linear_solvers.auto import SMALL
-from ..operators import at, column_norms, dtype_of, is_dense
+from ..operators import at, column_sums, dtype_of, is_dense
 from ..views import ComplexView
 from .matrices import AbstractMatrices
 
@@ -85,11 +85,11 @@ class Function(AbstractMatrices):
 
     def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
         """Return ‖T(λᵢ) v‖."""
-        return jax.lax.stop_gradient(column_norms(self.product(self._probes(like))))
+        return jax.lax.stop_gradient(column_sums(self.product(self._probes(like))))
 
     def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return |λᵢ| ‖T'(λᵢ) xᵢ‖: a change of λᵢ by a part of it changes T(λᵢ) xᵢ by that part."""
-        return jnp.abs(self.lam) * column_norms(self._along(X, jnp.ones_like(self.lam)))
+        return jnp.abs(self.lam) * column_sums(self._along(X, jnp.ones_like(self.lam)))
 
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
         """Return ‖T(a v + x) − a T v − T x‖ / ‖T v‖, and T'x along i against i times it along 1."""
@@ -101,7 +101,7 @@ class Function(AbstractMatrices):
         i = jnp.asarray(1j, X.dtype)
         along, across = self._along(X, ones), self._along(X, i * ones)
         parts = ((additive, TV), (across - i * along, along))
-        return jnp.stack([_ratio(column_norms(d), column_norms(size)) for d, size in parts])
+        return jnp.stack([_ratio(column_sums(d), column_sums(size)) for d, size in parts])
 
     def _product(self, lam: Array, X: Array) -> Array:
         def apply(lam: Array, x: Array) -> Array:
@@ -118,7 +118,7 @@ class Function(AbstractMatrices):
         return jax.jvp(lambda lam: self._product(lam, X), (self.lam,), (lam_dot,))[1]
 
     def _probes(self, like: Array) -> Array:
-        return jnp.broadcast_to(probe(like), (len(like), len(self.lam)))
+        return jnp.broadcast_to(probe(like, 1), (len(like), len(self.lam)))
 
 
 def _ratio(part: Array, size: Array) -> Array:

@@ -21,7 +21,7 @@ from ..linear_solvers._systems import Structure, probe
 from ..operators import (
     apply_complex,
     at,
-    column_norms,
+    column_sums,
     has_entries,
     is_dense,
     scale_columns,
@@ -89,7 +89,7 @@ class Sum(AbstractMatrices):
 
     def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
         """Return Σⱼ |fⱼᵢ| ‖Aⱼ v‖."""
-        return jax.lax.stop_gradient(self._parts(probe(like)))
+        return jax.lax.stop_gradient(self._parts(probe(like, 1)))
 
     def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return Σⱼ |fⱼᵢ| ‖Aⱼ xᵢ‖."""
@@ -117,7 +117,7 @@ class Sum(AbstractMatrices):
         return zip(self.weights, self.operators, strict=True)
 
     def _parts(self, X: Array) -> Array:
-        terms = [jnp.abs(f) * column_norms(apply_complex(A, X)) for f, A in self._pairs()]
+        terms = [jnp.abs(f) * column_sums(apply_complex(A, X)) for f, A in self._pairs()]
         return sum(terms[1:], terms[0])
 
 
