@@ -1,6 +1,10 @@
 """What is compiled for an accelerator, as far as a machine without one can tell."""
 
+import subprocess
+import sys
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -114,3 +118,38 @@ def test_solvers_of_other_parts_are_others():
         (ie.traceable(jax_eigh), ie.traceable(jnp.linalg.eigh)),
     ):
         assert one != other
+
+
+CACHED = """
+import sys, jax, jax.numpy as jnp
+import implicit_eig as ie
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+missed = []
+jax.monitoring.register_event_listener(lambda name, **_: missed.append("cache_misses" in name))
+for policy in (ie.Policy.nan(), ie.Policy()):
+    solve = ie.eigensolver(ie.traceable(jnp.linalg.eigh), ie.Hermitian(2), policy=policy)
+    loss = lambda A: jnp.sum(solve(A).vectors ** 4)
+    assert jnp.all(jnp.isfinite(jax.jit(jax.grad(loss))(jnp.diag(jnp.arange(4.0)))))
+print(sum(missed))
+"""
+
+
+def test_the_persistent_cache_takes_the_programs(tmp_path):
+    """With callbacks too, which are those of the process that runs."""
+    command = [sys.executable, "-c", CACHED, str(tmp_path)]
+    first, second = (
+        int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(2)
+    )
+    assert first > 0
+    assert second == 0
+
+
+def test_a_program_is_exported():
+    solve = ie.eigensolver(ie.traceable(jax_eigh), ie.Hermitian(2), policy=ie.Policy.nan())
+    gradient = jax.jit(jax.grad(lambda A: jnp.sum(solve(A).vectors ** 4)))
+    A = jnp.asarray(np.diag(np.arange(6.0)) + np.eye(6, k=1) + np.eye(6, k=-1))
+    exported = jax.export.export(gradient)(A)
+    np.testing.assert_allclose(exported.call(A), gradient(A), rtol=1e-12)
