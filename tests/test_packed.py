@@ -9,7 +9,7 @@ import pytest
 from problems import EPS
 
 import implicit_eig as ie
-from implicit_eig.packed import PADDING, UNROLLED, pack, pattern_of
+from implicit_eig.operators.packed import PADDING, UNROLLED, pack, pattern_of
 
 # (shape, entries, how many of them lie in the first row): duplicates, empty rows, one long row
 # that spills, more slots than are unrolled, a single row and column

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import eigs, gmres, svds
 
 import implicit_eig as ie
 from implicit_eig import reverse_communication
-from implicit_eig.reverse_communication import Product, converse, current
+from implicit_eig.host.reverse_communication import Product, converse, current
 
 pytestmark = pytest.mark.core
 

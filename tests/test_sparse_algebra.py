@@ -24,7 +24,7 @@ from problems import (
 from test_pairs import polyeig
 
 import implicit_eig as ie
-from implicit_eig.packed import union
+from implicit_eig.operators.packed import union
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 N = 6

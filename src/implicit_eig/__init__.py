@@ -1,14 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
 from . import plot, solvers, testing
-from ._derivatives import (
-    ComplexStep,
-    FiniteDifferences,
-    ForwardMode,
-    ReverseMode,
-    UserProducts,
-    host_function,
-)
 from ._eigensolver import Eigensolver, eigensolver
 from ._errors import (
     ClusterWarning,
@@ -24,11 +16,22 @@ from ._errors import (
     LinearSolveWarning,
     TrackingWarning,
 )
-from ._host_operator import HostOperator, host_operator
-from ._implicit_function import implicit_function
+from .checks.gauge import gauge_defect
+from .checks.policy import Action, Policy, SolveReport
+from .crossings.one_sided import directional_derivatives
+from .crossings.subgradient import minimum_norm_subgradient
+from .crossings.tracking import Followed, Tracked, follow, track
 from .diagnostics import Diagnosis, diagnose, refine
-from .gauge import gauge_defect
 from .host import traceable
+from .implicit.derivatives import (
+    ComplexStep,
+    FiniteDifferences,
+    ForwardMode,
+    ReverseMode,
+    UserProducts,
+    host_function,
+)
+from .implicit.function import implicit_function
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.cache import FactorizationCache, factorization_cache, factorize
 from .linear_solvers.factorizations import (
@@ -42,31 +45,28 @@ from .linear_solvers.host import host_linear_solver
 from .linear_solvers.minres import MINRES
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
-from .normalization import (
+from .operators import SparseOperator
+from .operators.host_operator import HostOperator, host_operator
+from .problems._abstract import AbstractProblem
+from .problems.general import General
+from .problems.hermitian import Hermitian
+from .problems.nonlinear import Nonlinear
+from .problems.normalization import (
     AbstractNormalization,
     BNorm,
     LargestComponent,
     TwoNorm,
     UnitComponent,
 )
-from .one_sided import directional_derivatives
-from .operators import SparseOperator
-from .policy import Action, Policy, SolveReport
-from .problems._abstract import AbstractProblem
-from .problems.general import General
-from .problems.hermitian import Hermitian
-from .problems.nonlinear import Nonlinear
 from .problems.polynomial import Polynomial
 from .problems.singular import Singular
 from .problems.subspace import Subspace, apply_projector
 from .solution import Solution
-from .subgradient import minimum_norm_subgradient
 from .systems._abstract import AbstractSystem
 from .systems.auto import AutoSystem
 from .systems.bordered import Bordered
 from .systems.deflated import Deflated
 from .systems.full_spectrum import FullSpectrum
-from .tracking import Followed, Tracked, follow, track
 
 __version__ = "0.1.0"
 

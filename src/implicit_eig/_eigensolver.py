@@ -13,17 +13,18 @@ from jaxtyping import PyTree
 from ._compiled import compiled, full_precision
 from ._errors import InputError
 from ._forward import run_solver
-from ._implicit import AbstractRoot, find_root, jvp_at
-from .gauge import watch_state, watch_values
-from .guard import without_guard
+from ._polish import newton
+from ._tangents import jvp_at
+from .checks.gauge import watch_state, watch_values
+from .checks.guard import without_guard
+from .checks.policy import DEFAULT_POLICY, Action, Policy
 from .host import refuse_jax_code
+from .implicit.theorem import AbstractRoot, find_root
 from .linear_solvers._solve import accepted_rtol
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
-from .normalization import AbstractNormalization, FunctionNormalization
-from .policy import DEFAULT_POLICY, Action, Policy
-from .polish import newton
 from .problems._abstract import AbstractProblem, Operators
+from .problems.normalization import AbstractNormalization, FunctionNormalization
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
 from .systems._abstract import AbstractSystem

@@ -11,14 +11,14 @@ import numpy as np
 
 from . import host
 from ._errors import EigensolverError, InputError
-from .guard import nearest_beyond
+from .checks.guard import nearest_beyond
+from .checks.policy import Action, Policy
 from .host import Traceable, refuse_jax
+from .host.reverse_communication import converse
 from .operators import is_dense
-from .policy import Action, Policy
+from .operators.views import remote
 from .problems._abstract import AbstractProblem, Operators
-from .reverse_communication import converse
 from .solution import Solution
-from .views import remote
 
 REQUIREMENT = "`eigensolver(solver=...)`: the solver must return "
 

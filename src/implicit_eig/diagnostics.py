@@ -13,12 +13,12 @@ from jaxtyping import PyTree
 
 from ._compiled import compiled
 from ._eigensolver import Eigensolver
-from .degeneracy import clusters_of
+from ._polish import SILENT, as_returned, newton
+from .checks.clusters import clusters_of
+from .checks.policy import Policy, SolveReport
 from .linear_solvers._systems import probe
 from .linear_solvers.auto import AutoLinearSolver
 from .operators import column_norms
-from .policy import Policy, SolveReport
-from .polish import SILENT, as_returned, newton
 from .problems._abstract import AbstractProblem, Operators
 from .problems._pairs import AbstractPairs
 from .solution import Solution

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._errors import InputError
-from .tracking import LOST, Followed
+from .crossings.tracking import LOST, Followed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..views import host_view
+from ..operators.views import host_view
 from ._block_krylov import add, inner, solve_each
 from ._shift_invert_krylov import PASSES, Krylov, solve_by_shifts, times, unsolved
 from ._solve import STAGNATION, Outcome

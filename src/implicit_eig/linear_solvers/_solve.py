@@ -26,8 +26,7 @@ from jaxtyping import Array, PyTree
 from .. import host
 from .._compiled import compiled, constant_like
 from .._errors import InputError
-from ..operators import scale_columns
-from ..policy import (
+from ..checks.policy import (
     Action,
     Objection,
     Policy,
@@ -38,6 +37,7 @@ from ..policy import (
     linear_solver_check,
     tolerance,
 )
+from ..operators import scale_columns
 from ._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,

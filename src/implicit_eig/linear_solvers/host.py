@@ -15,8 +15,8 @@ from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveError
 from ..host import refuse_jax
-from ..reverse_communication import Product, converse
-from ..views import Remote, host_view, offer, product_view, remote
+from ..host.reverse_communication import Product, converse
+from ..operators.views import Remote, host_view, offer, product_view, remote
 from ._solve import (
     BREAKDOWN,
     SUCCESS,

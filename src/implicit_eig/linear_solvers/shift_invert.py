@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from .. import host
 from .._errors import InputError
 from ..operators import has_entries, is_dense
-from ..views import host_view
+from ..operators.views import host_view
 from ._shift_invert_dense import solve_dense
 from ._shift_invert_host import on_host, solve_on_host
 from ._solve import AbstractSystemsSolver, Outcome, as_result

@@ -9,13 +9,13 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .._errors import InputError
-from ..normalization import AbstractNormalization, rescale
+from ..checks.policy import Policy
 from ..operators import as_operator
-from ..policy import Policy
+from ..operators.views import solver_view, traced_view
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
-from ..views import solver_view, traced_view
+from .normalization import AbstractNormalization, rescale
 
 # what `canonical` returns: lineax operators, unless the problem has arguments of another kind
 Operators = tuple[Any, ...]

@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import constant_like
 from .._errors import InputError
+from ..checks.policy import Objection
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import diagonal, scale_columns
-from ..policy import Objection
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 

@@ -9,10 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Inexact
 
-from .._host_operator import AbstractHostMatrix
 from ..linear_solvers.auto import SMALL
 from ..operators import SparseOperator, apply, apply_adjoint, dtype_of
-from ..packed import PackedOperator, pack, pattern_of, register_sparse
+from ..operators.host_operator import AbstractHostMatrix
+from ..operators.packed import PackedOperator, pack, pattern_of, register_sparse
 
 # Of a dense A, H has (m + n)² entries against the mn of A: 4 times as many if A is square. It is
 # formed up to twice that (m/n below 5.8), and where it is small anyway.

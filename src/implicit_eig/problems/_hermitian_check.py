@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
-from ..degeneracy import clusters_beyond
+from ..checks.clusters import clusters_beyond
+from ..checks.policy import Objection, Policy
 from ..linear_solvers._systems import probe
 from ..operators import apply, column_sums, dtype_of, is_dense, promoted, scale_columns
-from ..policy import Objection, Policy
 from ..solution import Solution
 from ..systems._abstract import rounding_probes, value_rounding
 from ._abstract import Operators

@@ -37,9 +37,8 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import compiled, constant_like
 from .._errors import InputError
-from ..degeneracy import cluster_and_cut
-from ..operators import column_norms, column_sums, diagonal, scale_columns
-from ..policy import (
+from ..checks.clusters import cluster_and_cut
+from ..checks.policy import (
     Action,
     Policy,
     enforce,
@@ -47,6 +46,7 @@ from ..policy import (
     forward_check,
     tolerance,
 )
+from ..operators import column_norms, column_sums, diagonal, scale_columns
 from ..solution import Solution
 from ..systems._abstract import ROUNDING, AbstractSystem
 from ..systems.auto import AutoSystem

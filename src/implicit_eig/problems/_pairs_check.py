@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
+from ..checks.policy import Objection, ill_conditioned, tolerance
 from ..operators import column_norms, column_sums, scale_columns
-from ..policy import Objection, ill_conditioned, tolerance
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 

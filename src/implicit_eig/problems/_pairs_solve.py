@@ -10,10 +10,10 @@ import lineax as lx
 from jax import lax
 from jaxtyping import Array, Inexact
 
+from ..checks.policy import Policy
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation, AbstractSystems
 from ..operators import column_norms, diagonal, scale_columns
-from ..policy import Policy
 from ..systems.bordered_pairs import BORDER, BorderedPairs
 from ._blocks import divide
 

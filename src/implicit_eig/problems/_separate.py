@@ -28,7 +28,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import constant_like, full_precision
-from ..cotangents import look, watch
+from ..checks.cotangents import look, watch
 from ..operators import scale_columns
 from ._blocks import QUIET, couplings, product_sizes
 

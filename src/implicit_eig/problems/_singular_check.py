@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled, constant_like
-from ..degeneracy import clusters_beyond
+from ..checks.clusters import clusters_beyond
+from ..checks.policy import Objection, Policy
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
-from ..policy import Objection, Policy
 from ..solution import Solution
 from ..systems._abstract import ROUNDING as VALUE_ROUNDING
 from ._blocks import dependent, orthonormalize

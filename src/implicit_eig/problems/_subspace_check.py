@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from .. import host
 from .._compiled import compiled
+from ..checks.policy import Objection
 from ..linear_solvers._systems import probe
 from ..operators import apply_complex, column_norms, column_sums, diagonal, scale_columns
-from ..policy import Objection
 
 # Rounding of a product is below this many eps of its factors' sizes.
 ROUNDING = 1e3

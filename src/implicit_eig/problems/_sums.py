@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Inexact
 
 from .._errors import InputError
+from ..checks.policy import Policy
 from ..operators import apply_complex, dtype_of, promoted
-from ..policy import Policy
 from ..solution import Solution
 from ..systems.matrices import Sum
 from ._abstract import Operators

@@ -6,8 +6,8 @@ import lineax as lx
 from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
-from ..degeneracy import cluster_mask
-from ..policy import Policy
+from ..checks.clusters import cluster_mask
+from ..checks.policy import Policy
 from ..systems.matrices import Shifted
 from ._abstract import Operators
 from ._blocks import check_k

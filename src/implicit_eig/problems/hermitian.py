@@ -39,9 +39,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..linear_solvers._solve import solve_linearised
 from ..operators import apply, diagonal
-from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve

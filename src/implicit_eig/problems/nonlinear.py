@@ -13,12 +13,12 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
+from ..checks.policy import Policy
 from ..operators import as_operator, diagonal
-from ..policy import Policy
+from ..operators.views import ComplexView, solver_view
 from ..solution import Solution
 from ..solvers.newton import Newton
 from ..systems.function import Function, is_operator, leaves, working_dtype
-from ..views import ComplexView, solver_view
 from ._abstract import Operators
 from ._blocks import check_k
 from ._pairs import AbstractPairs, solution_structure

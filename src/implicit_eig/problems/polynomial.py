@@ -6,8 +6,8 @@ import lineax as lx
 from jaxtyping import Array, Bool, Inexact
 
 from .._errors import InputError
-from ..degeneracy import near_mask
-from ..policy import Policy, tolerance
+from ..checks.clusters import near_mask
+from ..checks.policy import Policy, tolerance
 from ._abstract import Operators
 from ._blocks import check_k
 from ._sums import AbstractSums

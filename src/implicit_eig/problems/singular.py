@@ -34,10 +34,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..linear_solvers._solve import solve_linearised
-from ..normalization import AbstractNormalization, rescale
 from ..operators import apply, apply_adjoint, diagonal, dtype_of
-from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem, Pencil
 from ..systems.auto import AutoSystem, resolve
@@ -56,6 +55,7 @@ from ._blocks import (
 from ._embedding import embedding
 from ._separate import near_blocks, separate_orthonormal
 from ._singular_check import UnfitFactors, UnfitTriplets, normalize
+from .normalization import AbstractNormalization, rescale
 
 
 class Triplets(eqx.Module):

@@ -27,9 +27,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..linear_solvers._solve import solve_linearised
 from ..linear_solvers._systems import AbstractLinearisation
-from ..normalization import AbstractNormalization
 from ..operators import (
     apply_complex,
     as_operator,
@@ -38,7 +38,6 @@ from ..operators import (
     dtype_of,
     scale_columns,
 )
-from ..policy import Policy, enforce, forward_check, tolerance
 from ..solution import Solution
 from ..systems._abstract import AbstractSystem
 from ..systems.auto import AutoSystem
@@ -51,6 +50,7 @@ from ._blocks import check_k, turn_defect
 from ._subspace_check import ROUNDING, UnfitBasis, schur_basis
 from ._sums import check_square
 from .hermitian import Invariant
+from .normalization import AbstractNormalization
 
 
 class Subspace(AbstractProblem):

@@ -20,10 +20,10 @@ import scipy.sparse as sp
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..degeneracy import near_mask
+from ..checks.clusters import near_mask
 from ..linear_solvers._systems import Structure
 from ..operators import apply, at, scale_columns
-from ..views import host_view
+from ..operators.views import host_view
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
 # Relative to λᵢ. A pair left out amplifies rounding by up to 1/NEAR, and only along its own

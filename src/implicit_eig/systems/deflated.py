@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import ShiftedPencil, Structure, attainable
 from ..operators import apply, at, column_norms, scale_columns
-from ..views import host_view, product_view
+from ..operators.views import host_view, product_view
 from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 from ..linear_solvers._systems import Structure, probe
 from ..linear_solvers.auto import SMALL
 from ..operators import at, column_sums, dtype_of, is_dense
-from ..views import ComplexView
+from ..operators.views import ComplexView
 from .matrices import AbstractMatrices
 
 # A combination by a complex number, which a conjugation of x does not pass.

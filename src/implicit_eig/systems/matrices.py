@@ -26,7 +26,7 @@ from ..operators import (
     is_dense,
     scale_columns,
 )
-from ..views import host_view
+from ..operators.views import host_view
 
 
 class AbstractMatrices(eqx.Module):

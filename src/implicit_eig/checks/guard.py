@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .degeneracy import clusters_of
+from ..solution import Solution
+from .clusters import clusters_of
 from .policy import Objection, Policy, cluster_check, enforce
-from .solution import Solution
 
 
 def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:

@@ -19,8 +19,8 @@ from jax.core import Tracer
 from jax.experimental.buffer_callback import buffer_callback
 from jaxtyping import PyTree
 
-from ._alike import Alike
-from ._errors import InputError
+from .._alike import Alike
+from .._errors import InputError
 
 # What a numerical code raises where it fails, and what says that the program is wrong.
 FAILURES = (ArithmeticError, RuntimeError, ValueError)

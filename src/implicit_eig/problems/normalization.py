@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
-from ._errors import InputError
-from .operators import apply_complex, scale_columns
-from .policy import Objection, Policy, enforce, forward_check
-from .solution import Solution
+from .._errors import InputError
+from ..checks.policy import Objection, Policy, enforce, forward_check
+from ..operators import apply_complex, scale_columns
+from ..solution import Solution
 
 Metric = Callable[[], lx.AbstractLinearOperator | None]
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ._errors import HostCallWarning
+from .._errors import HostCallWarning
 
 # A gradient of more calls is warned about, and shows its progress after some seconds.
 MANY = 300

@@ -14,9 +14,9 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, PyTree
 
-from . import host
-from ._compiled import compiled
-from ._errors import (
+from .. import host
+from .._compiled import compiled
+from .._errors import (
     ClusterWarning,
     EigensolverError,
     ExceptionalPointWarning,

@@ -12,10 +12,10 @@ from jax import lax
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact, Shaped
 
-from ._compiled import compiled
-from ._errors import InputError
-from ._function_operator import FunctionOperator, comparable
-from ._host_operator import AbstractHostMatrix, HostOperator
+from .._compiled import compiled
+from .._errors import InputError
+from .function_operator import FunctionOperator, comparable
+from .host_operator import AbstractHostMatrix, HostOperator
 from .packed import PackedOperator, pack
 from .sparse import SparseOperator, simplify
 

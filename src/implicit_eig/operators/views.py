@@ -16,17 +16,17 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from jaxtyping import Array, Inexact, PyTree
 
-from ._errors import InputError
-from ._function_operator import FunctionOperator
-from ._host_operator import AbstractHostMatrix, HostOperator
-from .operators import (
+from .._errors import InputError
+from ..host.reverse_communication import Product, current
+from . import (
     apply,
     apply_adjoint,
     apply_complex,
     has_entries,
 )
+from .function_operator import FunctionOperator
+from .host_operator import AbstractHostMatrix, HostOperator
 from .packed import PackedOperator, register_sparse
-from .reverse_communication import Product, current
 from .sparse import SparseOperator
 
 

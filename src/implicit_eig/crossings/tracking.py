@@ -20,12 +20,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 from scipy.optimize import linear_sum_assignment
 
-from . import host
-from ._errors import ImplicitEigError, InputError, TrackingWarning
-from .degeneracy import clusters_of, cube_root, near_mask
-from .operators import apply_complex, as_operator
-from .policy import Action, Check, Objection, enforce
-from .solution import Solution
+from .. import host
+from .._errors import ImplicitEigError, InputError, TrackingWarning
+from ..checks.clusters import clusters_of, cube_root, near_mask
+from ..checks.policy import Action, Check, Objection, enforce
+from ..operators import apply_complex, as_operator
+from ..solution import Solution
 
 # Below this overlap a mode shares less with its successor than with all others together.
 LOST = 0.5

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from . import host
-from ._errors import InputError
-from ._host_differences import Directional, Gradient
-from ._implicit import moves_of
-from ._products import (
+from .. import host
+from .._errors import InputError
+from .._tangents import moves_of
+from ..host._differences import Directional, Gradient
+from ..host._products import (
     linear_map,
     refuse,
     split_moving,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
-from ._alike import Steps
+from .._alike import Steps
 from .packed import register_sparse
 
 

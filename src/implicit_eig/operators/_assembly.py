@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import PyTree
 
-from ._errors import InputError
+from .._errors import InputError
 
 # The latest matrices are kept: a pencil, or a polynomial, at a few p.
 KEPT = 16

@@ -12,8 +12,8 @@ import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Inexact, Integer
 
-from ._errors import InputError
-from .host import is_traced
+from .._errors import InputError
+from ..host import is_traced
 from .packed import Pattern, hidden, pack, pattern_of, register_sparse, union
 
 

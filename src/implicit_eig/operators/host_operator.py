@@ -28,11 +28,11 @@ import scipy.sparse as sp
 from jax import lax
 from jaxtyping import Array, Inexact, PyTree, Shaped
 
-from . import host
+from .. import host
+from .._errors import InputError
+from .._tangents import moves_of
+from ..host._products import linear_map, refuse
 from ._assembly import Assembly, Multiply, Pull, Push, View, is_complex
-from ._errors import InputError
-from ._implicit import moves_of
-from ._products import linear_map, refuse
 from .packed import register_sparse
 
 _MISSING = (

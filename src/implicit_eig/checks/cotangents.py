@@ -18,7 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import PyTree
 
-from ._compiled import full_precision
+from .._compiled import full_precision
 
 
 def watch(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree) -> PyTree:

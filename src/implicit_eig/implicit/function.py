@@ -11,14 +11,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from . import host
-from ._compiled import compiled, constant_like
-from ._derivatives import AbstractDerivative, ForwardMode
-from ._errors import InputError
-from ._implicit import AbstractRoot, find_root
-from .host import Traceable
-from .linear_solvers._solve import solve_linearised
-from .linear_solvers._systems import (
+from .. import host
+from .._compiled import compiled, constant_like
+from .._errors import InputError
+from ..checks.policy import DEFAULT_POLICY, Objection, Policy, enforce, forward_check, tolerance
+from ..host import Traceable
+from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,
     Handover,
@@ -26,12 +25,13 @@ from .linear_solvers._systems import (
     probe,
     system_norms,
 )
-from .linear_solvers.auto import AutoLinearSolver, iterative
-from .linear_solvers.functions import linear_solver as wrap_function
-from .linear_solvers.shift_invert import ShiftInvert
-from .linear_solvers.sparse_direct import SparseDirect
-from .operators import norm
-from .policy import DEFAULT_POLICY, Objection, Policy, enforce, forward_check, tolerance
+from ..linear_solvers.auto import AutoLinearSolver, iterative
+from ..linear_solvers.functions import linear_solver as wrap_function
+from ..linear_solvers.shift_invert import ShiftInvert
+from ..linear_solvers.sparse_direct import SparseDirect
+from ..operators import norm
+from .derivatives import AbstractDerivative, ForwardMode
+from .theorem import AbstractRoot, find_root
 
 # Up to this many unknowns the default forms the Jacobian and factorises it: 32 MB in float64.
 DENSE_LIMIT = 2000

@@ -16,11 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from ._errors import InputError
+from .._errors import InputError
+from ..operators import diagonal
 from .cotangents import look, watch
-from .operators import diagonal
 from .policy import Objection, Policy, enforce, gauge_check
-from .problems._abstract import AbstractProblem
 
 # A smooth function of the values tells those of a cluster apart by its curvature times their
 # distance; so much curvature, relative to the values and to its gradient, is not called out.
@@ -28,9 +27,9 @@ CURVATURE = 100
 
 
 def watch_state(
-    problem: AbstractProblem, policy: Policy, rtol: float, z: PyTree, clusters: Any, z_dot: PyTree
+    problem: Any, policy: Policy, rtol: float, z: PyTree, clusters: Any, z_dot: PyTree
 ) -> PyTree:
-    """Return ż; its cotangent will be checked for a dependence on the gauge."""
+    """Return ż; its cotangent will be checked for a dependence on the gauge of the problem."""
     arrays, static = eqx.partition(problem, eqx.is_array)
     return watch(_State(static, policy, rtol), z_dot, (arrays, z, clusters))
 
@@ -124,7 +123,7 @@ def _differences(
 class _State(eqx.Module):
     """Judge the cotangent of a state."""
 
-    problem: AbstractProblem = eqx.field(static=True)
+    problem: Any = eqx.field(static=True)
     policy: Policy = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
 

@@ -31,19 +31,20 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Inexact, PyTree
 
-from . import host
-from ._compiled import compiled
-from ._eigensolver import Eigensolver
-from ._errors import InputError
-from ._implicit import find_root, jvp_at
-from .degeneracy import clusters_of
-from .operators import apply, column_norms
-from .policy import tolerance
-from .problems._abstract import Operators
-from .problems._pairs import AbstractPairs
-from .problems.hermitian import Hermitian
-from .problems.singular import Singular
-from .sparse import simplify
+from .. import host
+from .._compiled import compiled
+from .._eigensolver import Eigensolver
+from .._errors import InputError
+from .._tangents import jvp_at
+from ..checks.clusters import clusters_of
+from ..checks.policy import tolerance
+from ..implicit.theorem import find_root
+from ..operators import apply, column_norms
+from ..operators.sparse import simplify
+from ..problems._abstract import Operators
+from ..problems._pairs import AbstractPairs
+from ..problems.hermitian import Hermitian
+from ..problems.singular import Singular
 
 
 def directional_derivatives(

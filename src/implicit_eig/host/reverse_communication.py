@@ -25,9 +25,9 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, PyTree
 
-from . import host
-from ._compiled import compiled
-from ._errors import ImplicitEigError, InputError
+from .. import host
+from .._compiled import compiled
+from .._errors import ImplicitEigError, InputError
 
 # A thread whose program has not answered for so long, in seconds, ends: the program was abandoned.
 PATIENCE = 3600.0

@@ -11,8 +11,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ._errors import InputError
-from ._implicit import arrays_where_moving, moves_of
+from .._errors import InputError
+from .._tangents import arrays_where_moving, moves_of
 
 NESTED = (
     "`{}`: a first derivative; got a second one, for which these products say nothing. Use "

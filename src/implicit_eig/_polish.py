@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import lineax as lx
 
 from ._compiled import compiled
-from .policy import Policy, tolerance
+from .checks.policy import Policy, tolerance
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
 from .systems.auto import AutoSystem

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from . import host
-from ._errors import ImplicitEigError, InputError
-from .solution import Solution
+from .. import host
+from .._errors import ImplicitEigError, InputError
+from ..solution import Solution
 
 # of ‖G‖², and of the largest ‖Gⱼ‖²: what the certificate must reach
 CERTIFIED = 1e-9

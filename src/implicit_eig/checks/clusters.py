@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Shaped
 from scipy.sparse.csgraph import connected_components
 
-from ._compiled import constant_like
+from .._compiled import constant_like
 from .policy import Policy
 
 

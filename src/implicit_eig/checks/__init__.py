@@ -1,0 +1,1 @@
+"""What is checked of operators, pairs, solves and cotangents, and what happens then."""

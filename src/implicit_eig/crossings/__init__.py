@@ -1,0 +1,1 @@
+"""Where eigenvalues meet: one-sided derivatives, subgradients, identities of modes."""

@@ -1,0 +1,1 @@
+"""The implicit function theorem, for any conditions."""
