@@ -62,7 +62,7 @@ from .problems.polynomial import Polynomial
 from .problems.singular import Singular
 from .problems.subspace import Subspace, apply_projector
 from .solution import Solution
-from .systems._abstract import AbstractSystem
+from .systems._abstract import AbstractFormulation
 from .systems.auto import AutoSystem
 from .systems.bordered import Bordered
 from .systems.deflated import Deflated
@@ -72,9 +72,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MINRES",
+    "AbstractFormulation",
     "AbstractNormalization",
     "AbstractProblem",
-    "AbstractSystem",
     "Action",
     "AutoLinearSolver",
     "AutoSystem",

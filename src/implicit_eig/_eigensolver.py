@@ -27,7 +27,7 @@ from .problems._abstract import AbstractProblem, Operators
 from .problems.normalization import AbstractNormalization, FunctionNormalization
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
-from .systems._abstract import AbstractSystem
+from .systems._abstract import AbstractFormulation
 from .systems.auto import AutoSystem
 
 
@@ -37,7 +37,7 @@ class Eigensolver(eqx.Module):
     solver: Callable[..., Any] = eqx.field(static=True)
     problem: AbstractProblem
     linear_solver: lx.AbstractLinearSolver
-    system: AbstractSystem | AutoSystem
+    system: AbstractFormulation | AutoSystem
     policy: Policy
     normalization: AbstractNormalization | None = None
     refine: int = eqx.field(static=True, default=0)
@@ -167,7 +167,7 @@ def eigensolver(
     problem: AbstractProblem,
     *,
     linear_solver: lx.AbstractLinearSolver | Callable[..., Any] | None = None,
-    system: AbstractSystem | AutoSystem | None = None,
+    system: AbstractFormulation | AutoSystem | None = None,
     normalization: AbstractNormalization | Callable[[jax.Array], jax.Array] | None = None,
     policy: Policy = DEFAULT_POLICY,
     refine: int = 0,
@@ -231,7 +231,7 @@ def eigensolver(
     _check_type("problem", problem, AbstractProblem, "such as `Hermitian(k)`")
     _check_type("policy", policy, Policy, "such as `Policy(forward=Action.WARN)`")
     system = AutoSystem() if system is None else system
-    _check_type("system", system, (AbstractSystem, AutoSystem), "such as `Deflated()`")
+    _check_type("system", system, (AbstractFormulation, AutoSystem), "such as `Deflated()`")
     if linear_solver is None:
         ready_made = isinstance(solver, AbstractForwardSolver)
         linear_solver = solver.linear_solver() if ready_made else AutoLinearSolver()

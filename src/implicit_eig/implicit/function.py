@@ -16,7 +16,7 @@ from .._compiled import compiled, constant_like
 from .._errors import InputError
 from ..checks.policy import DEFAULT_POLICY, Objection, Policy, enforce, forward_check, tolerance
 from ..host import Traceable
-from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._solve import linear_solve
 from ..linear_solvers._systems import (
     AbstractLinearisation,
     AbstractLinearSystems,
@@ -170,7 +170,7 @@ class _Conditions(AbstractRoot):
             small = residual_dot.size <= DENSE_LIMIT
             solver = lx.LU() if small else iterative(False, residual_dot.dtype)
         linearisation = _Linearisation(self, z, theta)
-        u = solve_linearised(linearisation, -residual_dot[:, None], solver, self.policy)
+        u = linear_solve(linearisation, -residual_dot[:, None], solver, self.policy)
         return from_real(u[:, 0], z)
 
     def _run(self, args: tuple, kwargs: dict) -> PyTree:

@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
         return Outcome(np.full(k, SUCCESS, np.int32), np.zeros(k, np.int32))
 
 
-class AbstractSystemsSolver(AbstractOwnSolver):
+class AbstractBatchedLinearSolver(AbstractOwnSolver):
     """A linear solver that takes all systems at once."""
 
     @abc.abstractmethod
@@ -109,7 +109,7 @@ class AbstractSystemsSolver(AbstractOwnSolver):
         """Return the solver that does the work: another one, of a solver that chooses."""
         return self
 
-    def without_host(self) -> "AbstractSystemsSolver":
+    def without_host(self) -> "AbstractBatchedLinearSolver":
         """Return the solver for a policy that asks no host; one that needs the host is itself."""
         return self
 
@@ -122,7 +122,7 @@ def as_result(verdict: Array) -> lx.RESULTS:
     return result
 
 
-def solve_linearised(
+def linear_solve(
     linearisation: AbstractLinearisation,
     b: PyTree[Array],
     solver: lx.AbstractLinearSolver,
@@ -177,8 +177,10 @@ def _solve_and_check(
     size = jnp.where(jnp.isnan(sizes), jnp.nan, system_norms(b))
     inverse = 1 / jnp.where(size > 0, size, 1)
     unit = jax.tree.map(lambda leaf: jnp.where(size > 0, scale_columns(leaf, inverse), 0), b)
-    if policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None:
-        solver = solver.without_host() if isinstance(solver, AbstractSystemsSolver) else solver
+    # a monitor is told on the host in any case
+    no_host = policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None
+    if no_host and isinstance(solver, AbstractBatchedLinearSolver):
+        solver = solver.without_host()
     with host.failures_as_nan(policy.linear_solve is Action.NAN):
         U, outcome = solve_all(systems, unit, solver)
     residual = _plain_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
@@ -191,7 +193,9 @@ def _solve_and_check(
         jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
     )
     if policy.monitor is not None:
-        chosen = solver.choice(systems, b) if isinstance(solver, AbstractSystemsSolver) else solver
+        chosen = solver
+        if isinstance(solver, AbstractBatchedLinearSolver):
+            chosen = solver.choice(systems, b)
         report = _Report(policy.monitor, type(chosen).__name__)
         jax.debug.callback(report, outcome.steps, residual)
     figures = (residual, allowed, *outcome)
@@ -214,7 +218,7 @@ def solve_all(
     systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
 ) -> tuple[PyTree[Array], Outcome]:
     """Return the solutions and outcomes by any solver."""
-    if isinstance(solver, AbstractSystemsSolver):
+    if isinstance(solver, AbstractBatchedLinearSolver):
         return solver.solve_systems(systems, b)
     return solve_by_column(systems, b, solver)
 

@@ -34,7 +34,7 @@ class Handover(enum.Enum):
     PRODUCTS = "it asks for products"
 
 
-class AbstractSystems(eqx.Module):
+class AbstractSquareSystem(eqx.Module):
     """A square linear system M u = b, whatever solves it."""
 
     @abc.abstractmethod
@@ -96,7 +96,7 @@ class ShiftedPencil(NamedTuple):
         return side * xp.max(side * lam) + side * beyond
 
 
-class AbstractLinearSystems(AbstractSystems):
+class AbstractLinearSystems(AbstractSquareSystem):
     """k square systems M_i u_i = b_i; each leaf of u and b carries the systems on its last axis."""
 
     structure: eqx.AbstractVar[Structure]
@@ -183,7 +183,7 @@ class AbstractLinearisation(eqx.Module):
     """
 
     @abc.abstractmethod
-    def assemble(self) -> AbstractSystems:
+    def assemble(self) -> AbstractSquareSystem:
         """Return the systems."""
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveWarning
 from ..operators import SparseOperator, scale_columns
-from ._solve import AbstractSystemsSolver, Outcome, solve_all
+from ._solve import AbstractBatchedLinearSolver, Outcome, solve_all
 from ._systems import AbstractLinearSystems, Structure, attainable
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
@@ -30,7 +30,7 @@ SMALL = 256
 RESTART = 100
 
 
-class AutoLinearSolver(AbstractSystemsSolver):
+class AutoLinearSolver(AbstractBatchedLinearSolver):
     """Choose the linear solver from what the operators are; figures in `docs/how-to-choose.md`.
 
     Sparse operators: `ShiftInvert`; `SparseDirect` for `Polynomial`. Dense arrays: `lineax.LU`;

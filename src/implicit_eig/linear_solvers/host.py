@@ -20,7 +20,7 @@ from ..operators.views import Remote, host_view, offer, product_view, remote
 from ._solve import (
     BREAKDOWN,
     SUCCESS,
-    AbstractSystemsSolver,
+    AbstractBatchedLinearSolver,
     Outcome,
     as_result,
     solve_by_column,
@@ -28,7 +28,7 @@ from ._solve import (
 from ._systems import AbstractLinearSystems, AbstractOwnSolver, Handover
 
 
-class AbstractHostSolver(AbstractSystemsSolver):
+class AbstractHostSolver(AbstractBatchedLinearSolver):
     """A linear solver that runs on the host, system by system.
 
     Implement `solve_host(A, b)`; see `host_linear_solver` for its arguments.

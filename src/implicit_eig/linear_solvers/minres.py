@@ -16,7 +16,7 @@ from ._solve import (
     MAX_STEPS,
     STAGNATION,
     SUCCESS,
-    AbstractSystemsSolver,
+    AbstractBatchedLinearSolver,
     Outcome,
     as_result,
     solve_by_column,
@@ -45,7 +45,7 @@ class _State(NamedTuple):
     sn: Array
 
 
-class MINRES(AbstractSystemsSolver):
+class MINRES(AbstractBatchedLinearSolver):
     """Solve A x = b for Hermitian A, definite or not, by minimal residuals.
 
     All pairs' systems run as one block in one loop, where that is faster than one after another:

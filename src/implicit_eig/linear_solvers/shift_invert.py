@@ -17,7 +17,7 @@ from ..operators import has_entries, is_dense
 from ..operators.views import host_view
 from ._shift_invert_dense import solve_dense
 from ._shift_invert_host import on_host, solve_on_host
-from ._solve import AbstractSystemsSolver, Outcome, as_result
+from ._solve import AbstractBatchedLinearSolver, Outcome, as_result
 from ._systems import (
     AbstractLinearSystems,
     ShiftedPencil,
@@ -27,7 +27,7 @@ from ._systems import (
 from .factorizations import Shift, SuperLU, is_hermitian, shift
 
 
-class ShiftInvert(AbstractSystemsSolver):
+class ShiftInvert(AbstractBatchedLinearSolver):
     """Solve the systems of all pairs in one block Krylov space of (A − σB)⁻¹ B, on the host.
 
     One factorisation of A − σB serves all pairs, their transposes, and the forward solver too

@@ -13,7 +13,7 @@ from ..checks.policy import Policy
 from ..operators import as_operator
 from ..operators.views import solver_view, traced_view
 from ..solution import Solution
-from ..systems._abstract import AbstractSystem
+from ..systems._abstract import AbstractFormulation
 from ..systems.auto import AutoSystem
 from .normalization import AbstractNormalization, rescale
 
@@ -148,7 +148,7 @@ class AbstractProblem(eqx.Module):
         state: PyTree,
         operators: Operators,
         residual_dot: PyTree,
-        system: AbstractSystem | AutoSystem,
+        system: AbstractFormulation | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> PyTree:

@@ -15,7 +15,7 @@ from ..checks.policy import Objection
 from ..linear_solvers._systems import AbstractLinearisation, AbstractLinearSystems
 from ..operators import diagonal, scale_columns
 from ..solution import Solution
-from ..systems._abstract import AbstractSystem, Pencil
+from ..systems._abstract import AbstractFormulation, Pencil
 
 # An inner product is rounding below so many eps of its factors' sizes.
 QUIET = 10.0
@@ -26,7 +26,7 @@ INDEPENDENCE = 1e-3
 class Linearisation(AbstractLinearisation):
     """A pencil, and the form of its systems."""
 
-    system: AbstractSystem
+    system: AbstractFormulation
     pencil: Pencil
 
     def assemble(self) -> AbstractLinearSystems:

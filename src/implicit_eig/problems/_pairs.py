@@ -48,7 +48,7 @@ from ..checks.policy import (
 )
 from ..operators import column_norms, column_sums, diagonal, scale_columns
 from ..solution import Solution
-from ..systems._abstract import ROUNDING, AbstractSystem
+from ..systems._abstract import ROUNDING, AbstractFormulation
 from ..systems.auto import AutoSystem
 from ..systems.bordered import Bordered
 from ..systems.full_spectrum import FullSpectrum
@@ -228,7 +228,7 @@ class AbstractPairs(AbstractProblem):
         state: Pairs,
         operators: Operators,
         residual_dot: tuple[Array, ...],
-        system: AbstractSystem | AutoSystem,
+        system: AbstractFormulation | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Pairs:

@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, Inexact
 
 from ..checks.policy import Policy
-from ..linear_solvers._solve import solve_linearised
-from ..linear_solvers._systems import AbstractLinearisation, AbstractSystems
+from ..linear_solvers._solve import linear_solve
+from ..linear_solvers._systems import AbstractLinearisation, AbstractSquareSystem
 from ..operators import column_norms, diagonal, scale_columns
 from ..systems.bordered_pairs import BORDER, BorderedPairs
 from ._blocks import divide
@@ -44,7 +44,7 @@ class BorderedSolve(eqx.Module):
         near = problem.blocks_of(state).astype(top.dtype)
         rows = near * on_row.astype(top.dtype)[:, None]
         b = -jnp.concatenate([top, rows * bottom])
-        U = solve_linearised(linearisation, b, self.linear_solver, self.policy)
+        U = linear_solve(linearisation, b, self.linear_solver, self.policy)
         n = len(top)
         return near * on_col.astype(top.dtype)[:, None] * U[n:], U[:n]
 
@@ -74,7 +74,7 @@ class _Linearisation(AbstractLinearisation):
         return _LinearisedConditions(systems, problem, operators, state, self.beta, self.transposed)
 
 
-class _LinearisedConditions(AbstractSystems):
+class _LinearisedConditions(AbstractSquareSystem):
     """The linearised conditions as they are: in value bordered systems, one a pair.
 
     In their tangent the pairs of a cluster are coupled by the block S.

@@ -40,10 +40,10 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
-from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._solve import linear_solve
 from ..operators import apply, diagonal
 from ..solution import Solution
-from ..systems._abstract import AbstractSystem, Pencil
+from ..systems._abstract import AbstractFormulation, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
@@ -221,7 +221,7 @@ class Hermitian(AbstractProblem):
         state: "Invariant",
         operators: Operators,
         residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
-        system: AbstractSystem | AutoSystem,
+        system: AbstractFormulation | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> "Invariant":
@@ -242,7 +242,7 @@ class Hermitian(AbstractProblem):
         BX = apply(B, X)
         R = BX @ G - W
         b = system.right_side(R)
-        U = solve_linearised(Linearisation(system, pencil), b, linear_solver, policy)
+        U = linear_solve(Linearisation(system, pencil), b, linear_solver, policy)
         Z = system.solution(U)
         Z = Z - X @ (BX.conj().T @ Z)
         return Invariant(S_dot, along + Z, *still)

@@ -35,10 +35,10 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
-from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._solve import linear_solve
 from ..operators import apply, apply_adjoint, diagonal, dtype_of
 from ..solution import Solution
-from ..systems._abstract import AbstractSystem, Pencil
+from ..systems._abstract import AbstractFormulation, Pencil
 from ..systems.auto import AutoSystem, resolve
 from ..systems.full_spectrum import FullSpectrum
 from ._abstract import AbstractProblem, Operators
@@ -218,7 +218,7 @@ class Singular(AbstractProblem):
         state: Triplets,
         operators: Operators,
         residual_dot: tuple[Array, Array, Array],
-        system: AbstractSystem | AutoSystem,
+        system: AbstractFormulation | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Triplets:
@@ -246,7 +246,7 @@ class Singular(AbstractProblem):
         self,
         pencil: Pencil,
         R: Inexact[Array, "d k"],
-        system: AbstractSystem | AutoSystem,
+        system: AbstractFormulation | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Inexact[Array, "d k"]:
@@ -258,9 +258,8 @@ class Singular(AbstractProblem):
             )
         system = resolve(system, linear_solver, pencil)
         linearisation = Linearisation(system, pencil)
-        return system.solution(
-            solve_linearised(linearisation, system.right_side(R), linear_solver, policy)
-        )
+        b = system.right_side(R)
+        return system.solution(linear_solve(linearisation, b, linear_solver, policy))
 
 
 def _pencil(state: Triplets, operators: Operators) -> Pencil:

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
-from ..linear_solvers._solve import solve_linearised
+from ..linear_solvers._solve import linear_solve
 from ..linear_solvers._systems import AbstractLinearisation
 from ..operators import (
     apply_complex,
@@ -39,7 +39,7 @@ from ..operators import (
     scale_columns,
 )
 from ..solution import Solution
-from ..systems._abstract import AbstractSystem
+from ..systems._abstract import AbstractFormulation
 from ..systems.auto import AutoSystem
 from ..systems.bordered import Bordered
 from ..systems.bordered_pairs import BORDER, BorderedBasis
@@ -173,7 +173,7 @@ class Subspace(AbstractProblem):
         state: Invariant,
         operators: Operators,
         residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
-        system: AbstractSystem | AutoSystem,
+        system: AbstractFormulation | AutoSystem,
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Invariant:
@@ -192,7 +192,7 @@ class Subspace(AbstractProblem):
         norms = column_norms(BX)
         scale = lax.stop_gradient(BORDER * size / jnp.where(norms > 0, norms, 1))
         b = jnp.concatenate([-W, jnp.zeros_like(N) * W[:1]])
-        U = solve_linearised(_Linearisation(A, B, S, X, scale), b, linear_solver, policy)
+        U = linear_solve(_Linearisation(A, B, S, X, scale), b, linear_solver, policy)
         Z, S_dot = U[: len(X)], U[len(X) :] * scale.astype(U.dtype)[:, None]
         Z = Z - X @ (BX.conj().T @ Z)
         near_dot = jnp.zeros_like(state.near)

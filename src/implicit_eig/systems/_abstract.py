@@ -121,7 +121,7 @@ class Pencil(eqx.Module):
         return V @ (inverse.astype(R.dtype) * (V.conj().T @ R))
 
 
-class AbstractPairSystems(AbstractLinearSystems):
+class AbstractPencilSystems(AbstractLinearSystems):
     """The systems of the pairs of a pencil."""
 
     pencil: eqx.AbstractVar[Pencil]
@@ -145,7 +145,7 @@ class AbstractPairSystems(AbstractLinearSystems):
         return "If it is singular, the last value belongs to a cluster that k cuts."
 
 
-class AbstractSystem(eqx.Module):
+class AbstractFormulation(eqx.Module):
     """A form in which the linearised conditions of a pencil are solved."""
 
     @abc.abstractmethod

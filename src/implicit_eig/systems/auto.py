@@ -5,7 +5,7 @@ import lineax as lx
 
 from .._errors import InputError
 from ..linear_solvers.sparse_direct import SparseDirect
-from ._abstract import AbstractSystem, Pencil
+from ._abstract import AbstractFormulation, Pencil
 from .bordered import Bordered
 from .deflated import Deflated
 from .full_spectrum import FullSpectrum
@@ -16,8 +16,8 @@ class AutoSystem(eqx.Module):
 
 
 def resolve(
-    system: AbstractSystem | AutoSystem, linear_solver: lx.AbstractLinearSolver, pencil: Pencil
-) -> AbstractSystem:
+    system: AbstractFormulation | AutoSystem, linear_solver: lx.AbstractLinearSolver, pencil: Pencil
+) -> AbstractFormulation:
     """Return the system that goes with the linear solver and the known pairs.
 
     Raises:

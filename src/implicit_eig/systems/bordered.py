@@ -24,7 +24,7 @@ from ..checks.clusters import near_mask
 from ..linear_solvers._systems import Structure
 from ..operators import apply, at, scale_columns
 from ..operators.views import host_view
-from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
+from ._abstract import AbstractFormulation, AbstractPencilSystems, Pencil, hermitian_tags
 
 # Relative to λᵢ. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
 # vector, from which the solution is cleared afterwards; each pair kept costs a dense row.
@@ -36,7 +36,7 @@ BORDER = 1e-3
 Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
 
 
-class Bordered(AbstractSystem):
+class Bordered(AbstractFormulation):
     """Solve with the near known pairs as a border: (n+k)×(n+k) systems, sparse where A and B are.
 
     Every linear solver for Hermitian indefinite systems works on it. Cost of a product: one
@@ -61,7 +61,7 @@ class Bordered(AbstractSystem):
         return U[0]
 
 
-class BorderedSystems(AbstractPairSystems):
+class BorderedSystems(AbstractPencilSystems):
     """The matrices Mᵢ, by their parts."""
 
     structure: Structure

@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Inexact
 from ..linear_solvers._systems import ShiftedPencil, Structure, attainable
 from ..operators import apply, at, column_norms, scale_columns
 from ..operators.views import host_view, product_view
-from ._abstract import AbstractPairSystems, AbstractSystem, Pencil, hermitian_tags
+from ._abstract import AbstractFormulation, AbstractPencilSystems, Pencil, hermitian_tags
 
 
-class Deflated(AbstractSystem):
+class Deflated(AbstractFormulation):
     """Solve with the known pairs deflated: n×n systems, definite for extreme pairs.
 
     Every linear solver works on it except `SparseDirect`. Cost of a product: one with A,
@@ -45,7 +45,7 @@ class Deflated(AbstractSystem):
         return U
 
 
-class DeflatedSystems(AbstractPairSystems):
+class DeflatedSystems(AbstractPencilSystems):
     """The matrices Mᵢ, by their parts; more pairs can be deflated than have a system."""
 
     structure: Structure

@@ -12,10 +12,10 @@ from jaxtyping import Array, Inexact
 
 from .._errors import InputError
 from ..linear_solvers._systems import AbstractLinearSystems
-from ._abstract import AbstractSystem, Pencil
+from ._abstract import AbstractFormulation, Pencil
 
 
-class FullSpectrum(AbstractSystem):
+class FullSpectrum(AbstractFormulation):
     """Solve no system at all, since all n pairs are known; the default where k = n.
 
     Raises:

@@ -18,12 +18,12 @@ import lineax as lx
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from ..linear_solvers._systems import AbstractSystems
+from ..linear_solvers._systems import AbstractSquareSystem
 from ..operators import apply_complex
 from .bordered_pairs import BorderedPairs, Unknowns
 
 
-class Sylvester(AbstractSystems):
+class Sylvester(AbstractSquareSystem):
     """Bordered systems of the diagonal of S, coupled by the rest of it."""
 
     systems: BorderedPairs
