@@ -45,6 +45,7 @@ class Steps:
 
 # Rules are compared up to derivatives of this order: most of them call their own function again.
 ORDERS = 3
+ASSUMED = "alike"
 
 
 def _described(jaxpr: jex.Jaxpr, depth: int = 0) -> tuple:
@@ -63,21 +64,25 @@ def _described(jaxpr: jex.Jaxpr, depth: int = 0) -> tuple:
         params, shapes = dict(step.params), [_shape(var) for var in step.invars]
         real = all(jnp.issubdtype(shape.dtype, jnp.inexact) for shape in shapes)
         if step.primitive.name == "custom_jvp_call" and real:
-            params = {name: part for name, part in params.items() if not name.startswith("jvp_")}
-            rule = _rule(jaxpr, step) if depth < ORDERS else None
-            params["rule"] = _key(rule, depth + 1)
+            rule = _rule(jaxpr, step) if depth < ORDERS else ASSUMED
+            if rule is not None:
+                params = {key: part for key, part in params.items() if not key.startswith("jvp_")}
+                params["rule"] = _key(rule, depth + 1)
         ends = tuple(map(read, step.invars)), tuple(map(named, step.outvars))
         steps.append((step.primitive, _key(params, depth), *ends))
     return inputs, tuple(steps), tuple(map(read, jaxpr.outvars))
 
 
-def _rule(jaxpr: jex.Jaxpr, step: jex.JaxprEqn) -> jex.ClosedJaxpr:
-    """Return the steps of the derivative of one step."""
+def _rule(jaxpr: jex.Jaxpr, step: jex.JaxprEqn) -> jex.ClosedJaxpr | None:
+    """Return the steps of the derivative of one step, `None` of a rule that refuses."""
     inputs = list(dict.fromkeys(var for var in step.invars if isinstance(var, jex.Var)))
     alone = jaxpr.replace(constvars=[], invars=inputs, outvars=step.outvars, eqns=[step])
     fn = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, []))
     shapes = list(map(_shape, inputs))
-    return jax.make_jaxpr(lambda x, x_dot: jax.jvp(fn, x, x_dot))(shapes, shapes)
+    try:
+        return jax.make_jaxpr(lambda x, x_dot: jax.jvp(fn, x, x_dot))(shapes, shapes)
+    except Exception:  # of any kind: the rule is the user's
+        return None
 
 
 def _shape(var: Any) -> jax.ShapeDtypeStruct:

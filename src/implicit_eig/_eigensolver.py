@@ -31,8 +31,12 @@ from .systems._abstract import AbstractFormulation
 from .systems.auto import AutoSystem
 
 
-class Eigensolver(eqx.Module):
-    """A differentiable eigensolver; made by `eigensolver`."""
+class Eigensolver(AbstractRoot):
+    """A differentiable eigensolver; made by `eigensolver`.
+
+    Its pairs are the root of the problem's conditions: `find`, `residual`, `solve_linearised` and
+    `watch` are what the implicit function theorem needs to know of them.
+    """
 
     solver: Callable[..., Any] = eqx.field(static=True)
     problem: AbstractProblem
@@ -58,7 +62,7 @@ class Eigensolver(eqx.Module):
             EigensolverError: the solver's pairs fail their check (when run).
         """
         canonical = self.canonical(operators)
-        state, stats = find_root(self.root, canonical)
+        state, stats = find_root(self, canonical)
         state = _separate(self.problem, state)
         solution = self.solution(state, canonical)
         values, equal = _alike(solution.values, state, solve=self), self.problem.clusters(state)
@@ -70,12 +74,7 @@ class Eigensolver(eqx.Module):
         The same as `solve(*operators).values`, but the derivative of the vectors is never
         formed: an eager `jax.jvp` makes no linear solve either.
         """
-        return _values(self.canonical(operators), root=self.root)
-
-    @property
-    def root(self) -> "_Pairs":
-        """The pairs as the root of the problem's conditions."""
-        return _Pairs(self)
+        return _values(self.canonical(operators), solve=self)
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
         """Return the operators as lineax operators, checked."""
@@ -95,7 +94,7 @@ class Eigensolver(eqx.Module):
 
     def state(self, canonical: Operators) -> PyTree:
         """Return what the problem's conditions are stated in, of canonical operators."""
-        return _separate(self.problem, find_root(self.root, canonical)[0])
+        return _separate(self.problem, find_root(self, canonical)[0])
 
     @full_precision
     def solution(self, state: PyTree, canonical: Operators) -> Solution:
@@ -104,6 +103,34 @@ class Eigensolver(eqx.Module):
         if self.normalization is None:
             return solution
         return self.problem.rescale(self.normalization, solution, canonical, self.policy)
+
+    def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
+        """Return the state of the solver's pairs, checked and normalised, and their figures."""
+        problem, policy = self.problem, self.policy
+        asked = problem.with_guard()
+        raw = run_solver(self.solver, asked, theta, policy, self.batched)
+        raw = newton(asked, raw, theta, self.linear_solver, self.refine)
+        solution = asked.normalize(raw, theta, policy)
+        solution = without_guard(solution, problem.k, policy)
+        solution = problem.complete(solution, theta, self.linear_solver, policy)
+        return problem.state(solution), solution.stats
+
+    def residual(self, z: PyTree, theta: Operators) -> PyTree:
+        """Return the conditions of the problem."""
+        return self.problem.conditions(z, *theta)
+
+    def solve_linearised(self, z: PyTree, theta: Operators, residual_dot: PyTree) -> PyTree:
+        """Return the tangent of the state."""
+        how = self.system, self.linear_solver, self.policy
+        return self.problem.solve_linearised(z, theta, residual_dot, *how)
+
+    def watch(self, z: PyTree, z_dot: PyTree) -> PyTree:
+        """Return ż, whose cotangent is checked for a dependence on the gauge."""
+        clusters = self.clusters(z)
+        if clusters is None:
+            return z_dot
+        rtol = self.gauge_rtol(jax.tree.leaves(z_dot)[0].dtype)
+        return watch_state(self.problem, self.policy, rtol, z, clusters, z_dot)
 
 
 @compiled
@@ -135,30 +162,31 @@ def _watch_values(solve: Eigensolver, state: PyTree, values_dot: jax.Array) -> j
 
 
 @eqx.filter_custom_jvp
-def _values(theta: Operators, *, root: "_Pairs") -> jax.Array:
-    return root.solve.problem.solution(root.find(theta)[0]).values
+def _values(theta: Operators, *, solve: Eigensolver) -> jax.Array:
+    return solve.problem.solution(solve.find(theta)[0]).values
 
 
 @_values.def_jvp
 def _values_jvp(
-    primals: tuple[Operators], tangents: tuple[Operators], *, root: "_Pairs"
+    primals: tuple[Operators], tangents: tuple[Operators], *, solve: Eigensolver
 ) -> tuple[jax.Array, jax.Array]:
     (theta,), (theta_dot,) = primals, tangents
-    solve = root.solve
     z = solve.state(theta)
-    values_dot = _values_tangent(root, z, theta, theta_dot)
+    values_dot = _values_tangent(solve, z, theta, theta_dot)
     out = _alike(solve.problem.solution(z).values, z, solve=solve)
     return out, _watch_values(solve, z, values_dot)
 
 
 @compiled
-def _values_tangent(root: "_Pairs", z: PyTree, theta: Operators, theta_dot: Operators) -> jax.Array:
-    residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
-    values_dot = root.solve.problem.values_dot(z, residual_dot)
+def _values_tangent(
+    solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: Operators
+) -> jax.Array:
+    residual_dot = jvp_at(lambda t: solve.residual(z, t), theta, theta_dot)
+    values_dot = solve.problem.values_dot(z, residual_dot)
     if values_dot is None:
         # linear in the tangent of the state, which is that of the values and of the vectors
-        z_dot = root.solve_linearised(z, theta, residual_dot)
-        _, values_dot = jax.jvp(lambda z: root.solve.problem.solution(z).values, (z,), (z_dot,))
+        z_dot = solve.solve_linearised(z, theta, residual_dot)
+        _, values_dot = jax.jvp(lambda z: solve.problem.solution(z).values, (z,), (z_dot,))
     return values_dot
 
 
@@ -273,36 +301,3 @@ def _check_type(name: str, value: Any, kind: Any, example: str) -> None:
             f"`eigensolver({name}=...)`: an instance of {' or '.join(c.__name__ for c in kinds)}; "
             f"got {value!r}. Pass an object, {example}."
         )
-
-
-class _Pairs(AbstractRoot):
-    """The pairs of an eigenproblem as the root of its conditions."""
-
-    solve: Eigensolver
-
-    def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
-        problem, policy = self.solve.problem, self.solve.policy
-        asked, linear_solver = problem.with_guard(), self.solve.linear_solver
-        raw = run_solver(self.solve.solver, asked, theta, policy, self.solve.batched)
-        raw = newton(asked, raw, theta, linear_solver, self.solve.refine)
-        solution = asked.normalize(raw, theta, policy)
-        solution = without_guard(solution, problem.k, policy)
-        solution = problem.complete(solution, theta, linear_solver, policy)
-        return problem.state(solution), solution.stats
-
-    def residual(self, z: PyTree, theta: Operators) -> PyTree:
-        return self.solve.problem.conditions(z, *theta)
-
-    def solve_linearised(self, z: PyTree, theta: Operators, residual_dot: PyTree) -> PyTree:
-        solve = self.solve
-        return solve.problem.solve_linearised(
-            z, theta, residual_dot, solve.system, solve.linear_solver, solve.policy
-        )
-
-    def watch(self, z: PyTree, z_dot: PyTree) -> PyTree:
-        solve = self.solve
-        clusters = solve.clusters(z)
-        if clusters is None:
-            return z_dot
-        rtol = solve.gauge_rtol(jax.tree.leaves(z_dot)[0].dtype)
-        return watch_state(solve.problem, solve.policy, rtol, z, clusters, z_dot)

@@ -193,7 +193,7 @@ def _solve_probe(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[A
     first, *others = conditions(state)
     b = jnp.tile(probe(first[:, :1]), (1, first.shape[1]))
     zeros = map(jnp.zeros_like, others)
-    state_dot = solve.root.solve_linearised(state, theta, (b, *zeros))
+    state_dot = solve.solve_linearised(state, theta, (b, *zeros))
     product = jax.jvp(conditions, (state,), (state_dot,))[1][0]
     size = column_norms(jax.jvp(conditions, (state,), (jax.tree.map(probe, state),))[1][0])
     vectors = lambda z: problem.solution(problem.separate(z)).vectors  # noqa: E731

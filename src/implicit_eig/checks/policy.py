@@ -103,7 +103,8 @@ class Policy(eqx.Module):
     linear_solve: Action = eqx.field(static=True, default=Action.RAISE)
     exceptional: Action = eqx.field(static=True, default=Action.WARN)
     residual_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
-    degeneracy_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
+    # not static: `refine` sets it to the errors that it finds
+    degeneracy_rtol: float | None = eqx.field(default=None, converter=_as_float)
     gauge_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
     linear_solve_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
     monitor: Callable[[SolveReport], None] | None = eqx.field(static=True, default=None)

@@ -97,7 +97,7 @@ def directional_derivatives(
         tangents = tuple(map(_of_entries, operators, tangents))
     dots = _tangents(solve, given, tangents)
     theta, theta_dot = eqx.filter_jvp(lambda *ops: solve.canonical(ops), given, dots)
-    z, _ = find_root(solve.root, theta)
+    z, _ = find_root(solve, theta)
     equal: Any = solve.problem.clusters(z)
     if not isinstance(solve.problem, (Hermitian, Singular)):
         return _of_pairs(solve, z, theta, theta_dot, equal, order)
@@ -149,8 +149,8 @@ def _block_dot(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree
 ) -> tuple[Inexact[Array, "k k"], PyTree]:
     """Return Ṡ and the tangent of the state."""
-    residual_dot = jvp_at(lambda t: solve.root.residual(z, t), theta, theta_dot)
-    z_dot = solve.root.solve_linearised(z, theta, residual_dot)
+    residual_dot = jvp_at(lambda t: solve.residual(z, t), theta, theta_dot)
+    z_dot = solve.solve_linearised(z, theta, residual_dot)
     return jvp_at(
         lambda z: solve.problem.solution(solve.problem.separate(z))._block, z, z_dot
     ), z_dot
