@@ -7,6 +7,8 @@ import pytest
 from problems import eigh, random_definite, random_hermitian
 
 import implicit_eig as ie
+from implicit_eig.checks.policy import forward_check
+from implicit_eig.problems._hermitian_check import UnfitPairs
 
 N, K = 10, 3
 A = random_hermitian(N, seed=0)
@@ -178,6 +180,19 @@ def test_solution_unpacks():
     assert values is solution.values
     assert vectors is solution.vectors
     assert solution.left_vectors is None
+    assert len(solution) == 2
+    assert solution[0] is values
+    assert solution[-1] is vectors
+
+
+def test_a_verdict_that_the_host_does_not_share_passes():
+    """Programs round otherwise than NumPy, so that a figure at its limit may be on either side."""
+    check = forward_check(ie.Policy(), UnfitPairs(1e-8))
+    one = np.ones(1)
+    fine = (0 * one, one, one, one > 0, np.eye(1), one, np.array(True))
+    assert check(np.array(True), *fine)
+    with pytest.raises(ie.EigensolverError, match="got a residual"):
+        check(np.array(True), 2 * one, *fine[1:])
 
 
 def test_the_residual_is_public():
