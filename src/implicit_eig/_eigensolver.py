@@ -140,7 +140,7 @@ def _separate(problem: AbstractProblem, state: PyTree) -> PyTree:
 
 @eqx.filter_custom_jvp
 def _alike(values: jax.Array, state: PyTree, *, solve: Eigensolver) -> jax.Array:
-    """Return the values; a derivative that tells those of a cluster apart will be called out."""
+    """Return the values; a derivative that tells those of a cluster apart will be warned about."""
     return values
 
 

@@ -34,7 +34,7 @@ class Solution(eqx.Module):
     vectors: Inexact[AnyArray, "n k"]
     left_vectors: Inexact[AnyArray, "m k"] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
-    # For derivatives at multiple values, of a problem whose conditions have a block S: S itself,
+    # For derivatives at repeated eigenvalues, of a problem whose conditions have a block S: S itself,
     # diagonal in value, its tangent full inside a cluster; and which values count as one. Values
     # and vectors beyond the k, where the problem has a guard. Of what the solver returned besides,
     # the value nearest to each, NaN if there is none; and whether it is of the cluster of that.

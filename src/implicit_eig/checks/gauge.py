@@ -22,7 +22,7 @@ from .cotangents import look, watch
 from .policy import Objection, Policy, enforce, gauge_check
 
 # A smooth function of the values tells those of a cluster apart by its curvature times their
-# distance; so much curvature, relative to the values and to its gradient, is not called out.
+# distance; so much curvature, relative to the values and to its gradient, is not warned about.
 CURVATURE = 100
 
 

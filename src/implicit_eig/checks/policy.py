@@ -89,7 +89,7 @@ class Policy(eqx.Module):
             takes ten times the linear solver's own tolerance where it has one, √eps for a direct
             solver, and 1e-5 for one of unknown tolerance, but no less than √eps.
         monitor: called on the host with a `SolveReport` after the linear solves of each
-            derivative; with the same function at each call, lest programs be compiled anew.
+            derivative; pass the same function at each call, as programs are compiled for it.
 
     Raises:
         InputError: a threshold is negative or no number, or an action no `Action`.

@@ -1,4 +1,4 @@
-"""One-sided derivatives of the values, where a multiple value has no others.
+"""One-sided derivatives of eigenvalues, where a repeated eigenvalue has no others.
 
 On the line A + tȦ, B + tḂ with t ≥ 0 the values of a cluster are those of its block S(t), with
 A X = B X S and XᴴBX = I. S is Hermitian, S(0) = λ I, and S(t) = λ I + t Ṡ + ½t² S̈ + …, so
@@ -52,7 +52,7 @@ def directional_derivatives(
 ) -> Inexact[Array, " k"]:
     """Return the one-sided derivatives of the values along operators + t · tangents, t ≥ 0.
 
-    A multiple value splits along the line into branches, each with derivatives at t = 0 from
+    A repeated eigenvalue splits along the line into branches, each with derivatives at t = 0 from
     above: of the first order the eigenvalues of Xᴴ(Ȧ − λḂ)X, X a basis of the cluster. A plain
     JVP is linear in the tangents and cannot give them; for simple values the two agree. From
     below they are those of −tangents, times −1. Of a cluster that k cuts they are those of no

@@ -1,4 +1,4 @@
-"""How a function is differentiated when JAX shall not, or cannot, do it by itself."""
+"""How a function is differentiated where JAX must not trace it, or cannot."""
 
 import abc
 import functools

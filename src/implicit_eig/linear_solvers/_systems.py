@@ -67,7 +67,7 @@ class Border(NamedTuple):
 
 
 class ShiftedPencil(NamedTuple):
-    """The matrices A − λᵢB, of which the pairs (λᵢ, X) are known and made no obstacle.
+    """The matrices A − λᵢB, of which the pairs (λᵢ, X) are known and deflated.
 
     Hermitian: (A − λᵢB) + BX Dᵢ XᴴB, XᴴBX = I, which maps xⱼ to τᵢ B xⱼ for every known pair;
     `known` is τ. Others: those with a `Border`, or their transposes.

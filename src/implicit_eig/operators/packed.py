@@ -27,7 +27,7 @@ from jaxtyping import Array, Inexact
 
 # Slots hold at most this many times the entries of the mean row; what is beyond them spills.
 PADDING = 2
-# Slots that become one loop; more are taken in groups of this many, lest the program grow.
+# Slots that become one loop; more are taken in groups of this many, to bound the program.
 UNROLLED = 32
 # The latest patterns are kept for operators that are built anew at each call.
 KEPT = 16

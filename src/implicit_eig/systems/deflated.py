@@ -1,4 +1,4 @@
-"""Deflation: the known pairs are moved out of the way by a low-rank term.
+"""Deflation: a low-rank term shifts the known eigenpairs away from the singularity.
 
     Mᵢ = (A − λᵢB) + BX Dᵢ XᴴB,      Dᵢ = τᵢ I − (Λ − λᵢ I)
 
