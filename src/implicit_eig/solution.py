@@ -34,10 +34,11 @@ class Solution(eqx.Module):
     vectors: Inexact[AnyArray, "n k"]
     left_vectors: Inexact[AnyArray, "m k"] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
-    # For derivatives at repeated eigenvalues, of a problem whose conditions have a block S: S itself,
-    # diagonal in value, its tangent full inside a cluster; and which values count as one. Values
-    # and vectors beyond the k, where the problem has a guard. Of what the solver returned besides,
-    # the value nearest to each, NaN if there is none; and whether it is of the cluster of that.
+    # For derivatives at repeated eigenvalues, of a problem whose conditions have a block S: S
+    # itself, diagonal in value, its tangent full inside a cluster; and which eigenvalues count as one.
+    # Eigenvalues and vectors beyond the k, where the problem has a guard. Of what the solver
+    # returned besides, the eigenvalue nearest to each, NaN if there is none; and whether it is of
+    # the cluster of that.
     _block: Inexact[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
     _equal: Bool[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
     _beyond: tuple[Shaped[AnyArray, " g"], Inexact[AnyArray, "n g"]] | None = eqx.field(
