@@ -35,7 +35,7 @@ class Solution(eqx.Module):
     left_vectors: Inexact[AnyArray, "m k"] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
     # For derivatives at repeated eigenvalues, of a problem whose conditions have a block S: S
-    # itself, diagonal in value, its tangent full inside a cluster; and which eigenvalues count as one.
+    # itself, diagonal in value, its tangent full inside a cluster; and which count as one.
     # Eigenvalues and vectors beyond the k, where the problem has a guard. Of what the solver
     # returned besides, the eigenvalue nearest to each, NaN if there is none; and whether it is of
     # the cluster of that.
