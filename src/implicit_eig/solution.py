@@ -25,7 +25,8 @@ class Solution(eqx.Module):
         vectors: shape (n, k); column i belongs to value i; unit of the normalisation.
         left_vectors: shape (n, k), or `None` where the problem has none of its own.
         stats: figures of the run that carry no derivative: `"residuals"` (k,), each
-            ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖), and against rounding where that is larger.
+            ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖), and against rounding where that is larger; in the
+            1-norm, of `Singular` in the 2-norm.
 
     The order of the pairs is the solver's.
     """

@@ -106,7 +106,7 @@ def normalize(
     BX = rest[0] if rest else X
     # the vectors beside which rounding is measured are multiplied with them
     probes = rounding_probes(X)
-    AX, of_A = _split(apply(A, jnp.concatenate([X, probes], axis=1)))
+    AX, of_A = jnp.split(apply(A, jnp.concatenate([X, probes], axis=1)), [X.shape[1]], axis=1)
     of_B = apply(B, probes)
 
     R = AX - scale_columns(BX, lam)
@@ -124,10 +124,6 @@ def normalize(
     equal, cut = clusters_beyond(lam, of_values, at_most, misfit, solution._rest, policy)
     figures = (residual, scale, rounding, finite, *gram)
     return Solution(lam, X, _equal=equal, _cut=cut), figures, relative
-
-
-def _split(Y: Array) -> tuple[Array, Array]:
-    return Y[:, :-2], Y[:, -2:]
 
 
 class UnfitPairs(eqx.Module):
