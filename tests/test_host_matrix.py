@@ -10,7 +10,7 @@ from families import DTYPES, P, hermitian, parameters, rectangular, tolerance
 from problems import EPS, dense, eigh
 
 import implicit_eig as ie
-from implicit_eig import _assembly
+from implicit_eig.operators import _assembly
 
 N = 8
 

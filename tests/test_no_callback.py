@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import implicit_eig as ie
+from implicit_eig.checks.policy import Check
 
 pytestmark = pytest.mark.core
 
@@ -143,10 +144,8 @@ def test_the_default_has_some(name):
 @pytest.mark.parametrize("action", [ie.Action.RAISE, ie.Action.WARN])
 def test_the_host_is_called_where_a_check_fails_and_only_there(action, batched, monkeypatch):
     calls = []
-    judge = ie.policy.Check.__call__
-    monkeypatch.setattr(
-        ie.policy.Check, "__call__", lambda *args: calls.append(args[1]) or judge(*args)
-    )
+    judge = Check.__call__
+    monkeypatch.setattr(Check, "__call__", lambda *args: calls.append(args[1]) or judge(*args))
     policy = ie.Policy(forward=action, residual_rtol=1e-6)
     off = ie.traceable(
         lambda A: (jnp.linalg.eigh(A)[0] + jnp.where(A[0, 0] > 50, 1.0, 0.0), jnp.eye(2))

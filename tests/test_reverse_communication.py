@@ -12,7 +12,7 @@ import pytest
 from scipy.sparse.linalg import eigs, gmres, svds
 
 import implicit_eig as ie
-from implicit_eig import reverse_communication
+from implicit_eig.host import reverse_communication
 from implicit_eig.host.reverse_communication import Product, converse, current
 
 pytestmark = pytest.mark.core

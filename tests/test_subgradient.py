@@ -8,7 +8,7 @@ import scipy.linalg as sla
 from problems import eigh, random_definite, random_hermitian
 
 import implicit_eig as ie
-from implicit_eig import subgradient
+from implicit_eig.crossings import subgradient
 
 N = 6
 P = 8
