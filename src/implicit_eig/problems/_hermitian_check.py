@@ -104,10 +104,8 @@ def normalize(
     BX = apply(B, X)
     (X, *rest), gram = orthonormalize(X.conj().T @ BX, *((X,) if B is None else (X, BX)))
     BX = rest[0] if rest else X
-    # the vectors beside which rounding is measured are multiplied with them
-    probes = rounding_probes(X)
-    AX, of_A = jnp.split(apply(A, jnp.concatenate([X, probes], axis=1)), [X.shape[1]], axis=1)
-    of_B = apply(B, probes)
+    AX, probes = apply(A, X), rounding_probes(X)
+    of_A, of_B = apply(A, probes), apply(B, probes)
 
     R = AX - scale_columns(BX, lam)
     residual, size = column_sums(R), jnp.abs(lam)
