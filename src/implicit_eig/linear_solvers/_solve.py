@@ -43,6 +43,7 @@ from ._systems import (
     AbstractLinearSystems,
     AbstractOwnSolver,
     Structure,
+    absolute_columns,
     columns_first,
     columns_last,
     system_norms,
@@ -210,8 +211,7 @@ def _solve_and_check(
 
 def _plain_norms(U: PyTree[Array]) -> Array:
     """Return ‖u_i‖ for each system, shape (k,), of about 1 or less, squared as it is."""
-    parts = jnp.concatenate([jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)])
-    return jnp.sqrt(jnp.sum(parts**2, axis=0))
+    return jnp.sqrt(jnp.sum(absolute_columns(U) ** 2, axis=0))
 
 
 def solve_all(

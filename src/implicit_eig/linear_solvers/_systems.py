@@ -197,10 +197,14 @@ def columns_last(U: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), U)
 
 
+def absolute_columns(U: PyTree[Array]) -> Array:
+    """Return |u_i|, the leaves of each system in one column."""
+    return jnp.concatenate([jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)])
+
+
 def system_norms(U: PyTree[Array]) -> Array:
     """Return ‖u_i‖ for each system, shape (k,)."""
-    sizes = [jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)]
-    return column_norms(jnp.concatenate(sizes))
+    return column_norms(absolute_columns(U))
 
 
 def attainable(rtol: float, dtype: Any) -> float:

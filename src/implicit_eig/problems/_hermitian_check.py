@@ -16,7 +16,7 @@ from ..checks.policy import Objection, Policy
 from ..linear_solvers._systems import probe
 from ..operators import apply, column_sums, dtype_of, is_dense, promoted, scale_columns
 from ..solution import Solution
-from ..systems._abstract import rounding_probes, value_rounding
+from ..systems._abstract import Pencil
 from ._abstract import Operators
 from ._blocks import dependent, orthonormalize
 
@@ -104,22 +104,20 @@ def normalize(
     BX = apply(B, X)
     (X, *rest), gram = orthonormalize(X.conj().T @ BX, *((X,) if B is None else (X, BX)))
     BX = rest[0] if rest else X
-    AX, probes = apply(A, X), rounding_probes(X)
-    of_A, of_B = apply(A, probes), apply(B, probes)
+    AX = apply(A, X)
 
     R = AX - scale_columns(BX, lam)
-    residual, size = column_sums(R), jnp.abs(lam)
-    scale = column_sums(AX) + size * column_sums(BX)
+    residual = column_sums(R)
+    scale = column_sums(AX) + jnp.abs(lam) * column_sums(BX)
+    pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
     eps = float(jnp.finfo(X.dtype).eps)
-    of_probes = column_sums(of_A)[0] + size * column_sums(of_B)[0]
-    rounding = ROUNDING * eps * of_probes * column_sums(X)
+    rounding = ROUNDING * eps * pencil.sizes() * column_sums(X)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
     # what the solver's rounding, that of norms, has done; two values can be off either way
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
     at_most = 2 * jnp.max(jnp.abs(X)) * residual
-    of_values = value_rounding(lam, X, of_A, of_B)
-    equal, cut = clusters_beyond(lam, of_values, at_most, misfit, solution._rest, policy)
+    equal, cut = clusters_beyond(lam, pencil.rounding(), at_most, misfit, solution._rest, policy)
     figures = (residual, scale, rounding, finite, *gram)
     return Solution(lam, X, _equal=equal, _cut=cut), figures, relative
 

@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from .._compiled import compiled, constant_like
+from .._compiled import compiled
 from ..checks.clusters import clusters_beyond
 from ..checks.policy import Objection, Policy
 from ..linear_solvers._systems import probe
@@ -39,22 +39,19 @@ def normalize(
     # in a cluster the two Gram matrices are equal, so one change of basis serves both
     gram = (U.conj().T @ U + V.conj().T @ V) / 2
     (U, V), gram = orthonormalize(gram, U, V)
-    m, n = A.out_size(), A.in_size()
-    # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
-    w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
-    of_V, of_U = constant_like(w[m:], V[:, :1]), constant_like(w[:m], U[:, :1])
-    AV = apply(A, jnp.concatenate([V, of_V], axis=1))
-    AU = apply_adjoint(A, jnp.concatenate([U, of_U], axis=1))
-    products = jnp.concatenate([AV, AU])
+    AV, AU = apply(A, V), apply_adjoint(A, U)
 
-    joined = products[:, :-1] - scale_columns(jnp.concatenate([U, V]), sigma)
-    norms = column_norms(jnp.concatenate([joined, products], axis=1))
-    residual, size = norms[: len(sigma)], norms[-1:]
-    scale = norms[len(sigma) : -1] + 2**0.5 * jnp.abs(sigma)
+    joined = jnp.concatenate([AV - scale_columns(U, sigma), AU - scale_columns(V, sigma)])
+    residual = column_norms(joined)
+    scale = column_norms(jnp.concatenate([AV, AU])) + 2**0.5 * jnp.abs(sigma)
+    m, n = A.out_size(), A.in_size()
+    w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
+    # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
+    size = column_norms(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
     eps = float(jnp.finfo(sigma.dtype).eps)
     rounding = ROUNDING * eps * (size + jnp.abs(sigma))
     zero = jnp.broadcast_to(VALUE_ROUNDING * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
-    angle = jnp.sum(U.conj() * products[:m, :-1], axis=0)
+    angle = jnp.sum(U.conj() * AV, axis=0)
     figures = (sigma, residual, scale, rounding, zero, angle, finite, *gram)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)

@@ -10,39 +10,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from .._compiled import constant_like
 from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
 from ..operators import apply, column_sums, diagonal, has_entries, is_dense
 
 # of a value, in eps of the size of its operator
 ROUNDING = 10.0
-
-
-def rounding_probes(X: Inexact[Array, "n k"]) -> Inexact[Array, "n 2"]:
-    """Return the vectors whose products with A and B show their rounding.
-
-    The first is random and of 1-norm 1. The second has such signs and phases too, but the sizes of
-    the largest component of each row of X.
-    """
-    v = constant_like(probe(X[:, :1], 1), X[:, :1])
-    largest = jnp.max(jnp.abs(X), axis=1, keepdims=True)
-    return jnp.concatenate([v, len(X) * v * largest.astype(X.dtype)], axis=1)
-
-
-def value_rounding(
-    lam: Float[Array, " k"],
-    X: Inexact[Array, "n k"],
-    of_A: Inexact[Array, "n 2"],
-    of_B: Inexact[Array, "n 2"],
-) -> Float[Array, " k"]:
-    """Return what rounding can do to each value: some eps |xᵢ|ᵀ |A − λᵢB| |xᵢ|; shape (k,).
-
-    Like the values it does not depend on the units of the unknowns, which ‖A‖ ‖xᵢ‖² does.
-    `of_A` and `of_B` are the products with `rounding_probes`.
-    """
-    sizes = jnp.abs(X).T @ jnp.abs(jnp.stack([of_A[:, 1], of_B[:, 1]], axis=1))
-    eps = float(jnp.finfo(sizes.dtype).eps)
-    return ROUNDING * eps * (sizes[:, 0] + jnp.abs(lam) * sizes[:, 1])
 
 
 class Pencil(eqx.Module):
@@ -86,10 +58,16 @@ class Pencil(eqx.Module):
         return lax.stop_gradient(size)
 
     def rounding(self) -> Float[Array, " k"]:
-        """Return what rounding can do to each value; shape (k,)."""
-        probes = rounding_probes(self.X)
-        of_A, of_B = apply(self.A, probes), apply(self.B, probes)
-        return lax.stop_gradient(value_rounding(self.lam, self.X, of_A, of_B))
+        """Return what rounding can do to each value: some eps |xᵢ|ᵀ |A − λᵢB| |xᵢ|; shape (k,).
+
+        Like the values it does not depend on the units of the unknowns, which ‖A‖ ‖xᵢ‖² does.
+        """
+        sizes = jnp.abs(self.X)
+        largest = jnp.max(sizes, axis=1, keepdims=True)
+        v = len(largest) * probe(self.X[:, :1], 1) * largest.astype(self.X.dtype)
+        of_A, of_B = (sizes.T @ jnp.abs(apply(M, v)) for M in (self.A, self.B))
+        eps = float(jnp.finfo(largest.dtype).eps)
+        return lax.stop_gradient(ROUNDING * eps * (of_A[:, 0] + jnp.abs(self.lam) * of_B[:, 0]))
 
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return a typical value of A − λᵢB outside the span of X, signed; shape (k,).
