@@ -102,66 +102,115 @@ def solve_shifted(
     scale = np.sqrt(np.abs(np.einsum("ij,ij->j", S.conj(), BS)))
     tol = np.minimum(rtol, atol / scale)
     W = S / scale
-    BW = W if BS is S else BS / scale
-    k = len(mu)
-    sides = np.eye(k, dtype=S.dtype)  # the right sides in W
-    if real and np.iscomplexobj(S):
-        sides = np.concatenate([sides, 1j * sides])
-        same = BW is W
-        W = side_by_side(W)
-        BW = W if same else side_by_side(BW)
-    weights = _parts(sides / tol, W)  # the residuals over their tolerances, in W
-    blocks: list[np.ndarray] = []
-    duals: list[np.ndarray] = []  # of the blocks that a new one is made orthogonal to
-    offsets = [0]
-    H, C = np.zeros((0, 0), W.dtype), np.zeros((0, k), S.dtype)
-    omitted: list[tuple[np.ndarray, np.ndarray]] = []  # directions, and coordinates in them
-    Y = last = C
-    G = inner(W, BW)
+    space = _Space(T, dual, mu, hermitian, W, W if BS is S else BS / scale, real)
+    weights = space.coordinates(space.sides / tol)  # the residuals over their tolerances, in W
     for _ in range(max_steps):
-        mix, coordinates, q = _next_block(G, weights)
-        m, coupling = len(C), coordinates[:q]
-        if m == 0:
-            coordinates = coordinates @ sides
-        blocks.append(combine(W, mix[:, :q]))
-        duals.append(blocks[-1] if BW is W else combine(BW, mix[:, :q]))
-        omitted.append((combine(W, mix[:, q:]), coordinates[q:]))
-        C = np.concatenate([C, coordinates[:q] if m == 0 else np.zeros((q, k), C.dtype)])
-        H = np.pad(H, ((0, q), (0, q)))
-        if m:
-            H[m:, offsets[-2] : m] = coupling
-        offsets.append(m + q)
-
-        W = T(duals[-1])
-        for j in range(max(0, len(blocks) - 2) if hermitian else 0, len(blocks)):
-            h = inner(duals[j], W)
-            W = add(W, -1.0, blocks[j], h)
-            H[offsets[j] : offsets[j + 1], m:] = h
-        if hermitian and len(duals) > 1:
-            duals[-2] = np.empty(0)  # frees its memory
-        BW = dual(W)
-        G = inner(W, BW)
-
-        Y = _solve_small(H, mu, C, hermitian)
-        last = mu * Y[m:]
-        residual = np.sqrt(np.abs(np.sum(last.conj() * (G @ last), axis=0)))
-        left_out = _left_out(omitted, offsets, mu, Y)
+        space.extend(weights)
+        residual, left_out = space.solve()
         active = (residual > tol) & (residual > left_out)
         if not active.any():
             break
-        weights = _parts((last / np.maximum(tol, left_out))[:, active], W)
-    # s + μ T z, with T z by what it is made of
-    Z = add(S / scale, 1.0, W, last)
-    for j, block in enumerate(blocks):
-        Z = add(Z, 1.0, block, (H @ Y)[offsets[j] : offsets[j + 1]] * mu)
-    for j, (directions, coordinates) in enumerate(omitted[1:]):
-        Z = add(Z, 1.0, directions, coordinates @ Y[offsets[j] : offsets[j + 1]] * mu)
-    return Z * scale, len(blocks)
+        weights = space.coordinates((space.last / np.maximum(tol, left_out))[:, active])
+    return space.solution(S / scale) * scale, len(space.blocks)
 
 
-def _parts(C: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """Return the coordinates C in W, of real numbers where W is real."""
-    return side_by_side(C) if np.isrealobj(W) and np.iscomplexobj(C) else C
+class _Space:
+    """An orthonormal basis V of blocks, with T V = V H + W Eᴴ and the solutions in it.
+
+    Attributes:
+        blocks, duals: of V; of the duals those that a new block is made orthogonal to.
+        offsets: where each block begins among the columns of V, and where the last ends.
+        omitted: for each block the directions that were left out of it, and coordinates in them.
+        W, BW, G: what T has made of the newest block, orthogonal to V; its dual; its Gram matrix.
+        sides, C: the right sides, in the first W and in V.
+        Y, last: the solutions in V; of W, what stands in the residuals.
+    """
+
+    def __init__(
+        self,
+        T: Map,
+        dual: Map,
+        mu: np.ndarray,
+        hermitian: bool,
+        W: np.ndarray,
+        BW: np.ndarray,
+        real: bool,
+    ):
+        self.T, self.dual, self.mu, self.hermitian = T, dual, mu, hermitian
+        k, dtype = len(mu), W.dtype
+        self.sides = np.eye(k, dtype=dtype)
+        if real and np.iscomplexobj(W):
+            self.sides = np.concatenate([self.sides, 1j * self.sides])
+            same = BW is W
+            W = side_by_side(W)
+            BW = W if same else side_by_side(BW)
+        self.W, self.BW, self.G = W, BW, inner(W, BW)
+        self.blocks: list[np.ndarray] = []
+        self.duals: list[np.ndarray] = []
+        self.offsets = [0]
+        self.omitted: list[tuple[np.ndarray, np.ndarray]] = []
+        self.H, self.C = np.zeros((0, 0), W.dtype), np.zeros((0, k), dtype)
+        self.Y = self.last = self.C
+
+    def coordinates(self, C: np.ndarray) -> np.ndarray:
+        """Return the coordinates C in W, of real numbers where W is real."""
+        return side_by_side(C) if np.isrealobj(self.W) and np.iscomplexobj(C) else C
+
+    def extend(self, weights: np.ndarray) -> None:
+        """Add those directions of W in which residuals are, and multiply them by T."""
+        mix, coordinates, q = _next_block(self.G, weights)
+        m, (k, dtype) = self.offsets[-1], (len(self.mu), self.C.dtype)
+        self.H = np.pad(self.H, ((0, q), (0, q)))
+        if m:
+            self.H[m:, self.offsets[-2] : m] = coordinates[:q]
+            self.C = np.concatenate([self.C, np.zeros((q, k), dtype)])
+        else:
+            coordinates = coordinates @ self.sides
+            self.C = coordinates[:q]
+        self.blocks.append(combine(self.W, mix[:, :q]))
+        same = self.BW is self.W
+        self.duals.append(self.blocks[-1] if same else combine(self.BW, mix[:, :q]))
+        self.omitted.append((combine(self.W, mix[:, q:]), coordinates[q:]))
+        self.offsets.append(m + q)
+        self.W = self._orthogonal(self.T(self.duals[-1]))
+        self.BW = self.dual(self.W)
+        self.G = inner(self.W, self.BW)
+
+    def _orthogonal(self, W: np.ndarray) -> np.ndarray:
+        """Return W without its part in V, which goes to H."""
+        start, end = self.offsets[-2:]
+        for j in range(max(0, len(self.blocks) - 2) if self.hermitian else 0, len(self.blocks)):
+            h = inner(self.duals[j], W)
+            W = add(W, -1.0, self.blocks[j], h)
+            self.H[self.offsets[j] : self.offsets[j + 1], start:end] = h
+        if self.hermitian and len(self.duals) > 1:
+            self.duals[-2] = np.empty(0)  # frees its memory
+        return W
+
+    def solve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Solve in V; return the norms of the residuals in W and in what was left out, (k,)."""
+        self.Y = _solve_small(self.H, self.mu, self.C, self.hermitian)
+        self.last = self.mu * self.Y[self.offsets[-2] :]
+        residual = np.sqrt(np.abs(np.sum(self.last.conj() * (self.G @ self.last), axis=0)))
+        squares = np.sum(np.abs(self.omitted[0][1]) ** 2, axis=0)
+        for j, (_, part) in enumerate(self.omitted[1:]):
+            squares = squares + np.sum(
+                np.abs(part @ (self.mu * self._rows(self.Y, j))) ** 2, axis=0
+            )
+        return residual, np.sqrt(squares)
+
+    def solution(self, S: np.ndarray) -> np.ndarray:
+        """Return s + μ T z, with T z by what it is made of."""
+        Z = add(S, 1.0, self.W, self.last)
+        HY = self.H @ self.Y
+        for j, block in enumerate(self.blocks):
+            Z = add(Z, 1.0, block, self._rows(HY, j) * self.mu)
+        for j, (directions, coordinates) in enumerate(self.omitted[1:]):
+            Z = add(Z, 1.0, directions, coordinates @ self._rows(self.Y, j) * self.mu)
+        return Z
+
+    def _rows(self, Y: np.ndarray, j: int) -> np.ndarray:
+        return Y[self.offsets[j] : self.offsets[j + 1]]
 
 
 def _next_block(G: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -201,14 +250,3 @@ def solve_each(M: np.ndarray, R: np.ndarray) -> np.ndarray:
             return np.full_like(R, np.nan)
         columns = [solve_each(M[i : i + 1], R[:, i : i + 1]) for i in range(len(M))]
         return np.concatenate(columns, axis=1)
-
-
-def _left_out(
-    omitted: list[tuple[np.ndarray, np.ndarray]], offsets: list[int], mu: np.ndarray, Y: np.ndarray
-) -> np.ndarray:
-    """Return the residuals in the directions that were left out of the blocks, shape (k,)."""
-    squares = np.sum(np.abs(omitted[0][1]) ** 2, axis=0)
-    for j, (_, part) in enumerate(omitted[1:]):
-        rows = Y[offsets[j] : offsets[j + 1]]
-        squares = squares + np.sum(np.abs(part @ (mu * rows)) ** 2, axis=0)
-    return np.sqrt(squares)
