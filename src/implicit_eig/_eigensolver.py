@@ -20,7 +20,8 @@ from .checks.guard import without_guard
 from .checks.policy import DEFAULT_POLICY, Action, Policy
 from .host import refuse_jax_code
 from .implicit.theorem import AbstractRoot, find_root
-from .linear_solvers._solve import accepted_rtol
+from .linear_solvers._solve import accepted_rtol, linear_solve
+from .linear_solvers._systems import AbstractSquareSystem
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
 from .problems._abstract import AbstractProblem, Operators
@@ -28,7 +29,7 @@ from .problems.normalization import AbstractNormalization, FunctionNormalization
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
 from .systems._abstract import AbstractFormulation
-from .systems.auto import AutoSystem
+from .systems.auto import AutoSystem, suited
 
 
 class Eigensolver(AbstractRoot):
@@ -41,7 +42,7 @@ class Eigensolver(AbstractRoot):
     solver: Callable[..., Any] = eqx.field(static=True)
     problem: AbstractProblem
     linear_solver: lx.AbstractLinearSolver
-    system: AbstractFormulation | AutoSystem
+    system: AbstractFormulation
     policy: Policy
     normalization: AbstractNormalization | None = None
     refine: int = eqx.field(static=True, default=0)
@@ -121,8 +122,12 @@ class Eigensolver(AbstractRoot):
 
     def solve_linearised(self, z: PyTree, theta: Operators, residual_dot: PyTree) -> PyTree:
         """Return the tangent of the state."""
-        how = self.system, self.linear_solver, self.policy
-        return self.problem.solve_linearised(z, theta, residual_dot, *how)
+        linearised = self.problem.linearise(z, theta, self.system)
+        return linearised.tangent(residual_dot, self.linear_solve)
+
+    def linear_solve(self, system: AbstractSquareSystem, b: PyTree) -> PyTree:
+        """Solve a linear system of the derivative by `linear_solver`, checked."""
+        return linear_solve(system, b, self.linear_solver, self.policy)
 
     def watch(self, z: PyTree, z_dot: PyTree) -> PyTree:
         """Return ż, whose cotangent is checked for a dependence on the gauge."""
@@ -195,7 +200,7 @@ def eigensolver(
     problem: AbstractProblem,
     *,
     linear_solver: lx.AbstractLinearSolver | Callable[..., Any] | None = None,
-    system: AbstractFormulation | AutoSystem | None = None,
+    system: AbstractFormulation | None = None,
     normalization: AbstractNormalization | Callable[[jax.Array], jax.Array] | None = None,
     policy: Policy = DEFAULT_POLICY,
     refine: int = 0,
@@ -259,7 +264,7 @@ def eigensolver(
     _check_type("problem", problem, AbstractProblem, "such as `Hermitian(k)`")
     _check_type("policy", policy, Policy, "such as `Policy(forward=Action.WARN)`")
     system = AutoSystem() if system is None else system
-    _check_type("system", system, (AbstractFormulation, AutoSystem), "such as `Deflated()`")
+    _check_type("system", system, AbstractFormulation, "such as `Deflated()`")
     if linear_solver is None:
         ready_made = isinstance(solver, AbstractForwardSolver)
         linear_solver = solver.linear_solver() if ready_made else AutoLinearSolver()
@@ -278,7 +283,7 @@ def eigensolver(
             f"{refine!r}. Give it as an integer."
         )
     _check_type("batched", batched, bool, "`True` or `False`")
-    problem = problem.suited_to(solver)
+    problem, system = problem.suited_to(solver), suited(system, linear_solver)
     normalization = _as_normalization(normalization)
     return Eigensolver(
         solver, problem, linear_solver, system, policy, normalization, refine, batched

@@ -13,9 +13,10 @@ import lineax as lx
 
 from ._compiled import compiled
 from .checks.policy import Policy, tolerance
+from .linear_solvers._solve import linear_solve
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
-from .systems.auto import AutoSystem
+from .systems.auto import AutoSystem, suited
 
 SILENT = Policy.unchecked()
 
@@ -50,7 +51,9 @@ def _step(
     )
     state = problem.state(problem.normalize(rough, operators, policy))
     residual = problem.conditions(state, *operators)
-    step = problem.solve_linearised(state, operators, residual, AutoSystem(), linear_solver, policy)
+    linearised = problem.linearise(state, operators, suited(AutoSystem(), linear_solver))
+    solve = lambda system, b: linear_solve(system, b, linear_solver, policy)  # noqa: E731
+    step = linearised.tangent(residual, solve)
     state = problem.diagonal(jax.tree.map(jnp.add, state, step))
     return as_returned(problem.solution(state), problem.structure(operators))
 

@@ -1,7 +1,6 @@
 """What a person wants to know before trusting a gradient, and how to polish a rough solution."""
 
 import dataclasses
-import threading
 from typing import Any
 
 import equinox as eqx
@@ -9,26 +8,19 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ._compiled import compiled
 from ._eigensolver import Eigensolver
 from ._polish import SILENT, as_returned, newton
 from .checks.clusters import clusters_of
-from .checks.policy import Policy, SolveReport
-from .linear_solvers._systems import probe
+from .checks.policy import Policy
+from .linear_solvers._solve import chosen, label, solve_once
+from .linear_solvers._systems import AbstractSquareSystem, probe
 from .linear_solvers.auto import AutoLinearSolver
 from .operators import column_norms
 from .problems._abstract import AbstractProblem, Operators
-from .problems._pairs import AbstractPairs
 from .solution import Solution
-
-_LOCK = threading.Lock()
-_REPORTS: list[SolveReport] = []
-
-
-def _note(report: SolveReport) -> None:
-    _REPORTS.append(report)
 
 
 class Diagnosis(eqx.Module):
@@ -122,9 +114,7 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
         >>> [cluster.tolist() for cluster in diagnosis.clusters], diagnosis.complete
         ([[0, 1]], [True])
     """
-    problem = solve.problem
-    if isinstance(problem, AbstractPairs):
-        problem = dataclasses.replace(problem, left=True)
+    problem = solve.problem.with_left_vectors()
     k, asked = problem.k, problem.with_guard()
     quiet = dataclasses.replace(SILENT, degeneracy_rtol=solve.policy.degeneracy_rtol)
     wide = dataclasses.replace(solve, problem=asked, policy=quiet, normalization=None)
@@ -140,10 +130,8 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
     size = np.maximum(np.abs(values)[:, None], np.abs(values)[None, :])
     far = np.where(equal, np.inf, distance / np.where(size > 0, size, 1))
     gaps = far.min(axis=1)
-    condition = np.ones(asked.k, residuals.dtype)
-    if isinstance(asked, AbstractPairs):
-        condition = np.asarray(asked.condition_numbers(state, theta))
-    solved, growth, report = _try_solve(wide, state, theta)
+    condition = np.asarray(asked.condition_numbers(state, theta))
+    solved, growth, steps, name = _try_solve(wide, state, theta)
     vector_errors = residuals / np.where(np.isfinite(gaps), np.minimum(gaps, 1), 1)
     eps = float(np.finfo(residuals.dtype).eps)
     errors = condition * (2 * vector_errors + solved * growth + eps * growth)
@@ -153,7 +141,7 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
         complete = [not equal[c[0], k:].any() for c in clusters]
     return Diagnosis(
         type(problem).__name__,
-        report.solver,
+        name,
         values[:k],
         residuals[:k],
         gaps[:k],
@@ -161,7 +149,7 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
         complete,
         condition[:k],
         solved[:k],
-        report.steps[:k],
+        steps[:k],
         growth[:k],
         vector_errors[:k],
         errors[:k],
@@ -170,35 +158,41 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
 
 def _try_solve(
     solve: Eigensolver, state: PyTree, theta: Operators
-) -> tuple[np.ndarray, np.ndarray, SolveReport]:
-    """Return ‖b − M u‖ / ‖b‖ and ‖M‖ ‖u‖ / ‖b‖ for a random right side of each pair."""
-    solve = dataclasses.replace(solve, policy=dataclasses.replace(solve.policy, monitor=_note))
-    with _LOCK:
-        _REPORTS.clear()
-        solved, growth = map(np.asarray, _solve_probe(solve, state, theta))
-        jax.effects_barrier()
-        reports = _REPORTS.copy()
-    if not reports:
-        return solved, growth, SolveReport("no linear solver", np.zeros(len(solved), int), solved)
-    # of a subspace there is one solve for each vector, after the other; steps below 0 are not known
-    taken = np.stack([report.steps for report in reports])
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Return ‖b − M u‖ / ‖b‖ and ‖M‖ ‖u‖ / ‖b‖ for a random right side of each pair, and steps.
+
+    And the name of the linear solver.
+    """
+    solved, growth, taken, name = _solve_probe(solve, state, theta)
+    # one solve, and another of left vectors; steps below 0 are not known
+    taken = np.reshape(taken, (-1, len(solved)))
     steps = np.where((taken < 0).any(axis=0), -1, taken.sum(axis=0))
-    return solved, growth, SolveReport(reports[0].solver, steps, solved)
+    return np.asarray(solved), np.asarray(growth), steps, name
 
 
 @compiled
-def _solve_probe(solve: Eigensolver, state: PyTree, theta: Operators) -> tuple[Any, Any]:
+def _solve_probe(
+    solve: Eigensolver, state: PyTree, theta: Operators
+) -> tuple[Array, Array, list[Array], str]:
     problem = solve.problem
     conditions = lambda z: problem.conditions(z, *theta)  # noqa: E731
     first, *others = conditions(state)
     b = jnp.tile(probe(first[:, :1]), (1, first.shape[1]))
-    zeros = map(jnp.zeros_like, others)
-    state_dot = solve.solve_linearised(state, theta, (b, *zeros))
+    taken, names = [], ["no linear solver"]
+
+    def noted(system: AbstractSquareSystem, b: PyTree) -> PyTree:
+        U, report = solve_once(system, b, solve.linear_solver, solve.policy)
+        taken.append(report.steps)
+        names.append(label(chosen(system, b, solve.linear_solver, solve.policy)))
+        return U
+
+    linearised = problem.linearise(state, theta, solve.system)
+    state_dot = linearised.tangent((b, *map(jnp.zeros_like, others)), noted)
     product = jax.jvp(conditions, (state,), (state_dot,))[1][0]
     size = column_norms(jax.jvp(conditions, (state,), (jax.tree.map(probe, state),))[1][0])
     vectors = lambda z: problem.solution(problem.separate(z)).vectors  # noqa: E731
     u = jax.jvp(vectors, (state,), (state_dot,))[1]
-    return column_norms(product + b), size * column_norms(u)
+    return column_norms(product + b), size * column_norms(u), taken, names[-1]
 
 
 def refine(

@@ -42,9 +42,6 @@ from ..implicit.theorem import find_root
 from ..operators import apply, column_norms
 from ..operators.sparse import simplify
 from ..problems._abstract import Operators
-from ..problems._pairs import AbstractPairs
-from ..problems.hermitian import Hermitian
-from ..problems.singular import Singular
 
 
 def directional_derivatives(
@@ -99,7 +96,7 @@ def directional_derivatives(
     theta, theta_dot = eqx.filter_jvp(lambda *ops: solve.canonical(ops), given, dots)
     z, _ = find_root(solve, theta)
     equal: Any = solve.problem.clusters(z)
-    if not isinstance(solve.problem, (Hermitian, Singular)):
+    if not solve.problem.block_is_hermitian:
         return _of_pairs(solve, z, theta, theta_dot, equal, order)
     expansion = _expand(solve, z, theta, theta_dot, order)
     like = jax.ShapeDtypeStruct(equal.shape[:1], expansion[-1].dtype)
@@ -225,7 +222,7 @@ def _of_pairs(
             "`directional_derivatives(order=2)`: a Hermitian problem; got "
             f"{type(problem).__name__}. For simple values nest `jax.jvp`."
         )
-    if not isinstance(problem, AbstractPairs):
+    if problem.solution(z)._block is None:
         raise InputError(
             "`directional_derivatives(solve=...)`: a problem of the package with single values; "
             f"got {type(problem).__name__}. Use `Hermitian`, `Singular`, `General`, `Polynomial` "

@@ -9,8 +9,9 @@ import scipy.linalg as sla
 import scipy.sparse as sp
 
 from .._errors import LinearSolveWarning
+from ..checks.rounding import SOLVED
 from ._block_krylov import add, inner, side_by_side, solve_shifted
-from ._solve import MAX_ROUNDING, MAX_STEPS, STAGNATION, SUCCESS, Outcome
+from ._solve import MAX_STEPS, STAGNATION, SUCCESS, Outcome
 from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
 from .factorizations import Shift, SingularError, shift
@@ -106,7 +107,7 @@ class Krylov:
         """Return what counts as solved of a residual, relative to `norm`: `rtol`, or rounding."""
         parts = self.norms[0] + np.abs(lam) * self.norms[1]
         rounding = np.finfo(Z.dtype).eps * parts * np.linalg.norm(Z, axis=0) / norm
-        return np.maximum(rtol, np.minimum(rounding, MAX_ROUNDING))
+        return np.maximum(rtol, np.minimum(rounding, SOLVED))
 
     def residual(self, R: np.ndarray, Z: np.ndarray, lam: np.ndarray) -> np.ndarray:
         """Return rᵢ − (A − λᵢB) zᵢ without its part in the image of the known vectors."""

@@ -37,15 +37,18 @@ from ..checks.policy import (
     linear_solver_check,
     tolerance,
 )
+from ..checks.rounding import PRODUCT, SOLVED
 from ..operators import scale_columns
 from ._systems import (
-    AbstractLinearisation,
     AbstractLinearSystems,
     AbstractOwnSolver,
+    AbstractSquareSystem,
+    Report,
     Structure,
     absolute_columns,
     columns_first,
     columns_last,
+    one_system,
     system_norms,
 )
 from .functions import LineaxWithOptions
@@ -65,10 +68,6 @@ SUCCESS, MAX_STEPS, BREAKDOWN, STAGNATION = 0, 1, 3, 4
 # A solver of unknown tolerance is held to ten times this: to 1e-5, where the solvers of SciPy and
 # `jax.scipy.sparse.linalg` stop if nothing is said.
 UNKNOWN_RTOL = 1e-6
-# Rounding leaves a residual of about eps ‖M‖ ‖u‖, times a modest factor. It excuses no more
-# than MAX_ROUNDING, so that a singular system, where u is of size 1/eps, is not excused.
-ROUNDING = 1e3
-MAX_ROUNDING = 1e-3
 # A solver that does not say how many it took.
 UNKNOWN_STEPS = -1
 DENSE_SOLVERS = (lx.AutoLinearSolver, lx.LU, lx.QR, lx.SVD, lx.Cholesky)
@@ -106,13 +105,22 @@ class AbstractBatchedLinearSolver(AbstractOwnSolver):
     ) -> tuple[PyTree[Array], Outcome]:
         """Return the solutions and what became of them."""
 
-    def choice(self, systems: AbstractLinearSystems, b: PyTree[Array]) -> lx.AbstractLinearSolver:
-        """Return the solver that does the work: another one, of a solver that chooses."""
-        return self
+    def compute(
+        self, state: Any, vector: PyTree[Array], options: dict[str, Any]
+    ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+        """Solve for one vector: what `lineax.linear_solve` calls."""
+        return solve_one(self, state, vector)
 
-    def without_host(self) -> "AbstractBatchedLinearSolver":
-        """Return the solver for a policy that asks no host; one that needs the host is itself."""
-        return self
+
+def solve_one(
+    solver: AbstractOwnSolver, operator: lx.AbstractLinearOperator, vector: PyTree[Array]
+) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
+    """Return x with M x = b of one operator and vector, as `lineax` wants it."""
+    system = one_system(operator)
+    b = jax.tree.map(lambda leaf: leaf[..., None], vector)
+    U, outcome = solve_all(system, b, solver.choice(system, b, True))
+    x = jax.tree.map(lambda leaf: leaf[..., 0], U)
+    return x, as_result(outcome.verdicts[0]), {"num_steps": outcome.steps[0]}
 
 
 def as_result(verdict: Array) -> lx.RESULTS:
@@ -124,53 +132,79 @@ def as_result(verdict: Array) -> lx.RESULTS:
 
 
 def linear_solve(
-    linearisation: AbstractLinearisation,
+    system: AbstractSquareSystem,
     b: PyTree[Array],
     solver: lx.AbstractLinearSolver,
     policy: Policy,
 ) -> PyTree[Array]:
-    """Return u with M_i u_i = b_i for the systems of `linearisation`.
+    """Return u with M u = b.
 
     Raises:
         InputError: a dense solver is given systems that are not dense.
         LinearSolveError: a residual is too large, under `Policy(linear_solve=RAISE)`.
     """
-    arrays, static = eqx.partition(solver, eqx.is_array)
-    solver = eqx.combine(lax.stop_gradient(arrays), static)
-
-    def matvec(U: PyTree[Array]) -> PyTree[Array]:
-        return linearisation.assemble().mv(U)
 
     def solve(_: Any, rhs: PyTree[Array]) -> PyTree[Array]:
-        return _assemble_and_solve(linearisation, rhs, solver, policy, False)
+        return solve_once(system, rhs, solver, policy)[0]
 
     def transpose_solve(_: Any, rhs: PyTree[Array]) -> PyTree[Array]:
-        return _assemble_and_solve(linearisation, rhs, solver, policy, True)
+        return solve_once(system, rhs, solver, policy, transposed=True)[0]
 
-    return lax.custom_linear_solve(matvec, b, solve, transpose_solve)
+    return lax.custom_linear_solve(system.mv, b, solve, transpose_solve)
+
+
+def label(solver: lx.AbstractLinearSolver) -> str:
+    """Return the name of a linear solver."""
+    return solver.name if isinstance(solver, AbstractOwnSolver) else type(solver).__name__
+
+
+def chosen(
+    system: AbstractSquareSystem, b: PyTree[Array], solver: lx.AbstractLinearSolver, policy: Policy
+) -> lx.AbstractLinearSolver:
+    """Return the linear solver that does the work of `solver`."""
+    if not isinstance(solver, AbstractOwnSolver):
+        return solver
+    # a monitor is told on the host in any case
+    no_host = policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None
+    return solver.choice(system.handed(), b, not no_host)
 
 
 @compiled
-def _assemble_and_solve(
-    linearisation: AbstractLinearisation,
+def solve_once(
+    system: AbstractSquareSystem,
     b: PyTree[Array],
     solver: lx.AbstractLinearSolver,
     policy: Policy,
-    transposed: bool,
-) -> PyTree[Array]:
-    def run(systems: AbstractLinearSystems, rhs: PyTree[Array]) -> PyTree[Array]:
-        return _solve_and_check(systems, rhs, solver, policy)
+    transposed: bool = False,
+) -> tuple[PyTree[Array], Report]:
+    """Return u with M u = b, or Mᵀ u = b, checked, and its report; not differentiable."""
+    arrays, static = eqx.partition(solver, eqx.is_array)
+    solver = eqx.combine(lax.stop_gradient(arrays), static)
+    worker = chosen(system, b, solver, policy)
+    accepted = accepted_rtol(solver, policy, jax.tree.leaves(b)[0].dtype)
 
-    systems = linearisation.assemble()
-    return systems.solve_transposed(run, b) if transposed else systems.solve(run, b)
+    def run(systems: AbstractLinearSystems, rhs: PyTree[Array]) -> tuple[PyTree[Array], Report]:
+        with host.failures_as_nan(policy.linear_solve is Action.NAN):
+            return _solve_scaled(systems, rhs, worker, accepted)
+
+    U, report = system.solve_transposed(run, b) if transposed else system.solve(run, b)
+    if policy.monitor is not None:
+        tell = _Monitor(policy.monitor, label(worker))
+        jax.debug.callback(tell, report.steps, report.residuals)
+    unsolved = _Unsolved(type(solver).__name__, type(system.handed()))
+    U = enforce(linear_solver_check(policy, unsolved), tuple(report[:4]), U)
+    if report.conditions is not None:
+        check = exceptional_check(policy, _IllConditioned(type(system.handed())))
+        U = enforce(check, (report.conditions,), U)
+    return U, report
 
 
-def _solve_and_check(
+def _solve_scaled(
     systems: AbstractLinearSystems,
     b: PyTree[Array],
     solver: lx.AbstractLinearSolver,
-    policy: Policy,
-) -> PyTree[Array]:
+    accepted: float,
+) -> tuple[PyTree[Array], Report]:
     # Right sides of norm 1: an absolute tolerance of the solver then means a relative one. NaN in a
     # right side or in a system is reported where it arose: it is solved as zero, and the solution
     # is NaN by its size.
@@ -178,35 +212,14 @@ def _solve_and_check(
     size = jnp.where(jnp.isnan(sizes), jnp.nan, system_norms(b))
     inverse = 1 / jnp.where(size > 0, size, 1)
     unit = jax.tree.map(lambda leaf: jnp.where(size > 0, scale_columns(leaf, inverse), 0), b)
-    # a monitor is told on the host in any case
-    no_host = policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None
-    if no_host and isinstance(solver, AbstractBatchedLinearSolver):
-        solver = solver.without_host()
-    with host.failures_as_nan(policy.linear_solve is Action.NAN):
-        U, outcome = solve_all(systems, unit, solver)
+    U, outcome = solve_all(systems, unit, solver)
     residual = _plain_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     residual = jnp.where(jnp.isnan(size), 0, residual)
-    dtype = residual.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    rounding = ROUNDING * eps * _plain_norms(jax.tree.map(lambda u: scale_columns(u, sizes), U))
-    allowed = jnp.maximum(
-        accepted_rtol(solver, policy, dtype),
-        jnp.where(rounding < MAX_ROUNDING, rounding, MAX_ROUNDING),
-    )
-    if policy.monitor is not None:
-        chosen = solver
-        if isinstance(solver, AbstractBatchedLinearSolver):
-            chosen = solver.choice(systems, b)
-        report = _Report(policy.monitor, type(chosen).__name__)
-        jax.debug.callback(report, outcome.steps, residual)
-    figures = (residual, allowed, *outcome)
-    check = linear_solver_check(policy, _Unsolved(type(solver).__name__, type(systems)))
-    U = enforce(check, figures, U)
-    bound = systems.condition_bound(unit, U)
-    if bound is not None:
-        check = exceptional_check(policy, _IllConditioned(type(systems)))
-        U = enforce(check, (bound,), U)
-    return jax.tree.map(lambda leaf: scale_columns(leaf, size), U)
+    eps = float(jnp.finfo(residual.dtype).eps)
+    rounding = PRODUCT * eps * _plain_norms(jax.tree.map(lambda u: scale_columns(u, sizes), U))
+    allowed = jnp.maximum(accepted, jnp.where(rounding < SOLVED, rounding, SOLVED))
+    report = Report(residual, allowed, *outcome, systems.condition_bound(unit, U))
+    return jax.tree.map(lambda leaf: scale_columns(leaf, size), U), report
 
 
 def _plain_norms(U: PyTree[Array]) -> Array:
@@ -294,7 +307,7 @@ def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -
     return max(10 * (UNKNOWN_RTOL if rtol is None else rtol), tolerance(None, dtype))
 
 
-class _Report(eqx.Module):
+class _Monitor(eqx.Module):
     """Tell the user's monitor of a solve."""
 
     monitor: Callable[[SolveReport], None] = eqx.field(static=True)

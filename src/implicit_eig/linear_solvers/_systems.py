@@ -2,6 +2,7 @@
 
 import abc
 import enum
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..operators import column_norms
+from ..operators import column_norms, has_entries, is_dense
+from ..operators.views import host_view
 
 # In shift and invert: the residual inside the space, whose norm is another, against that required.
 INSIDE = 0.3
@@ -34,8 +36,48 @@ class Handover(enum.Enum):
     PRODUCTS = "it asks for products"
 
 
+class Report(NamedTuple):
+    """What is known of the solution of each system; arrays of shape (k,).
+
+    Attributes:
+        residuals: ‖b − M u‖ / ‖b‖.
+        allowed: the largest that counts as solved.
+        verdicts: what the solver says, an index into `VERDICTS` of `_solve`.
+        steps: of an iteration, 0 of a direct solver, -1 where they are not known.
+        conditions: what the solution shows of the condition number of each eigenvalue, from
+            below; `None` where it shows nothing.
+    """
+
+    residuals: Any
+    allowed: Any
+    verdicts: Any
+    steps: Any
+    conditions: Any
+
+    def then(self, other: "Report") -> "Report":
+        """Return the report of a solve from which `other` went on: the worse, of all steps."""
+        excess, of_other = (
+            jnp.nan_to_num(r.residuals / r.allowed, nan=jnp.inf) for r in (self, other)
+        )
+        pick = lambda a, b: jnp.where(of_other > excess, b, a)  # noqa: E731
+        known = (self.steps >= 0) & (other.steps >= 0)
+        steps = jnp.where(known, self.steps + other.steps, -1)
+        several = [r.conditions for r in (self, other) if r.conditions is not None]
+        conditions = functools.reduce(jnp.maximum, several) if several else None
+        worse = map(pick, self[:3], other[:3])
+        return Report(*worse, steps=steps, conditions=conditions)
+
+
+# (systems, b) -> u and the report of it
+Run = Callable[["AbstractLinearSystems", PyTree[Array]], tuple[PyTree[Array], Report]]
+
+
 class AbstractSquareSystem(eqx.Module):
-    """A square linear system M u = b, whatever solves it."""
+    """A square linear system M u = b, solved by `systems`, which linear solvers are handed."""
+
+    @abc.abstractmethod
+    def handed(self) -> "AbstractLinearSystems":
+        """Return the systems by which it is solved."""
 
     @abc.abstractmethod
     def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
@@ -45,11 +87,11 @@ class AbstractSquareSystem(eqx.Module):
         """
 
     @abc.abstractmethod
-    def solve(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
-        """Solve M u = b by `run(systems, b)`, which solves `AbstractLinearSystems`."""
+    def solve(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
+        """Solve M u = b by `run(systems, b)`, which solves those that are handed over."""
 
     @abc.abstractmethod
-    def solve_transposed(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
+    def solve_transposed(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
         """Solve Mᵀ u = b by `run(systems, b)`."""
 
 
@@ -101,6 +143,10 @@ class AbstractLinearSystems(AbstractSquareSystem):
 
     structure: eqx.AbstractVar[Structure]
 
+    def handed(self) -> "AbstractLinearSystems":
+        """Return the systems themselves."""
+        return self
+
     @staticmethod
     @abc.abstractmethod
     def name(i: int) -> str:
@@ -111,7 +157,7 @@ class AbstractLinearSystems(AbstractSquareSystem):
     def if_singular() -> str:
         """Return what it means when a system is singular, for a message."""
 
-    def solve(self, run: Callable, b: PyTree[Array]) -> PyTree[Array]:
+    def solve(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
         """Solve all systems at once."""
         return run(self, b)
 
@@ -152,12 +198,83 @@ class AbstractLinearSystems(AbstractSquareSystem):
         """
 
 
+class OneSystem(AbstractLinearSystems):
+    """The system of one operator, k = 1."""
+
+    structure: Structure
+    operator: lx.AbstractLinearOperator
+
+    @staticmethod
+    def name(i: int) -> str:
+        """Return that it is the system."""
+        return "the system"
+
+    @staticmethod
+    def if_singular() -> str:
+        """Return nothing."""
+        return ""
+
+    def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
+        """Return M u."""
+        return columns_last(jax.vmap(self.operator.mv)(columns_first(U)))
+
+    def solve_transposed(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
+        """Solve with the transposed operator."""
+        return run(OneSystem(self.structure, self.operator.transpose()), b)
+
+    def is_hermitian(self) -> bool:
+        """Return what the operator's tags say; to lineax symmetric means Mᵀ = M."""
+        leaves = jax.tree.leaves(self.operator.in_structure())
+        real = not any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves)
+        return real and lx.is_symmetric(self.operator)
+
+    def sizes(self) -> Array:
+        """Return ‖M v‖ for a random v."""
+        v = jax.tree.map(probe, self.operator.in_structure())
+        return system_norms(
+            columns_last(jax.tree.map(lambda leaf: leaf[None], self.operator.mv(v)))
+        )
+
+    def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
+        """Return the operator."""
+        return self.operator
+
+    def host_columns(self) -> Callable[[int], Any]:
+        """Return the operator as host code sees it."""
+        return lambda i: host_view(self.operator)
+
+
+def one_system(operator: lx.AbstractLinearOperator) -> OneSystem:
+    """Return the system of an operator."""
+    known = Structure.SPARSE if has_entries(operator) else Structure.MATRIX_FREE
+    return OneSystem(Structure.DENSE if is_dense(operator) else known, operator)
+
+
 class AbstractOwnSolver(lx.AbstractLinearSolver):
     """A linear solver whose state is the operator unless it says otherwise."""
 
     @abc.abstractmethod
     def working_rtol(self, dtype: Any) -> float | None:
         """Return its relative residual: 0 for a direct solver, `None` where it is not known."""
+
+    @property
+    def name(self) -> str:
+        """What a monitor is told."""
+        return type(self).__name__
+
+    @property
+    def needs_sparse(self) -> bool:
+        """Whether it factorises each matrix, which has to stay sparse."""
+        return False
+
+    def choice(
+        self, systems: AbstractLinearSystems, b: PyTree[Array], on_host: bool
+    ) -> lx.AbstractLinearSolver:
+        """Return the solver that does the work: another one, of a solver that chooses.
+
+        Where a policy asks no host, `on_host` is false; a solver that needs the host is itself.
+        """
+        return self
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
         """Keep the operator: no work is done before the right side is known."""
@@ -174,17 +291,6 @@ class AbstractOwnSolver(lx.AbstractLinearSolver):
     def assume_full_rank(self) -> bool:
         """Return True: the systems are nonsingular."""
         return True
-
-
-class AbstractLinearisation(eqx.Module):
-    """Conditions at a solution, from which the linear systems are assembled on demand.
-
-    A derivative that needs no solve never assembles them.
-    """
-
-    @abc.abstractmethod
-    def assemble(self) -> AbstractSquareSystem:
-        """Return the systems."""
 
 
 def columns_first(U: PyTree[Array]) -> PyTree[Array]:

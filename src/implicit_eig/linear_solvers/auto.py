@@ -15,9 +15,9 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveWarning
-from ..operators import SparseOperator, scale_columns
-from ._solve import AbstractBatchedLinearSolver, Outcome, solve_all
-from ._systems import AbstractLinearSystems, Structure, attainable
+from ..operators import scale_columns
+from ._solve import AbstractBatchedLinearSolver, Outcome, solve_all, solve_one
+from ._systems import AbstractLinearSystems, AbstractOwnSolver, Handover, Structure, attainable
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
 from .minres import MINRES
@@ -30,7 +30,7 @@ SMALL = 256
 RESTART = 100
 
 
-class AutoLinearSolver(AbstractBatchedLinearSolver):
+class AutoLinearSolver(AbstractOwnSolver):
     """Choose the linear solver from what the operators are; figures in `docs/how-to-choose.md`.
 
     Sparse operators: `ShiftInvert`; `SparseDirect` for `Polynomial`. Dense arrays: `lineax.LU`;
@@ -46,86 +46,42 @@ class AutoLinearSolver(AbstractBatchedLinearSolver):
     Args:
         sigma: for `ShiftInvert`.
         factorize: for `ShiftInvert`.
-        on_host: whether a host solver may take over; policies that ask no host say no.
     """
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
-    on_host: bool = eqx.field(static=True, default=True)
-
-    def without_host(self) -> "AutoLinearSolver":
-        """Return the choice whose second choice is no host solver."""
-        return AutoLinearSolver(self.sigma, self.factorize, False)
 
     def working_rtol(self, dtype: Any) -> float:
         """Return the loosest tolerance of the choices."""
         return attainable(1e-9, dtype)
 
-    def solve_systems(
-        self, systems: AbstractLinearSystems, b: PyTree[Array]
-    ) -> tuple[PyTree[Array], Outcome]:
-        """Solve all systems by the choice; by the fallback those that did not converge."""
-        solver = self.choice(systems, b)
-        U, outcome = solve_all(systems, b, solver)
-        deflated = systems.structure is Structure.SPARSE and systems.is_hermitian()
-        if isinstance(solver, (lx.LU, SparseDirect)) or deflated:  # no second choice
-            return U, outcome
-        failed = outcome.verdicts != 0
-        fallback: lx.AbstractLinearSolver = _Fallback(type(solver).__name__)
-        if not self.on_host:
-            if systems.structure is not Structure.DENSE:
-                return U, outcome
-            fallback = lx.LU()
-
-        def again(U: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
-            rest = jax.tree.map(lambda leaf: scale_columns(leaf, failed), b)
-            V, new = solve_all(systems, rest, fallback)
-            return jax.tree.map(lambda u, v: jnp.where(failed[None, :], v, u), U, V), new
-
-        return lax.cond(jnp.any(failed), again, lambda U: (U, outcome), U)
-
-    def choice(self, systems: AbstractLinearSystems, b: PyTree[Array]) -> lx.AbstractLinearSolver:
-        """Return the linear solver that is tried first."""
+    def choice(
+        self, systems: AbstractLinearSystems, b: PyTree[Array], on_host: bool
+    ) -> lx.AbstractLinearSolver:
+        """Return the linear solver for the systems, with a second one for an iteration."""
         leaf = jax.tree.leaves(b)[0]
-        n, dtype = leaf.shape[0], leaf.dtype
-        if systems.structure is Structure.MATRIX_FREE:
-            return iterative(systems.is_hermitian(), dtype)
-        pencil = systems.shifted_pencil()
-        if systems.structure is Structure.DENSE:
-            if n <= SMALL or pencil is None or not pencil.hermitian:
-                return lx.LU()
+        by_products = systems.handover() is Handover.PRODUCTS
+        dense = systems.structure is Structure.DENSE and not by_products
+        n, pencil = leaf.shape[0], systems.shifted_pencil()
+        if by_products:
+            first = iterative(systems.is_hermitian(), leaf.dtype)
+        elif dense and (n <= SMALL or pencil is None or not pencil.hermitian):
+            return lx.LU()
         elif pencil is None:
             return SparseDirect()
-        return ShiftInvert(self.sigma, self.factorize)
-
-    def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
-        """Choose for a single operator and initialise the choice."""
-        if isinstance(operator, lx.MatrixLinearOperator):
-            solver = lx.LU()
-        elif isinstance(operator, SparseOperator):
-            solver = SparseDirect()
         else:
-            solver = iterative(lx.is_symmetric(operator), operator.in_structure().dtype)
-        return solver, solver.init(operator, options)
+            first = ShiftInvert(self.sigma, self.factorize)
+            if pencil.hermitian and not dense:
+                return first
+        if on_host:
+            return _WithSecond(first, _Fallback(type(first).__name__))
+        return _WithSecond(first, lx.LU()) if dense else first
 
     def compute(
-        self, state: Any, vector: PyTree[Array], options: dict[str, Any]
+        self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve by the choice."""
-        solver, inner = state
-        return solver.compute(inner, vector, options)
-
-    def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Transpose the choice's state."""
-        solver, inner = state
-        inner, options = solver.transpose(inner, options)
-        return (solver, inner), options
-
-    def conj(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Conjugate the choice's state."""
-        solver, inner = state
-        inner, options = solver.conj(inner, options)
-        return (solver, inner), options
+        """Solve for one vector by the choice."""
+        return solve_one(self, state, vector)
 
 
 def iterative(hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
@@ -135,6 +91,33 @@ def iterative(hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
     rtol = 1e-10 if dtype in ("float64", "complex128") else 1e-5
     # right sides have norm 1 here; with atol = 0 lineax divides by the zeros in them
     return lx.GMRES(rtol, rtol, restart=RESTART, stagnation_iters=RESTART)
+
+
+class _WithSecond(AbstractBatchedLinearSolver):
+    """Solve by one solver, and by a second one the systems that do not converge by it."""
+
+    first: lx.AbstractLinearSolver
+    second: lx.AbstractLinearSolver
+
+    @property
+    def name(self) -> str:
+        return type(self.first).__name__
+
+    def working_rtol(self, dtype: Any) -> float | None:
+        return None
+
+    def solve_systems(
+        self, systems: AbstractLinearSystems, b: PyTree[Array]
+    ) -> tuple[PyTree[Array], Outcome]:
+        U, outcome = solve_all(systems, b, self.first)
+        failed = outcome.verdicts != 0
+
+        def again(U: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
+            rest = jax.tree.map(lambda leaf: scale_columns(leaf, failed), b)
+            V, new = solve_all(systems, rest, self.second)
+            return jax.tree.map(lambda u, v: jnp.where(failed[None, :], v, u), U, V), new
+
+        return lax.cond(jnp.any(failed), again, lambda U: (U, outcome), U)
 
 
 class _Fallback(AbstractHostSolver):

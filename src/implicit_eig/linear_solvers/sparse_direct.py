@@ -29,6 +29,11 @@ class SparseDirect(AbstractHostSolver):
 
     factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=SuperLU())
 
+    @property
+    def needs_sparse(self) -> bool:
+        """Return True."""
+        return True
+
     def working_rtol(self, dtype: Any) -> float | None:
         """Return 0: a direct solver works to rounding."""
         return 0.0

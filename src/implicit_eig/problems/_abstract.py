@@ -1,6 +1,7 @@
-"""What a kind of eigenproblem has to say about itself."""
+"""What a kind of eigenproblem has to say about itself: its conditions, its gauge, its views."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,37 +10,121 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .._errors import InputError
+from .._real import from_real
+from ..checks.conditions import check_conditions
 from ..checks.policy import Policy
+from ..linear_solvers._systems import AbstractSquareSystem, Structure
 from ..operators import as_operator
 from ..operators.views import solver_view, traced_view
 from ..solution import Solution
 from ..systems._abstract import AbstractFormulation
-from ..systems.auto import AutoSystem
+from ..systems.auto import AutoSystem, refusal
+from ..systems.jacobian import JacobianSystem, as_many
 from .normalization import AbstractNormalization, rescale
 
 # what `canonical` returns: lineax operators, unless the problem has arguments of another kind
 Operators = tuple[Any, ...]
+# (system, right side) -> solution
+LinearSolve = Callable[[AbstractSquareSystem, PyTree[Array]], PyTree[Array]]
 
 
-class AbstractProblem(eqx.Module):
-    """A kind of eigenproblem: its conditions, and how they are normalised and linearised.
+class AbstractLinearised(eqx.Module):
+    """The conditions of a problem, linearised at a state: ∂F/∂state · ṡ = −residual_dot."""
 
-    Subclass it for a kind that the package lacks; `eigensolver` needs nothing else.
-    """
+    @abc.abstractmethod
+    def tangent(self, residual_dot: PyTree, solve: LinearSolve) -> PyTree:
+        """Return ṡ, by `solve(system, right side)` where that takes linear systems.
+
+        Linear in `residual_dot`, and differentiable by JAX in all else.
+        """
+
+
+class AbstractConditions(eqx.Module):
+    """The conditions F(state, operators) = 0, whose derivatives are those of the answer."""
 
     k: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def state(self, solution: Solution) -> PyTree:
+        """Return what the conditions are stated in, and differentiated."""
+
+    @abc.abstractmethod
+    def solution(self, state: PyTree) -> Solution:
+        """Return the solution that a state stands for."""
+
+    @abc.abstractmethod
+    def conditions(self, state: PyTree, *operators: Any) -> PyTree:
+        """Return the conditions F(state, operators), zero at a solution."""
+
+    def linearise(
+        self, state: PyTree, operators: Operators, system: AbstractFormulation
+    ) -> AbstractLinearised:
+        """Return the linearised conditions in the form `system`, or refuse one that does not fit.
+
+        By default their Jacobian, which JAX finds: as many real conditions as real unknowns.
+        """
+        if not isinstance(system, AutoSystem):
+            raise refusal(system, type(self).__name__, "the Jacobian of its conditions")
+        return LinearisedByJAX(self, operators, state)
+
+    def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array | None:
+        """Return the tangent of the values, shape (k,); `None` where it takes a solve."""
+        return None
+
+
+class AbstractGauge(eqx.Module):
+    """What a solution leaves open: phases, and bases in the clusters of its values.
+
+    By default nothing is known to be: functions of the solution are not judged.
+    """
+
+    @property
+    def block_is_hermitian(self) -> bool:
+        """Whether the block S of the conditions is."""
+        return False
+
+    def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
+        """Return which values count as one; `None` where the gauge of the answer is not known."""
+        return None
+
+    def separate(self, state: PyTree) -> PyTree:
+        """Return the state of single pairs, where the conditions are those of a space."""
+        return state
+
+    def diagonal(self, state: PyTree) -> PyTree:
+        """Return the state in the basis in which its block is diagonal, if it has a block."""
+        return state
+
+    def gauge_defect(
+        self, state: PyTree, cotangent: PyTree, clusters: Bool[Array, "k k"]
+    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
+        """Return how much a function with this cotangent changes with the gauge, and its size.
+
+        Entry (i, i) belongs to the phase of pair i, (i, j) to a turn of pairs i and j of a
+        cluster; the size is that of ‖x̄‖ ‖x‖.
+        """
+        real = jnp.zeros(clusters.shape)
+        return real, jnp.ones_like(real[0, 0])
+
+
+class AbstractViews(eqx.Module):
+    """What passes between the user's solver and the conditions, and its checks."""
 
     @property
     def is_hermitian(self) -> bool:
         """Whether all operators are: products with their adjoints are never asked for."""
         return False
 
-    def suited_to(self, solver: Any) -> "AbstractProblem":
+    def suited_to(self, solver: Any) -> Any:
         """Return the problem, with what a ready-made solver says of it."""
         return self
 
-    def with_guard(self) -> "AbstractProblem":
+    def with_guard(self) -> Any:
         """Return the problem that its solver is asked: that of k pairs, and of `guard` more."""
+        return self
+
+    def with_left_vectors(self) -> Any:
+        """Return the problem whose solution has left vectors, where a condition is seen by them."""
         return self
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
@@ -55,26 +140,9 @@ class AbstractProblem(eqx.Module):
         """Return what a solver on the host receives; their leaves are NumPy arrays."""
         return tuple(map(solver_view, operators))
 
-    @abc.abstractmethod
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
         """Return the operators as the problem needs them, or raise `InputError`."""
-
-    def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
-        """Return B, `None` for I; for `normalization=BNorm()`."""
-        raise InputError(
-            f"`eigensolver(problem={type(self).__name__}(...), normalization=BNorm())`: a problem "
-            "with an operator B; got one without. Use `TwoNorm()`."
-        )
-
-    def rescale(
-        self,
-        normalization: AbstractNormalization,
-        solution: Solution,
-        operators: Operators,
-        policy: Policy,
-    ) -> Solution:
-        """Return the solution in the normalisation that the user asks for."""
-        return rescale(normalization, solution, lambda: self.metric(operators), policy)
+        return operators
 
     @abc.abstractmethod
     def structure(self, operators: Operators) -> Solution:
@@ -94,21 +162,36 @@ class AbstractProblem(eqx.Module):
         """Return the solution with what its solver did not give and linear solves can."""
         return solution
 
-    @abc.abstractmethod
-    def state(self, solution: Solution) -> PyTree:
-        """Return what the conditions are stated in, and differentiated."""
+    def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
+        """Return B, `None` for I; for `normalization=BNorm()`."""
+        raise InputError(
+            f"`eigensolver(problem={type(self).__name__}(...), normalization=BNorm())`: a problem "
+            "with an operator B; got one without. Use `TwoNorm()`."
+        )
 
-    @abc.abstractmethod
-    def solution(self, state: PyTree) -> Solution:
-        """Return the solution that a state stands for."""
+    def rescale(
+        self,
+        normalization: AbstractNormalization,
+        solution: Solution,
+        operators: Operators,
+        policy: Policy,
+    ) -> Solution:
+        """Return the solution in the normalisation that the user asks for."""
+        return rescale(normalization, solution, lambda: self.metric(operators), policy)
 
-    def separate(self, state: PyTree) -> PyTree:
-        """Return the state of single pairs, where the conditions are those of a space."""
-        return state
 
-    def diagonal(self, state: PyTree) -> PyTree:
-        """Return the state in the basis in which its block is diagonal, if it has a block."""
-        return state
+class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
+    """A kind of eigenproblem: its conditions, and how they are normalised and linearised.
+
+    Subclass it for a kind that the package lacks; `eigensolver` needs nothing else. What has to be
+    written: `k`, `structure`, `state`, `solution` and `conditions`.
+    """
+
+    def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
+        """Return the solver's pairs as they are, if they fulfil the conditions."""
+        caller = f"`eigensolver(problem={type(self).__name__}(...))`"
+        state = self.state(solution)
+        return check_conditions(caller, policy, self.conditions, state, operators, {}, solution)
 
     def residual(self, solution: Solution, *operators: Any) -> PyTree:
         """Return the conditions at a solution, zero where it is one: to print, test or stack.
@@ -119,40 +202,31 @@ class AbstractProblem(eqx.Module):
         """
         return self.conditions(self.state(solution), *self.canonical(operators))
 
-    @abc.abstractmethod
-    def conditions(self, state: PyTree, *operators: Any) -> PyTree:
-        """Return the conditions F(state, operators), zero at a solution."""
+    def condition_numbers(self, state: PyTree, operators: Operators) -> Float[Array, " k"]:
+        """Return 1/|yᴴBx| of unit vectors for each pair; 1 unless a problem says otherwise."""
+        return jnp.ones(self.k, jnp.finfo(self.solution(state).vectors.dtype).dtype)
 
-    def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
-        """Return which values count as one; `None` where the gauge of the answer is not known."""
-        return None
 
-    def gauge_defect(
-        self, state: PyTree, cotangent: PyTree, clusters: Bool[Array, "k k"]
-    ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-        """Return how much a function with this cotangent changes with the gauge, and its size.
+class LinearisedByJAX(AbstractLinearised):
+    """The Jacobian of the conditions."""
 
-        Entry (i, i) belongs to the phase of pair i, (i, j) to a turn of pairs i and j of a
-        cluster; the size is that of ‖x̄‖ ‖x‖. By default nothing of the vectors is arbitrary.
-        """
-        real = jnp.zeros(clusters.shape)
-        return real, jnp.ones_like(real[0, 0])
+    problem: AbstractConditions
+    operators: Operators
+    state: PyTree
 
-    @abc.abstractmethod
-    def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array | None:
-        """Return the tangent of the values, shape (k,); `None` where it needs a solve."""
+    def tangent(self, residual_dot: PyTree, solve: LinearSolve) -> PyTree:
+        """Return the tangent of the state, by one system in all its real unknowns."""
+        caller = f"`{type(self.problem).__name__}.conditions`"
+        b = -as_many(caller, residual_dot, self.state)
+        system = JacobianSystem(Structure.DENSE, _At(self.problem, self.operators), self.state)
+        return from_real(solve(system, b[:, None])[:, 0], self.state)
 
-    @abc.abstractmethod
-    def solve_linearised(
-        self,
-        state: PyTree,
-        operators: Operators,
-        residual_dot: PyTree,
-        system: AbstractFormulation | AutoSystem,
-        linear_solver: lx.AbstractLinearSolver,
-        policy: Policy,
-    ) -> PyTree:
-        """Return the tangent of the state: ∂F/∂state · tangent = −residual_dot.
 
-        Must be linear in `residual_dot` and differentiable by JAX in all else.
-        """
+class _At(eqx.Module):
+    """The conditions of a problem with given operators."""
+
+    problem: AbstractConditions
+    operators: Operators
+
+    def __call__(self, state: PyTree) -> PyTree:
+        return self.problem.conditions(state, *self.operators)

@@ -13,15 +13,14 @@ from jaxtyping import Array
 from .._compiled import compiled
 from ..checks.clusters import clusters_beyond
 from ..checks.policy import Objection, Policy
+from ..checks.rounding import PRODUCT
 from ..linear_solvers._systems import probe
 from ..operators import apply, column_sums, dtype_of, is_dense, promoted, scale_columns
 from ..solution import Solution
 from ..systems._abstract import Pencil
 from ._abstract import Operators
-from ._blocks import dependent, orthonormalize
+from ._validation import dependent, orthonormalize
 
-# Rounding of a product or inner product is below this many eps of its factors' sizes.
-ROUNDING = 1e3
 INDEFINITE = (
     "If B is indefinite or singular but A is definite, as in buckling, solve B x = μ A x, where "
     "λ = 1/μ; else declare `General`."
@@ -53,7 +52,7 @@ def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Arra
     M = V.conj().T @ AV
     # |u|ᴴ|A v|, u and v being of norm 1 and of entries alike
     size = jnp.max(column_sums(AV)) / len(V) ** 0.5
-    rounding = ROUNDING * float(jnp.finfo(V.dtype).eps) * size
+    rounding = PRODUCT * float(jnp.finfo(V.dtype).eps) * size
     return jnp.abs(M[0, 1] - M[1, 0].conj()), rounding, M[1, 1].real
 
 
@@ -111,7 +110,7 @@ def normalize(
     scale = column_sums(AX) + jnp.abs(lam) * column_sums(BX)
     pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * pencil.sizes() * column_sums(X)
+    rounding = PRODUCT * eps * pencil.sizes() * column_sums(X)
     # a value near 0 has no scale of its own: there the residual counts against rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
     # what the solver's rounding, that of norms, has done; two values can be off either way

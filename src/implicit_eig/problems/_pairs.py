@@ -36,7 +36,6 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import compiled, constant_like
-from .._errors import InputError
 from ..checks.clusters import cluster_and_cut
 from ..checks.policy import (
     Action,
@@ -46,17 +45,19 @@ from ..checks.policy import (
     forward_check,
     tolerance,
 )
+from ..checks.rounding import VALUE
+from ..linear_solvers._solve import linear_solve
 from ..operators import column_norms, column_sums, diagonal, scale_columns
 from ..solution import Solution
-from ..systems._abstract import ROUNDING, AbstractFormulation
-from ..systems.auto import AutoSystem
+from ..systems._abstract import AbstractFormulation
+from ..systems.auto import AutoSystem, known_in_full, refusal
 from ..systems.bordered import Bordered
-from ..systems.full_spectrum import FullSpectrum
 from ..systems.matrices import AbstractMatrices
-from ._abstract import AbstractProblem, Operators
-from ._blocks import beyond_rounding, membership, product_sizes
+from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
 from ._pairs_check import UnfitPairs, near_exceptional_points, normalize
-from ._pairs_solve import BorderedSolve, CompleteSolve
+from ._pairs_solve import BorderedConditions, bordered, solve_complete
+from ._turns import beyond_rounding, product_sizes
+from ._validation import membership
 
 
 class Pairs(eqx.Module):
@@ -130,6 +131,10 @@ class AbstractPairs(AbstractProblem):
     def spans(self, n: int) -> bool:
         """Return whether the k pairs are all that there are, and T is linear in λ."""
 
+    def with_left_vectors(self) -> "AbstractPairs":
+        """Return the problem with left vectors in its solution."""
+        return dataclasses.replace(self, left=True)
+
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the pairs with ‖x‖ = 1 and left vectors, if given, to match, checked."""
         norms = column_norms(solution.vectors)
@@ -138,7 +143,7 @@ class AbstractPairs(AbstractProblem):
         matrices = self.matrices(solution.values, operators)
         unit = column_sums(border)
         eps = float(jnp.finfo(X.dtype).eps)
-        rounding = ROUNDING * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
+        rounding = VALUE * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
         mask = lambda lam, rounding: self.near(lam, rounding, policy)  # noqa: E731
         equal, cut = cluster_and_cut(mask, solution.values, rounding, solution._rest)
         blocks = self.blocks(solution.values, equal)
@@ -199,7 +204,7 @@ class AbstractPairs(AbstractProblem):
     def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
         """Return T(λ) x; with left vectors also T(λ)ᵀ v and, within clusters, VᵀT'(λ)X − s I."""
         right = (self.product(state.S, state.X, operators),)
-        return (*right, *self._left_conditions(state, operators)) if self.left else right
+        return (*right, *self.left_conditions(state, operators)) if self.left else right
 
     def blocks_of(self, state: Pairs) -> Float[Array, "k k"]:
         """Return 1 for two pairs that share a block, else 0."""
@@ -220,45 +225,17 @@ class AbstractPairs(AbstractProblem):
         defect = beyond_rounding(jnp.where(clusters, jnp.abs(M), 0), cotangent.near)
         return defect, jnp.max(size) + jnp.max(along)
 
-    def values_dot(self, state: Pairs, residual_dot: tuple[Array, ...]) -> None:
-        """Return `None`: without left vectors it needs the solve that the vectors need."""
-
-    def solve_linearised(
-        self,
-        state: Pairs,
-        operators: Operators,
-        residual_dot: tuple[Array, ...],
-        system: AbstractFormulation | AutoSystem,
-        linear_solver: lx.AbstractLinearSolver,
-        policy: Policy,
-    ) -> Pairs:
-        """Return λ̇, ẋ, and v̇ if the left vectors are part of the solution."""
-        complete = self.spans(len(state.X))
-        if isinstance(system, FullSpectrum) and not complete:
-            raise InputError(
-                f"`eigensolver(problem={self.name}(...), system=FullSpectrum())`: all n pairs of a "
-                f"pencil; got k = {self.k}, n = {len(state.X)}. Leave `system` out."
-            )
-        if not isinstance(system, (AutoSystem, Bordered, FullSpectrum)):
-            raise InputError(
-                f"`eigensolver(problem={self.name}(...), system={type(system).__name__}())`: "
-                "`Bordered()`; its pairs are solved for one by one. Leave `system` out."
-            )
-        if complete and not isinstance(system, Bordered):
-            solve = CompleteSolve(self, operators, state)
-        else:
-            solve = BorderedSolve(self, operators, state, linear_solver, policy)
-        S_dot, X_dot = solve(residual_dot[0], jnp.zeros_like(state.S), False)
-        near_dot = jnp.zeros_like(state.near)
-        if not self.left:
-            return Pairs(S_dot, X_dot, jnp.zeros_like(X_dot), near_dot)
-        _, along = jax.jvp(
-            lambda S, X: self._left_conditions(Pairs(S, X, state.V, state.near), operators),
-            (state.S, state.X),
-            (S_dot, X_dot),
-        )
-        _, V_dot = solve(residual_dot[1] + along[0], residual_dot[2] + along[1], True)
-        return Pairs(S_dot, X_dot, V_dot, near_dot)
+    def linearise(
+        self, state: Pairs, operators: Operators, system: AbstractFormulation
+    ) -> "LinearisedPairs":
+        """Return the linearised conditions: bordered, or of all pairs."""
+        n = len(state.X)
+        found = f"k = {self.k}, n = {n}"
+        if known_in_full(system, self.spans(n), self.name, "n pairs of a pencil", found):
+            return LinearisedPairs(self, operators, state, None)
+        if not isinstance(system, (AutoSystem, Bordered)):
+            raise refusal(system, self.name, "`Bordered()`; its pairs are solved for one by one")
+        return LinearisedPairs(self, operators, state, bordered(self, operators, state))
 
     def border(
         self, S: Inexact[Array, "k k"], X: Inexact[Array, "n k"], operators: Operators
@@ -268,7 +245,7 @@ class AbstractPairs(AbstractProblem):
         one = constant_like(jnp.eye(self.k, dtype=S.dtype), S)
         return jax.jvp(product, (S,), (one,))[1]
 
-    def _left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
+    def left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
         S, X, V = state.S, state.X, state.V
         # column i is that of pair i, as in every other condition
         scale = self.pairing(S, V, X, operators).T
@@ -287,10 +264,43 @@ def _find_left(
 ) -> Array:
     """Return V, by the transposed systems where it is not known: Mᵀ (v, 0) = (0, s)."""
     known = jnp.any(state.V != 0, axis=0)
-    solve = BorderedSolve(problem, operators, state, linear_solver, policy)
     wanted = jnp.where(known, 0, -problem.left_scale).astype(state.V.dtype)
-    _, V = solve(jnp.zeros_like(state.V), jnp.diag(wanted), True)
-    return V + state.V
+    system = bordered(problem, operators, state).transpose()
+    b = system.right_side(jnp.zeros_like(state.V), jnp.diag(wanted))
+    return system.solution(linear_solve(system, b, linear_solver, policy))[1] + state.V
+
+
+class LinearisedPairs(AbstractLinearised):
+    """The derivation above; no system where all pairs of a pencil are known."""
+
+    problem: AbstractPairs
+    operators: Operators
+    state: Pairs
+    system: BorderedConditions | None
+
+    def tangent(self, residual_dot: tuple[Array, ...], solve: LinearSolve) -> Pairs:
+        """Return λ̇, ẋ, and v̇ if the left vectors are part of the solution."""
+        problem, operators, state = self.problem, self.operators, self.state
+        S_dot, X_dot = self._solve(residual_dot[0], jnp.zeros_like(state.S), False, solve)
+        near_dot = jnp.zeros_like(state.near)
+        if not problem.left:
+            return Pairs(S_dot, X_dot, jnp.zeros_like(X_dot), near_dot)
+        _, along = jax.jvp(
+            lambda S, X: problem.left_conditions(Pairs(S, X, state.V, state.near), operators),
+            (state.S, state.X),
+            (S_dot, X_dot),
+        )
+        top, bottom = (dot + part for dot, part in zip(residual_dot[1:], along, strict=True))
+        _, V_dot = self._solve(top, bottom, True, solve)
+        return Pairs(S_dot, X_dot, V_dot, near_dot)
+
+    def _solve(
+        self, top: Array, bottom: Array, transposed: bool, solve: LinearSolve
+    ) -> tuple[Array, Array]:
+        if self.system is None:
+            return solve_complete(self.problem, self.operators, self.state, top, bottom, transposed)
+        system = self.system.transpose() if transposed else self.system
+        return system.solution(solve(system, system.right_side(top, bottom)))
 
 
 def solution_structure(n: int, k: int, dtype: Any) -> Solution:

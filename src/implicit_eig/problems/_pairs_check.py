@@ -10,12 +10,11 @@ from jaxtyping import Array
 
 from .._compiled import compiled
 from ..checks.policy import Objection, ill_conditioned, tolerance
+from ..checks.rounding import PRODUCT
 from ..operators import column_norms, column_sums, scale_columns
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 
-# Rounding of a product is below this many eps of its factors' sizes.
-ROUNDING = 1e3
 # 1 − |xᵢᴴxⱼ|² below this: one vector given twice.
 INDEPENDENCE = 1e-6
 
@@ -109,7 +108,7 @@ class UnfitPairs(eqx.Module):
         # NaN is left to the residual
         yield Objection(defects > tolerance(None, defects.dtype), not_as_declared)
         eps = float(np.finfo(residual.dtype).eps)
-        allowed = self.residual_rtol * parts + ROUNDING * eps * size[None, :]
+        allowed = self.residual_rtol * parts + PRODUCT * eps * size[None, :]
 
         def unsolved(side: np.ndarray, pairs: np.ndarray) -> str:
             pairs = pairs[side == side[0]]

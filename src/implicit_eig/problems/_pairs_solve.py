@@ -1,99 +1,64 @@
 """How the linearised conditions of pairs are solved: by bordered systems, or by all pairs."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 from jax import lax
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
-from ..checks.policy import Policy
-from ..linear_solvers._solve import linear_solve
-from ..linear_solvers._systems import AbstractLinearisation, AbstractSquareSystem
+from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
 from ..operators import column_norms, diagonal, scale_columns
 from ..systems.bordered_pairs import BORDER, BorderedPairs
-from ._blocks import divide
+from ._couplings import divide
 
 
-class BorderedSolve(eqx.Module):
-    """Solve the linearised conditions, or their transpose, by one bordered system a pair."""
+class BorderedConditions(AbstractSquareSystem):
+    """The linearised conditions, or their transpose, with M in the scale of a border.
 
-    problem: Any
-    operators: Any
-    state: Any
-    linear_solver: lx.AbstractLinearSolver
-    policy: Policy
-
-    def __call__(self, top: Array, bottom: Array, transposed: bool) -> tuple[Array, Array]:
-        """Return (M, U) with (T U + T'X M, cᴴU) = −(top, bottom), or of the transpose.
-
-        M and bottom, shape (k, k), count inside clusters alone.
-        """
-        problem, operators, state = self.problem, self.operators, self.state
-        border = column_norms(problem.border(state.S, state.X, operators))
-        border = lax.stop_gradient(border)
-        size = problem.matrices(state.lam, operators).sizes(state.X[:, :1])
-        alpha = BORDER * size
-        beta = alpha / jnp.where(border > 0, border, 1)
-        # the row of the transpose is the column, and the other way round
-        on_row, on_col = (beta, alpha) if transposed else (alpha, beta)
-        linearisation = _Linearisation(problem, operators, state, alpha, beta, transposed)
-        near = problem.blocks_of(state).astype(top.dtype)
-        rows = near * on_row.astype(top.dtype)[:, None]
-        b = -jnp.concatenate([top, rows * bottom])
-        U = linear_solve(linearisation, b, self.linear_solver, self.policy)
-        n = len(top)
-        return near * on_col.astype(top.dtype)[:, None] * U[n:], U[:n]
-
-
-class _Linearisation(AbstractLinearisation):
-    problem: Any
-    operators: Any
-    state: Any
-    alpha: Array
-    beta: Array
-    transposed: bool
-
-    def assemble(self) -> "_LinearisedConditions":
-        problem, operators, state = self.problem, self.operators, self.state
-        matrices = problem.matrices(state.lam, operators)
-        col = scale_columns(problem.border(state.S, state.X, operators), self.beta)
-        near = problem.blocks_of(state)
-        row = scale_columns(dual(state.X, near).conj(), self.alpha)
-        # the known left vectors in the scale of the border
-        size = jnp.sum(state.V * col, axis=0)
-        left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
-        structure = matrices.structure(len(state.X))
-        systems = BorderedPairs(
-            structure, matrices, col, row, near, self.alpha, state.X, left, state.near
-        )
-        systems = systems.transposed() if self.transposed else systems
-        return _LinearisedConditions(systems, problem, operators, state, self.beta, self.transposed)
-
-
-class _LinearisedConditions(AbstractSquareSystem):
-    """The linearised conditions as they are: in value bordered systems, one a pair.
-
-    In their tangent the pairs of a cluster are coupled by the block S.
+    In value they are bordered systems, one a pair; in their tangent the pairs of a cluster are
+    coupled by the block S.
     """
 
     systems: BorderedPairs
     problem: Any
     operators: Any
     state: Any
-    beta: Array
-    transposed: bool = eqx.field(static=True)
+    beta: Float[Array, " k"]  # the scale of the border T'X; that of the other is systems.alpha
+    transposed: bool = eqx.field(static=True, default=False)
+
+    def handed(self) -> BorderedPairs:
+        """Return the bordered systems."""
+        return self.systems
+
+    def transpose(self) -> "BorderedConditions":
+        """Return the transposed conditions."""
+        systems, other = self.systems.transposed(), not self.transposed
+        return dataclasses.replace(self, systems=systems, transposed=other)
+
+    def right_side(self, top: Array, bottom: Array) -> Array:
+        """Return the right side for T U + T'X M = −top, cᴴU = −bottom, or for the transpose.
+
+        M and bottom, shape (k, k), count inside clusters alone.
+        """
+        on_row = self.beta if self.transposed else self.systems.alpha
+        return -jnp.concatenate([top, self._inside(on_row, top) * bottom])
+
+    def solution(self, U: Array) -> tuple[Array, Array]:
+        """Return (M, U)."""
+        n = len(self.state.X)
+        on_col = self.systems.alpha if self.transposed else self.beta
+        return self._inside(on_col, U) * U[n:], U[:n]
 
     def mv(self, U: Array, skip_zeros: bool = False) -> Array:
-        """Return (T U + T'X M, cᴴU), or (Tᵀ U + c̄ M, (T'X)ᵀ U), with M in the border's scale."""
+        """Return (T U + T'X M, cᴴU), or (Tᵀ U + c̄ M, (T'X)ᵀ U)."""
         S, X, near = self.state.S, self.state.X, self.systems.near.astype(U.dtype)
         n = len(X)
         U, mu = U[:n], U[n:]
         rest = (1 - near) * mu * self.systems.alpha.astype(mu.dtype)[:, None]
-        scale = near * self.beta.astype(mu.dtype)[:, None]
+        scale = self._inside(self.beta, mu)
         if self.transposed:
             top = self.problem.product(S, U, self.operators, transposed=True)
             top = top + self.systems.col @ (near * mu)
@@ -104,58 +69,71 @@ class _LinearisedConditions(AbstractSquareSystem):
             bottom = near * (self.systems.row.T @ U)
         return jnp.concatenate([top, bottom + rest])
 
-    def solve(self, run: Callable, b: Array) -> Array:
+    def solve(self, run: Run, b: Array) -> tuple[Array, Report]:
         """Solve the bordered systems."""
         return self.systems.solve(run, b)
 
-    def solve_transposed(self, run: Callable, b: Array) -> Array:
+    def solve_transposed(self, run: Run, b: Array) -> tuple[Array, Report]:
         """Solve the transposed bordered systems."""
         return self.systems.solve_transposed(run, b)
 
+    def _inside(self, scale: Array, like: Array) -> Array:
+        return (self.systems.near * scale[:, None]).astype(like.dtype)
 
-class CompleteSolve(eqx.Module):
-    """Solve the linearised conditions of a pencil with all n pairs known: no system at all.
+
+def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
+    """Return the linearised conditions with their borders, of a part of the size of T(λ)."""
+    matrices = problem.matrices(state.lam, operators)
+    border = problem.border(state.S, state.X, operators)
+    norms = column_norms(lax.stop_gradient(border))
+    alpha = BORDER * matrices.sizes(state.X[:, :1])
+    beta = alpha / jnp.where(norms > 0, norms, 1)
+    col, near = scale_columns(border, beta), problem.blocks_of(state)
+    row = scale_columns(dual(state.X, near).conj(), alpha)
+    # the known left vectors in the scale of the border
+    size = jnp.sum(state.V * col, axis=0)
+    left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
+    structure = matrices.structure(len(state.X))
+    systems = BorderedPairs(structure, matrices, col, row, near, alpha, state.X, left, state.near)
+    return BorderedConditions(systems, problem, operators, state, beta)
+
+
+def solve_complete(
+    problem: Any, operators: Any, state: Any, top: Array, bottom: Array, transposed: bool
+) -> tuple[Array, Array]:
+    """Return (M, U) as above, of a pencil with all n pairs known: no system at all.
 
     With VᵀBX = I and uᵢ = X a the top says (λⱼ − λᵢ) aⱼ = −(Vᵀ top)ⱼᵢ outside the cluster of i;
     inside it the bottom gives a, and the top M.
 
     Source: Giles (2008) An extended collection of matrix derivative results, section 3.1.
     """
+    S, X, blocks = state.S, state.X, problem.blocks_of(state)
+    near = blocks > 0
+    border = problem.border(S, X, operators)  # −BX
+    lam = diagonal(S)
+    gaps = jnp.where(near, jnp.ones_like(S), lam[:, None] - lam[None, :])
+    K = dual(X, blocks).conj().T @ X
 
-    problem: Any
-    operators: Any
-    state: Any
+    def commutator(a: Array) -> Array:
+        outside = jnp.where(near, jnp.zeros_like(a), a)
+        return jnp.where(near, a, S @ outside - outside @ S)
 
-    def __call__(self, top: Array, bottom: Array, transposed: bool) -> tuple[Array, Array]:
-        """Return (M, U) as `BorderedSolve` does."""
-        if not transposed:
-            return self._solve(top, bottom)
-        # (U, M) of the transpose stand where (top, bottom) stood
-        M, U = jax.linear_transpose(
-            lambda t, b: self._solve(t, b)[::-1], jnp.zeros_like(top), jnp.zeros_like(bottom)
-        )((top, bottom))[::-1]
-        return M, U
-
-    def _solve(
-        self, top: Inexact[Array, "n k"], bottom: Inexact[Array, "k k"]
-    ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"]]:
-        state = self.state
-        S, X, blocks = state.S, state.X, self.problem.blocks_of(state)
-        near = blocks > 0
-        border = self.problem.border(S, X, self.operators)  # −BX
+    def forward(
+        top: Inexact[Array, "n k"], bottom: Inexact[Array, "k k"]
+    ) -> tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]:
         G = -jnp.linalg.solve(border, top)  # Vᵀ top
-        lam = diagonal(S)
-
-        def commutator(a: Array) -> Array:
-            outside = jnp.where(near, jnp.zeros_like(a), a)
-            return jnp.where(near, a, S @ outside - outside @ S)
-
-        gaps = jnp.where(near, jnp.ones_like(S), lam[:, None] - lam[None, :])
         outside = divide(commutator, jnp.where(near, jnp.zeros_like(G), -G), gaps)
-        K = dual(X, blocks).conj().T @ X
         a = jnp.where(near, -bottom - K @ outside, outside)
-        M = jnp.where(near, G + S @ a - a @ S, jnp.zeros_like(G))
-        return M, X @ a
+        return X @ a, jnp.where(near, G + S @ a - a @ S, jnp.zeros_like(G))
+
+    if transposed:
+        # (U, M) of the transpose stand where (top, bottom) stood
+        transpose = jax.linear_transpose(forward, jnp.zeros_like(top), jnp.zeros_like(bottom))
+        U, M = transpose((top, bottom))
+    else:
+        U, M = forward(top, bottom)
+    return M, U
 
 
 def dual(X: Inexact[Array, "n k"], near: Array) -> Inexact[Array, "n k"]:

@@ -29,8 +29,10 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import constant_like, full_precision
 from ..checks.cotangents import look, watch
+from ..checks.rounding import INNER
 from ..operators import scale_columns
-from ._blocks import QUIET, couplings, product_sizes
+from ._couplings import couplings
+from ._turns import product_sizes
 
 # Values closer than this part of the largest share a block.
 NEAR = 0.01
@@ -154,7 +156,7 @@ def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 def _without_rounding(bars: Any, residuals: Any) -> Any:
     (K_bar, dots_bar, near_bar), (vectors, _) = bars, residuals
     sizes = _sizes(vectors, dots_bar) + jnp.abs(near_bar) + jnp.abs(near_bar).T
-    quiet = jnp.abs(K_bar) <= QUIET * float(jnp.finfo(sizes.dtype).eps) * sizes
+    quiet = jnp.abs(K_bar) <= INNER * float(jnp.finfo(sizes.dtype).eps) * sizes
     return jnp.where(quiet, jnp.zeros_like(K_bar), K_bar), dots_bar, near_bar
 
 

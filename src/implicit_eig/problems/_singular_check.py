@@ -13,14 +13,11 @@ from jaxtyping import Array
 from .._compiled import compiled
 from ..checks.clusters import clusters_beyond
 from ..checks.policy import Objection, Policy
+from ..checks.rounding import PRODUCT, VALUE
 from ..linear_solvers._systems import probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
 from ..solution import Solution
-from ..systems._abstract import ROUNDING as VALUE_ROUNDING
-from ._blocks import dependent, orthonormalize
-
-# Rounding of a product or inner product is below this many eps of its factors' sizes.
-ROUNDING = 1e3
+from ._validation import dependent, orthonormalize
 
 
 @compiled
@@ -49,8 +46,8 @@ def normalize(
     # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
     size = column_norms(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
     eps = float(jnp.finfo(sigma.dtype).eps)
-    rounding = ROUNDING * eps * (size + jnp.abs(sigma))
-    zero = jnp.broadcast_to(VALUE_ROUNDING * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
+    rounding = PRODUCT * eps * (size + jnp.abs(sigma))
+    zero = jnp.broadcast_to(VALUE * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
     angle = jnp.sum(U.conj() * AV, axis=0)
     figures = (sigma, residual, scale, rounding, zero, angle, finite, *gram)
     # a value near 0 has no scale of its own: there the residual counts against rounding
@@ -58,7 +55,7 @@ def normalize(
     # what the solver's rounding has done: two values can be off either way
     parts = U, joined[:m], V, joined[m:]
     misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
-    value_rounding = VALUE_ROUNDING * eps * (size + jnp.abs(sigma))
+    value_rounding = VALUE * eps * (size + jnp.abs(sigma))
     equal, cut = clusters_beyond(
         sigma, value_rounding, 2 * residual, misfit, solution._rest, policy
     )

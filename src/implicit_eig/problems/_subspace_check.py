@@ -14,11 +14,9 @@ from jaxtyping import Array
 from .. import host
 from .._compiled import compiled
 from ..checks.policy import Objection
+from ..checks.rounding import PRODUCT
 from ..linear_solvers._systems import probe
 from ..operators import apply_complex, column_norms, column_sums, diagonal, scale_columns
-
-# Rounding of a product is below this many eps of its factors' sizes.
-ROUNDING = 1e3
 
 
 @compiled
@@ -43,7 +41,7 @@ def schur_basis(
     v = probe(X[:, :1], 1)
     size_A, size_B = (column_sums(apply_complex(M, v)) for M in (A, B))
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = ROUNDING * eps * (size_A + column_sums(S) * size_B) * column_sums(X)
+    rounding = PRODUCT * eps * (size_A + column_sums(S) * size_B) * column_sums(X)
     figures = (residual, scale, rounding, rank, skew, finite, jnp.all(jnp.isfinite(L)))
     # a value near 0 has no scale of its own: there the residual counts against rounding
     floor = jnp.maximum(scale, rounding / eps**0.5)
@@ -88,14 +86,14 @@ class UnfitBasis(eqx.Module):
             ),
         )
         yield Objection(
-            ~(rank > ROUNDING * eps),
+            ~(rank > PRODUCT * eps),
             lambda _: (
                 f"{requirement}independent vectors; got some with a part of {rank:.1e} outside the "
                 "span of the others. For defective values have the solver return a Schur basis."
             ),
         )
         yield Objection(
-            ~(definite & (skew < ROUNDING * eps)),
+            ~(definite & (skew < PRODUCT * eps)),
             lambda _: (
                 f"{requirement}B Hermitian positive definite on the space; got a Gram matrix XᴴBX "
                 "that is not. Multiply by an inverse of B, or by Bᴴ from the left."

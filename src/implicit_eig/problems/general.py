@@ -10,10 +10,10 @@ from ..checks.clusters import cluster_mask
 from ..checks.policy import Policy
 from ..systems.matrices import Shifted
 from ._abstract import Operators
-from ._blocks import check_k
 from ._pairs import Pairs
 from ._separate import near_blocks, separate
 from ._sums import AbstractSums
+from ._validation import check_k
 
 
 class General(AbstractSums):

@@ -40,22 +40,12 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
-from ..linear_solvers._solve import linear_solve
 from ..operators import apply, diagonal
 from ..solution import Solution
-from ..systems._abstract import AbstractFormulation, Pencil
-from ..systems.auto import AutoSystem, resolve
-from ..systems.full_spectrum import FullSpectrum
-from ._abstract import AbstractProblem, Operators
-from ._blocks import (
-    Linearisation,
-    beyond_rounding,
-    check_k,
-    couplings,
-    diagonalise,
-    membership,
-    turn_defect_of_pairs,
-)
+from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Pencil
+from ..systems.auto import known_in_full, pencil_systems
+from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
+from ._couplings import couplings, diagonalise
 from ._hermitian_check import (
     UnfitPairs,
     hermitian_parts,
@@ -63,6 +53,8 @@ from ._hermitian_check import (
     unfit_operators,
 )
 from ._separate import near_blocks, separate_orthonormal
+from ._turns import beyond_rounding, turn_defect_of_pairs
+from ._validation import check_k, membership
 
 
 class Invariant(eqx.Module):
@@ -105,6 +97,11 @@ class Hermitian(AbstractProblem):
 
     @property
     def is_hermitian(self) -> bool:
+        """Return True."""
+        return True
+
+    @property
+    def block_is_hermitian(self) -> bool:
         """Return True."""
         return True
 
@@ -216,36 +213,43 @@ class Hermitian(AbstractProblem):
         W, _ = residual_dot
         return jnp.sum(state.X.conj() * W, axis=0).real
 
-    def solve_linearised(
-        self,
-        state: "Invariant",
-        operators: Operators,
-        residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
-        system: AbstractFormulation | AutoSystem,
-        linear_solver: lx.AbstractLinearSolver,
-        policy: Policy,
-    ) -> "Invariant":
-        """Return Ṡ and Ẋ; `residual_dot` is (W, XᴴḂX) of the derivation above."""
-        A, B = _both(operators)
+    def linearise(
+        self, state: "Invariant", operators: Operators, system: AbstractFormulation
+    ) -> "LinearisedPairs":
+        """Return the linearised conditions: of A − λᵢB deflated or bordered, or of all pairs."""
+        pencil = Pencil(*_both(operators), state.S, state.X, state.beyond)
+        n, k = state.X.shape
+        found = f"k = {k}, n = {n}"
+        if known_in_full(system, k == n, "Hermitian", "n pairs", found):
+            return LinearisedPairs(state, pencil, None)
+        return LinearisedPairs(state, pencil, pencil_systems(system, pencil, "Hermitian"))
+
+
+class LinearisedPairs(AbstractLinearised):
+    """The derivation above; no systems where all n pairs are known."""
+
+    state: Invariant
+    pencil: Pencil
+    systems: AbstractPencilSystems | None
+
+    def tangent(
+        self, residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]], solve: LinearSolve
+    ) -> Invariant:
+        """Return Ṡ and Ẋ; `residual_dot` is (W, XᴴḂX)."""
+        state, systems = self.state, self.systems
         S, X = state.S, state.X
         W, N = residual_dot
-        N = None if B is None else N
-        pencil = Pencil(A, B, S, X, state.beyond)
-        system = resolve(system, linear_solver, pencil)
+        N = None if self.pencil.B is None else N
         G = X.conj().T @ W
-        S_dot, K = couplings(S, G, N, near_blocks(pencil.lam, state.near > 0))
-        along = X @ (K if N is None else K - N / 2)
+        S_dot, K = couplings(S, G, N, near_blocks(self.pencil.lam, state.near > 0))
+        X_dot = X @ (K if N is None else K - N / 2)
+        if systems is not None:
+            # B stands with X, never with what is transposed: its transposed product is slow
+            R = systems.BX @ G - W
+            Z = systems.solution(solve(systems, systems.right_side(R)))
+            X_dot = X_dot + Z - X @ (systems.BX.conj().T @ Z)
         still = jax.tree.map(jnp.zeros_like, (state.near, state.beyond))
-        if isinstance(system, FullSpectrum) and X.shape[0] == X.shape[1]:
-            return Invariant(S_dot, along, *still)
-        # B stands with X, never with what is transposed: its transposed product is slow
-        BX = apply(B, X)
-        R = BX @ G - W
-        b = system.right_side(R)
-        U = linear_solve(Linearisation(system, pencil), b, linear_solver, policy)
-        Z = system.solution(U)
-        Z = Z - X @ (BX.conj().T @ Z)
-        return Invariant(S_dot, along + Z, *still)
+        return Invariant(S_dot, X_dot, *still)
 
 
 def _both(

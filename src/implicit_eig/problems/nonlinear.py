@@ -20,8 +20,8 @@ from ..solution import Solution
 from ..solvers.newton import Newton
 from ..systems.function import Function, is_operator, leaves, working_dtype
 from ._abstract import Operators
-from ._blocks import check_k
 from ._pairs import AbstractPairs, solution_structure
+from ._validation import check_k
 
 
 class Nonlinear(AbstractPairs):

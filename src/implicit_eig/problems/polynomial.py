@@ -9,8 +9,8 @@ from .._errors import InputError
 from ..checks.clusters import near_mask
 from ..checks.policy import Policy, tolerance
 from ._abstract import Operators
-from ._blocks import check_k
 from ._sums import AbstractSums
+from ._validation import check_k
 
 
 class Polynomial(AbstractSums):

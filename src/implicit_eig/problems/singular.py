@@ -35,26 +35,17 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
-from ..linear_solvers._solve import linear_solve
 from ..operators import apply, apply_adjoint, diagonal, dtype_of
 from ..solution import Solution
-from ..systems._abstract import AbstractFormulation, Pencil
-from ..systems.auto import AutoSystem, resolve
-from ..systems.full_spectrum import FullSpectrum
-from ._abstract import AbstractProblem, Operators
-from ._blocks import (
-    Linearisation,
-    beyond_rounding,
-    check_k,
-    couplings,
-    diagonalise,
-    divide,
-    membership,
-    turn_defect_of_pairs,
-)
+from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Pencil
+from ..systems.auto import known_in_full, pencil_systems
+from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
+from ._couplings import couplings, diagonalise, divide
 from ._embedding import embedding
 from ._separate import near_blocks, separate_orthonormal
 from ._singular_check import UnfitFactors, UnfitTriplets, normalize
+from ._turns import beyond_rounding, turn_defect_of_pairs
+from ._validation import check_k, membership
 from .normalization import AbstractNormalization, rescale
 
 
@@ -104,6 +95,11 @@ class Singular(AbstractProblem):
 
     def __check_init__(self):
         check_k("Singular", self.k, self.guard)
+
+    @property
+    def block_is_hermitian(self) -> bool:
+        """Return True."""
+        return True
 
     def with_guard(self) -> "Singular":
         """Return the problem of k + guard pairs."""
@@ -213,53 +209,44 @@ class Singular(AbstractProblem):
         along = jnp.sum(state.U.conj() * W_u, axis=0) + jnp.sum(state.V.conj() * W_v, axis=0)
         return along.real / 2
 
-    def solve_linearised(
-        self,
-        state: Triplets,
-        operators: Operators,
-        residual_dot: tuple[Array, Array, Array],
-        system: AbstractFormulation | AutoSystem,
-        linear_solver: lx.AbstractLinearSolver,
-        policy: Policy,
-    ) -> Triplets:
-        """Return Ṡ, U̇ and V̇; `residual_dot` is (W_u, W_v, 0) of the derivation above."""
+    def linearise(
+        self, state: Triplets, operators: Operators, system: AbstractFormulation
+    ) -> "LinearisedTriplets":
+        """Return the linearised conditions: of the embedding, or of all triplets."""
+        m, n = len(state.U), len(state.V)
+        found = f"k = {self.k}"
+        if known_in_full(system, self.k == min(m, n), "Singular", "min(m, n) triplets", found):
+            return LinearisedTriplets(state, None)
+        pencil = _pencil(state, operators)
+        return LinearisedTriplets(state, pencil_systems(system, pencil, "Singular"))
+
+
+class LinearisedTriplets(AbstractLinearised):
+    """The derivation above; no systems where all min(m, n) triplets are known."""
+
+    state: Triplets
+    systems: AbstractPencilSystems | None
+
+    def tangent(self, residual_dot: tuple[Array, Array, Array], solve: LinearSolve) -> Triplets:
+        """Return Ṡ, U̇ and V̇; `residual_dot` is (W_u, W_v, 0)."""
+        state, systems = self.state, self.systems
         S, U, V = state.S, state.U, state.V
         W_u, W_v, _ = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
-        pencil = _pencil(state, operators)
-        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(pencil.lam, state.near > 0))
         lam = diagonal(S)
+        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, state.near > 0))
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
         R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
-        m, n = len(U), len(V)
-        if isinstance(system, (AutoSystem, FullSpectrum)) and self.k == min(m, n):
+        m = len(U)
+        if systems is None:
             Y = divide(lambda Y: -(Y @ S), R, jnp.broadcast_to(-lam[None, :], R.shape))
         else:
-            Y = self._solve(pencil, R, system, linear_solver, policy)
+            Y = systems.solution(solve(systems, systems.right_side(R)))
         # (U; −V) is left in the systems: what rounding finds along it is taken out here
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
         W = jnp.concatenate([U, V])
         rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ turn
         return Triplets(S_dot, rest[:m], rest[m:], jnp.zeros_like(state.near))
-
-    def _solve(
-        self,
-        pencil: Pencil,
-        R: Inexact[Array, "d k"],
-        system: AbstractFormulation | AutoSystem,
-        linear_solver: lx.AbstractLinearSolver,
-        policy: Policy,
-    ) -> Inexact[Array, "d k"]:
-        if isinstance(system, FullSpectrum):
-            raise InputError(
-                "`eigensolver(problem=Singular(...), system=FullSpectrum())`: all min(m, n) "
-                f"triplets; got k = {self.k}. Declare the problem with k = min(m, n), or leave "
-                "`system` out."
-            )
-        system = resolve(system, linear_solver, pencil)
-        linearisation = Linearisation(system, pencil)
-        b = system.right_side(R)
-        return system.solution(linear_solve(linearisation, b, linear_solver, policy))
 
 
 def _pencil(state: Triplets, operators: Operators) -> Pencil:

@@ -28,8 +28,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
-from ..linear_solvers._solve import linear_solve
-from ..linear_solvers._systems import AbstractLinearisation
+from ..checks.rounding import PRODUCT
 from ..operators import (
     apply_complex,
     as_operator,
@@ -40,15 +39,16 @@ from ..operators import (
 )
 from ..solution import Solution
 from ..systems._abstract import AbstractFormulation
-from ..systems.auto import AutoSystem
+from ..systems.auto import AutoSystem, refusal
 from ..systems.bordered import Bordered
 from ..systems.bordered_pairs import BORDER, BorderedBasis
 from ..systems.matrices import Shifted
 from ..systems.sylvester import Sylvester
-from ._abstract import AbstractProblem, Operators
-from ._blocks import check_k, turn_defect
-from ._subspace_check import ROUNDING, UnfitBasis, schur_basis
+from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
+from ._subspace_check import UnfitBasis, schur_basis
 from ._sums import check_square
+from ._turns import turn_defect
+from ._validation import check_k
 from .hermitian import Invariant
 from .normalization import AbstractNormalization
 
@@ -162,41 +162,56 @@ class Subspace(AbstractProblem):
         # a shift of S turns nothing
         spread = S - jnp.trace(S) / self.k * jnp.eye(self.k, dtype=S.dtype)
         eps = float(jnp.finfo(S.dtype).eps)
-        norms = jnp.linalg.norm(spread) + ROUNDING * eps * jnp.linalg.norm(S)
+        norms = jnp.linalg.norm(spread) + PRODUCT * eps * jnp.linalg.norm(S)
         return defect, size + jnp.linalg.norm(cotangent.S) * norms
 
-    def values_dot(self, state: Invariant, residual_dot: tuple[Array, Array]) -> None:
-        """Return `None`: Ṡ needs the solve that Ẋ needs."""
-
-    def solve_linearised(
-        self,
-        state: Invariant,
-        operators: Operators,
-        residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
-        system: AbstractFormulation | AutoSystem,
-        linear_solver: lx.AbstractLinearSolver,
-        policy: Policy,
-    ) -> Invariant:
-        """Return Ṡ and Ẋ; `residual_dot` is (W, XᴴḂX) of the derivation above."""
+    def linearise(
+        self, state: Invariant, operators: Operators, system: AbstractFormulation
+    ) -> "LinearisedSpace":
+        """Return the linearised conditions: a Sylvester equation with a border."""
         if not isinstance(system, (AutoSystem, Bordered)):
-            raise InputError(
-                f"`eigensolver(problem=Subspace(...), system={type(system).__name__}())`: "
-                "`Bordered()`; the block needs its border. Leave `system` out."
-            )
+            raise refusal(system, "Subspace", "`Bordered()`; the block needs its border")
         A, B = _both(operators)
         S, X = state.S, state.X
+        lam = diagonal(S)
+        matrices = Shifted((A, B), (jnp.ones_like(lam), -lam))
+        BX = apply_complex(B, X)
+        norms, size = column_norms(BX), jnp.max(matrices.sizes(X[:, :1]))
+        scale = lax.stop_gradient(BORDER * size / jnp.where(norms > 0, norms, 1))
+        border = scale_columns(BX, scale)
+        systems = BorderedBasis(
+            matrices.structure(len(X)),
+            matrices,
+            -border,
+            border.conj(),
+            jnp.ones((self.k, self.k), scale.dtype),
+            scale,
+            X,
+            jnp.zeros_like(border),
+            jnp.zeros((self.k, self.k), scale.dtype),
+        )
+        return LinearisedSpace(state, BX, scale, Sylvester(systems, B, S - jnp.diag(lam)))
+
+
+class LinearisedSpace(AbstractLinearised):
+    """The derivation above."""
+
+    state: Invariant
+    BX: Inexact[Array, "n k"]
+    scale: Float[Array, " k"]
+    sylvester: Sylvester
+
+    def tangent(
+        self, residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]], solve: LinearSolve
+    ) -> Invariant:
+        """Return Ṡ and Ẋ; `residual_dot` is (W, XᴴḂX)."""
+        S, X = self.state.S, self.state.X
         W, N = residual_dot
         C = -0.5 * N
-        BX = apply_complex(B, X)
-        size = jnp.max(_matrices(A, B, S).sizes(X[:, :1]))
-        norms = column_norms(BX)
-        scale = lax.stop_gradient(BORDER * size / jnp.where(norms > 0, norms, 1))
-        b = jnp.concatenate([-W, jnp.zeros_like(N) * W[:1]])
-        U = linear_solve(_Linearisation(A, B, S, X, scale), b, linear_solver, policy)
-        Z, S_dot = U[: len(X)], U[len(X) :] * scale.astype(U.dtype)[:, None]
-        Z = Z - X @ (BX.conj().T @ Z)
-        near_dot = jnp.zeros_like(state.near)
-        return Invariant(S_dot + S @ C - C @ S, X @ C + Z, near_dot)
+        U = solve(self.sylvester, jnp.concatenate([-W, jnp.zeros_like(N) * W[:1]]))
+        Z, S_dot = U[: len(X)], U[len(X) :] * self.scale.astype(U.dtype)[:, None]
+        Z = Z - X @ (self.BX.conj().T @ Z)
+        return Invariant(S_dot + S @ C - C @ S, X @ C + Z, jnp.zeros_like(self.state.near))
 
 
 def apply_projector(
@@ -224,38 +239,6 @@ def apply_projector(
     columns = v.reshape(len(v), -1).astype(jnp.result_type(v, X.dtype))
     Bv = apply_complex(None if B is None else as_operator("B", B), columns)
     return (X @ (X.conj().T @ Bv)).reshape(v.shape)
-
-
-class _Linearisation(AbstractLinearisation):
-    A: lx.AbstractLinearOperator
-    B: lx.AbstractLinearOperator | None
-    S: Array
-    X: Array
-    scale: Array
-
-    def assemble(self) -> Sylvester:
-        matrices = _matrices(self.A, self.B, self.S)
-        n, k = self.X.shape
-        border = scale_columns(apply_complex(self.B, self.X), self.scale)
-        systems = BorderedBasis(
-            matrices.structure(n),
-            matrices,
-            -border,
-            border.conj(),
-            jnp.ones((k, k), self.scale.dtype),
-            self.scale,
-            self.X,
-            jnp.zeros_like(border),
-            jnp.zeros((k, k), self.scale.dtype),
-        )
-        return Sylvester(systems, self.B, self.S - jnp.diag(diagonal(self.S)))
-
-
-def _matrices(
-    A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None, S: Array
-) -> Shifted:
-    lam = diagonal(S)
-    return Shifted((A, B), (jnp.ones_like(lam), -lam))
 
 
 def _both(

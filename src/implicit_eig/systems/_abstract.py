@@ -10,11 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
+from ..checks.rounding import VALUE
 from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
 from ..operators import apply, column_sums, diagonal, has_entries, is_dense
-
-# of a value, in eps of the size of its operator
-ROUNDING = 10.0
 
 
 class Pencil(eqx.Module):
@@ -67,7 +65,7 @@ class Pencil(eqx.Module):
         v = len(largest) * probe(self.X[:, :1], 1) * largest.astype(self.X.dtype)
         of_A, of_B = (sizes.T @ jnp.abs(apply(M, v)) for M in (self.A, self.B))
         eps = float(jnp.finfo(largest.dtype).eps)
-        return lax.stop_gradient(ROUNDING * eps * (of_A[:, 0] + jnp.abs(self.lam) * of_B[:, 0]))
+        return lax.stop_gradient(VALUE * eps * (of_A[:, 0] + jnp.abs(self.lam) * of_B[:, 0]))
 
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return a typical value of A − λᵢB outside the span of X, signed; shape (k,).
@@ -94,15 +92,24 @@ class Pencil(eqx.Module):
         mu, V = self.beyond
         gap = mu[:, None] - self.lam[None, :]
         # a value that is one of the k is left to the solver, which says so
-        apart = jnp.abs(gap) > ROUNDING * float(jnp.finfo(gap.dtype).eps) * jnp.abs(mu[:, None])
+        apart = jnp.abs(gap) > VALUE * float(jnp.finfo(gap.dtype).eps) * jnp.abs(mu[:, None])
         inverse = jnp.where(apart, 1 / jnp.where(apart, gap, 1), 0)
         return V @ (inverse.astype(R.dtype) * (V.conj().T @ R))
 
 
 class AbstractPencilSystems(AbstractLinearSystems):
-    """The systems of the pairs of a pencil."""
+    """The systems (A − λᵢB) zᵢ = rᵢ, XᴴBZ = 0, one for each pair of a pencil, in some form."""
 
     pencil: eqx.AbstractVar[Pencil]
+    BX: eqx.AbstractVar[Inexact[Array, "n k"]]
+
+    def right_side(self, R: Inexact[Array, "n k"]) -> Any:
+        """Return the right side that stands for R, whose columns are rᵢ."""
+        return R
+
+    def solution(self, U: Any) -> Inexact[Array, "n k"]:
+        """Return Z from the solution of the systems."""
+        return U
 
     def is_hermitian(self) -> bool:
         """Return True: so far all pencils are."""
@@ -124,19 +131,15 @@ class AbstractPencilSystems(AbstractLinearSystems):
 
 
 class AbstractFormulation(eqx.Module):
-    """A form in which the linearised conditions of a pencil are solved."""
+    """A form in which the linearised conditions are solved, which a problem has or refuses."""
+
+
+class AbstractPencilForm(AbstractFormulation):
+    """A form for the known pairs of a Hermitian pencil."""
 
     @abc.abstractmethod
-    def assemble(self, pencil: Pencil) -> AbstractLinearSystems:
+    def assemble(self, pencil: Pencil) -> AbstractPencilSystems:
         """Return the systems, one for each pair."""
-
-    @abc.abstractmethod
-    def right_side(self, R: Inexact[Array, "n k"]) -> Any:
-        """Return the right side of the systems for (A − λᵢB) zᵢ = rᵢ, Xᴴ B zᵢ = 0."""
-
-    @abc.abstractmethod
-    def solution(self, U: Any) -> Inexact[Array, "n k"]:
-        """Return Z from the systems' solution."""
 
 
 def hermitian_tags(dtype: Any, definite: bool) -> frozenset:

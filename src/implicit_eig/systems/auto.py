@@ -1,38 +1,73 @@
-"""The default choice of a system, and what goes with what."""
+"""The default choice of a form, and what goes with what."""
 
-import equinox as eqx
 import lineax as lx
 
 from .._errors import InputError
-from ..linear_solvers.sparse_direct import SparseDirect
-from ._abstract import AbstractFormulation, Pencil
+from ..linear_solvers._systems import AbstractOwnSolver
+from ._abstract import AbstractFormulation, AbstractPencilForm, AbstractPencilSystems, Pencil
 from .bordered import Bordered
 from .deflated import Deflated
 from .full_spectrum import FullSpectrum
 
 
-class AutoSystem(eqx.Module):
+class AutoSystem(AbstractFormulation):
     """Choose: `FullSpectrum` where k = n, `Bordered` for `SparseDirect`, else `Deflated`."""
 
+    partial: AbstractPencilForm = Deflated()
 
-def resolve(
-    system: AbstractFormulation | AutoSystem, linear_solver: lx.AbstractLinearSolver, pencil: Pencil
+
+def suited(
+    system: AbstractFormulation, linear_solver: lx.AbstractLinearSolver
 ) -> AbstractFormulation:
-    """Return the system that goes with the linear solver and the known pairs.
+    """Return the form, of matrices that stay sparse for a linear solver that factorises them.
 
     Raises:
         InputError: the two do not go together.
     """
-    direct = isinstance(linear_solver, SparseDirect)
-    if isinstance(system, AutoSystem):
-        n, k = pencil.X.shape
-        if k == n:
-            return FullSpectrum()
-        return Bordered() if direct else Deflated()
-    if direct and isinstance(system, Deflated):
+    if not (isinstance(linear_solver, AbstractOwnSolver) and linear_solver.needs_sparse):
+        return system
+    if isinstance(system, Deflated):
         raise InputError(
-            "`eigensolver(system=Deflated(), linear_solver=SparseDirect())`: a system that stays "
-            "sparse; got the deflated one, whose low-rank term is dense. Use `Bordered()`, or "
-            "leave `system` out."
+            f"`eigensolver(system=Deflated(), linear_solver={linear_solver.name}())`: a system "
+            "that stays sparse; got the deflated one, whose low-rank term is dense. Use "
+            "`Bordered()`, or leave `system` out."
         )
-    return system
+    return AutoSystem(Bordered()) if isinstance(system, AutoSystem) else system
+
+
+def known_in_full(
+    system: AbstractFormulation, complete: bool, problem: str, wanted: str, found: str
+) -> bool:
+    """Return whether no system has to be solved, for want of anything that is not known.
+
+    Raises:
+        InputError: `FullSpectrum()` is asked for, and the pairs are not `complete`.
+    """
+    if isinstance(system, FullSpectrum) and not complete:
+        raise InputError(
+            f"`eigensolver(problem={problem}(...), system=FullSpectrum())`: all {wanted}; got "
+            f"{found}. Ask for all of them, or leave `system` out."
+        )
+    return complete and isinstance(system, (AutoSystem, FullSpectrum))
+
+
+def pencil_systems(
+    system: AbstractFormulation, pencil: Pencil, problem: str
+) -> AbstractPencilSystems:
+    """Return the systems of a Hermitian pencil in the form asked for.
+
+    Raises:
+        InputError: it is none of those for a pencil.
+    """
+    form = system.partial if isinstance(system, AutoSystem) else system
+    if not isinstance(form, AbstractPencilForm):
+        raise refusal(system, problem, "`Deflated()`, `Bordered()`, or a form for a pencil")
+    return form.assemble(pencil)
+
+
+def refusal(system: AbstractFormulation, problem: str, wanted: str) -> InputError:
+    """Return the error for a form that a problem does not have."""
+    return InputError(
+        f"`eigensolver(problem={problem}(...), system={type(system).__name__}())`: {wanted}. "
+        "Leave `system` out."
+    )

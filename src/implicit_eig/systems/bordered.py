@@ -21,10 +21,10 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..checks.clusters import near_mask
-from ..linear_solvers._systems import Structure
+from ..linear_solvers._systems import Report, Run, Structure
 from ..operators import apply, at, scale_columns
 from ..operators.views import host_view
-from ._abstract import AbstractFormulation, AbstractPencilSystems, Pencil, hermitian_tags
+from ._abstract import AbstractPencilForm, AbstractPencilSystems, Pencil, hermitian_tags
 
 # Relative to λᵢ. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
 # vector, from which the solution is cleared afterwards; each pair kept costs a dense row.
@@ -36,7 +36,7 @@ BORDER = 1e-3
 Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
 
 
-class Bordered(AbstractFormulation):
+class Bordered(AbstractPencilForm):
     """Solve with the near known pairs as a border: (n+k)×(n+k) systems, sparse where A and B are.
 
     Every linear solver for Hermitian indefinite systems works on it. Cost of a product: one
@@ -51,15 +51,6 @@ class Bordered(AbstractFormulation):
         alpha = BORDER * jnp.abs(lax.stop_gradient(pencil.size_outside(BX)))
         return BorderedSystems(pencil.structure, pencil, BX, near.astype(lam.dtype), alpha)
 
-    def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
-        """Return (R, 0), the zeros as a linear function of R, or JAX could not transpose."""
-        k = R.shape[1]
-        return R, jnp.broadcast_to(0 * R[:1], (k, k))
-
-    def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
-        """Return the first part of the unknowns."""
-        return U[0]
-
 
 class BorderedSystems(AbstractPencilSystems):
     """The matrices Mᵢ, by their parts."""
@@ -69,6 +60,15 @@ class BorderedSystems(AbstractPencilSystems):
     BX: Inexact[Array, "n k"]
     near: Float[Array, "k k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " k"]
+
+    def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
+        """Return (R, 0), the zeros as a linear function of R, or JAX could not transpose."""
+        k = R.shape[1]
+        return R, jnp.broadcast_to(0 * R[:1], (k, k))
+
+    def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
+        """Return the first part of the unknowns."""
+        return U[0]
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
@@ -122,6 +122,7 @@ class BorderedSystems(AbstractPencilSystems):
 
         return column
 
-    def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
+    def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
-        return jax.tree.map(jnp.conj, run(self, jax.tree.map(jnp.conj, b)))
+        U, report = run(self, jax.tree.map(jnp.conj, b))
+        return jax.tree.map(jnp.conj, U), report

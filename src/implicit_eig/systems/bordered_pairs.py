@@ -30,6 +30,8 @@ from ..linear_solvers._systems import (
     AbstractLinearSystems,
     Border,
     Handover,
+    Report,
+    Run,
     ShiftedPencil,
     Structure,
 )
@@ -152,13 +154,14 @@ class BorderedPairs(AbstractLinearSystems):
             left=jnp.zeros_like(self.left),
         )
 
-    def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
+    def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with Mᵢᵀ; a right side (0, eⱼ) costs nothing where the left vectors are known."""
         n = len(self.col)
         unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
         known = (self.equal > 0) & (unknown @ self.near == 0)[None, :]
         bottom = jnp.where(known, b[n:], jnp.zeros_like(b[n:]))
-        return run(self.transposed(), b.at[n:].add(-bottom)).at[:n].add(self.left @ bottom)
+        U, report = run(self.transposed(), b.at[n:].add(-bottom))
+        return U.at[:n].add(self.left @ bottom), report
 
     def _product(self, matrices: AbstractMatrices, near: Array, U: Unknowns) -> Unknowns:
         n = len(self.col)

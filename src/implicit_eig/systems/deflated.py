@@ -17,13 +17,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import ShiftedPencil, Structure, attainable
+from ..linear_solvers._systems import Report, Run, ShiftedPencil, Structure, attainable
 from ..operators import apply, at, column_norms, scale_columns
 from ..operators.views import host_view, product_view
-from ._abstract import AbstractFormulation, AbstractPencilSystems, Pencil, hermitian_tags
+from ._abstract import AbstractPencilForm, AbstractPencilSystems, Pencil, hermitian_tags
 
 
-class Deflated(AbstractFormulation):
+class Deflated(AbstractPencilForm):
     """Solve with the known pairs deflated: n×n systems, definite for extreme pairs.
 
     Every linear solver works on it except `SparseDirect`. Cost of a product: one with A,
@@ -35,14 +35,6 @@ class Deflated(AbstractFormulation):
         BX = apply(pencil.B, pencil.X)
         tau = lax.stop_gradient(pencil.size_outside(BX))
         return DeflatedSystems(pencil.structure, pencil, pencil.lam, pencil.X, BX, tau)
-
-    def right_side(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Return R itself."""
-        return R
-
-    def solution(self, U: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Return U itself."""
-        return U
 
 
 class DeflatedSystems(AbstractPencilSystems):
@@ -114,7 +106,7 @@ class DeflatedSystems(AbstractPencilSystems):
         A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam
         return ShiftedPencil(A, B, lam, self.X, self.tau, True)
 
-    def solve(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    def solve(self, run: Run, b: Inexact[Array, "n k"]) -> tuple[Inexact[Array, "n k"], Report]:
         """Solve all systems; what lies along pairs beyond the k is known, and these are deflated.
 
         Where they are not exact enough, or belong to a cluster of the k, the systems themselves
@@ -128,12 +120,16 @@ class DeflatedSystems(AbstractPencilSystems):
         more = DeflatedSystems(self.structure, self.pencil, known, X, BX, self.tau)
         start = self.pencil.part_beyond(b)
         r = b - self.mv(start)
-        u = run(more, r)
+        u, report = run(more, r)
         rest = r - self.mv(u)
         reached = column_norms(r - more.mv(u)) + attainable(1e-9, b.dtype) * column_norms(b)
         unsolved = column_norms(rest) > 10 * reached
-        return start + u + run(self, jnp.where(unsolved, rest, jnp.zeros_like(rest)))
+        last, again = run(self, jnp.where(unsolved, rest, jnp.zeros_like(rest)))
+        return start + u + last, report.then(again)
 
-    def solve_transposed(self, run: Callable, b: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    def solve_transposed(
+        self, run: Run, b: Inexact[Array, "n k"]
+    ) -> tuple[Inexact[Array, "n k"], Report]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
-        return self.solve(run, b.conj()).conj()
+        U, report = self.solve(run, b.conj())
+        return U.conj(), report

@@ -9,17 +9,17 @@ column to the first.
 Source: Bartels & Stewart (1972) Commun. ACM 15, 820, for the recursion.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from ..linear_solvers._systems import AbstractSquareSystem
-from ..operators import apply_complex
+from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
+from ..operators import apply_complex, diagonal
 from .bordered_pairs import BorderedPairs, Unknowns
 
 
@@ -31,23 +31,29 @@ class Sylvester(AbstractSquareSystem):
     rest: Inexact[Array, "k k"]
     last_first: bool = eqx.field(static=True, default=False)
 
+    def handed(self) -> BorderedPairs:
+        """Return the bordered systems."""
+        return self.systems
+
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return (A Z − B Z S + C M, RᵀZ)."""
         return self.systems.mv(U) - self._coupling(U)
 
-    def solve(self, run: Callable, b: Unknowns) -> Unknowns:
+    def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve column by column."""
-        k = len(self.rest)
+        columns = jnp.arange(len(self.rest))
 
-        def step(i: Any, U: Unknowns) -> Unknowns:
-            j = k - 1 - i if self.last_first else i
-            column = jnp.arange(k)[None, :] == j
+        def step(U: Unknowns, j: Any) -> tuple[Unknowns, Report]:
             known = b + self._coupling(U)
-            return U + run(self.systems, jnp.where(column, known, jnp.zeros_like(known)))
+            column, report = run(
+                self.systems, jnp.where(columns[None, :] == j, known, jnp.zeros_like(known))
+            )
+            return U + column, report
 
-        return lax.fori_loop(0, k, step, jnp.zeros_like(b))
+        U, reports = lax.scan(step, jnp.zeros_like(b), columns, reverse=self.last_first)
+        return U, jax.tree.map(diagonal, reports)
 
-    def solve_transposed(self, run: Callable, b: Unknowns) -> Unknowns:
+    def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with the transpose, from the last column."""
         B = None if self.B is None else self.B.transpose()
         transposed = Sylvester(self.systems.transposed(), B, self.rest.T, not self.last_first)

@@ -1,0 +1,89 @@
+"""What is checked of the vectors, and of k, of more than one kind of problem."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Inexact
+
+from .._compiled import constant_like
+from .._errors import InputError
+from ..checks.policy import Objection
+from ..checks.rounding import INNER
+from ..operators import diagonal, scale_columns
+from ..solution import Solution
+
+# Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
+INDEPENDENCE = 1e-3
+
+
+def check_k(name: str, k: Any, guard: Any = 0) -> None:
+    """Raise `InputError` unless k is a positive integer, and `guard` none below 0."""
+    for argument, value, least, wanted in (
+        ("k", k, 1, "a positive number of pairs"),
+        ("guard", guard, 0, "a number of pairs, 0 or more"),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(
+                f"`{name}({argument}=...)`: {wanted}; got {value!r}. Give {argument} as an integer."
+            )
+
+
+def orthonormalize(
+    gram: Inexact[Array, "k k"], *bases: Inexact[Array, "... k"]
+) -> tuple[tuple[Inexact[Array, "... k"], ...], "Gram"]:
+    """Return `bases` in the basis M with Mᴴ gram M = I, and what there is to judge.
+
+    By the Cholesky factor, which also makes the vectors of a cluster orthogonal; others it leaves
+    as they are, to rounding. Vectors that are orthogonal already are scaled and no more.
+    """
+    norms = jnp.sqrt(jnp.maximum(diagonal(gram).real, 0))
+    inverse = 1 / jnp.where(norms > 0, norms, 1)
+    gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
+    identity = constant_like(jnp.eye(len(gram), dtype=gram.dtype), gram)
+    bases = tuple(scale_columns(X, inverse) for X in bases)
+
+    def mixed(independent: Array, bases: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        factor = jnp.linalg.cholesky(gram)
+        mix = jax.scipy.linalg.solve_triangular(factor, identity, lower=True).conj().T
+        independent = jnp.linalg.cholesky(gram - INDEPENDENCE * identity)
+        return jnp.all(jnp.isfinite(independent)), tuple(X @ mix for X in bases)
+
+    eps = float(jnp.finfo(norms.dtype).eps)
+    orthonormal = jnp.all(jnp.abs(gram - identity) <= INNER * eps)
+    same = lambda orthonormal, bases: (orthonormal, bases)  # noqa: E731
+    independent, bases = lax.cond(orthonormal, same, mixed, orthonormal, bases)
+    return bases, Gram(gram, norms, independent)
+
+
+class Gram(NamedTuple):
+    """The Gram matrix of unit vectors, their norms before, and whether they span their space."""
+
+    matrix: Any
+    norms: Any
+    independent: Any
+
+
+def dependent(requirement: str, overlap: str, gram: Any, independent: Any) -> Objection:
+    """Object to unit vectors that are not independent; the entries of `gram` are `overlap`."""
+
+    def message(_: np.ndarray) -> str:
+        spectrum, mixes = np.linalg.eigh(gram)
+        i, j = np.sort(np.argsort(-np.abs(mixes[:, 0]))[:2])
+        return (
+            f"{requirement}independent vectors; got pairs {i} and {j} with {overlap} = "
+            f"{np.abs(gram[i, j]):.6f} of 1 (smallest eigenvalue of the Gram matrix "
+            f"{spectrum[0]:.1e}). The solver lost a member of a cluster: ask it for more "
+            "pairs, a larger subspace, or use a block method."
+        )
+
+    return Objection(~independent, message)
+
+
+def membership(solution: Solution) -> Float[Array, "k k"]:
+    """Return 1 for two pairs of a cluster, else 0; a solution that is not checked has none."""
+    k = solution.vectors.shape[1]
+    equal = jnp.eye(k, dtype=bool) if solution._equal is None else jnp.asarray(solution._equal)
+    return equal.astype(jnp.finfo(solution.vectors.dtype).dtype)
