@@ -1,12 +1,16 @@
 """The layout holds: imports point down, public names are documented, files stay small."""
 
 import ast
+import doctest
+import importlib
+import inspect
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 
 import pytest
 
@@ -140,6 +144,42 @@ def test_public_names_are_documented_and_there():
     assert documented == set(ie.__all__)
     for name in ie.__all__:
         assert vars(ie)[name].__doc__
+
+
+def public():
+    """What a user calls: the public names, those of public modules, and methods."""
+    yield from (vars(ie)[name] for name in ie.__all__)
+    yield from (vars(ie.solvers)[name] for name in ie.solvers.__all__)
+    for module in (ie.plot, ie.testing):
+        for name, thing in vars(module).items():
+            if not name.startswith("_") and inspect.getmodule(thing) is module:
+                yield thing
+    yield from (ie.SparseOperator.from_scipy, ie.SparseOperator.from_bcoo)
+    yield from (ie.Eigensolver.values, ie.AbstractProblem.residual)
+    yield from (ie.Policy.nan, ie.Policy.unchecked)
+
+
+def full_name(thing):
+    if inspect.ismodule(thing):
+        return thing.__name__
+    if not (inspect.isroutine(thing) or inspect.isclass(thing)):
+        thing = type(thing)  # an instance has the documentation of its class
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def test_public_names_have_an_example_that_runs():
+    """By the search that pytest runs examples with; `addopts` has it run all of `src`."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "--doctest-modules" in options["addopts"]
+    assert "src" in options["testpaths"]
+    found = {}
+    for path in modules():
+        name = ".".join(("implicit_eig", *path.relative_to(SOURCE).with_suffix("").parts))
+        module = importlib.import_module(name.removesuffix(".__init__"))
+        found |= {test.name: test.examples for test in doctest.DocTestFinder().find(module)}
+    names = [full_name(thing) for thing in public()]
+    assert not [name for name in names if not found.get(name)]
+    assert not [name for name in names if any(doctest.SKIP in each.options for each in found[name])]
 
 
 def test_the_version_is_in_the_changelog():

@@ -37,6 +37,16 @@ class Eigensolver(AbstractRoot):
 
     Its pairs are the root of the problem's conditions: `find`, `residual`, `solve_linearised` and
     `watch` are what the implicit function theorem needs to know of them.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> isinstance(solve, Eigensolver)
+        True
+        >>> values, vectors = solve(jnp.diag(jnp.array([1.0, 2.0, 4.0])))
+        >>> values.round(4).tolist(), vectors.shape
+        ([1.0, 2.0], (3, 2))
     """
 
     solver: Callable[..., Any] = eqx.field(static=True)
@@ -74,6 +84,16 @@ class Eigensolver(AbstractRoot):
 
         The same as `solve(*operators).values`, but the derivative of the vectors is never
         formed: an eager `jax.jvp` makes no linear solve either.
+
+        Examples:
+            >>> import jax, jax.numpy as jnp, numpy as np
+            >>> from implicit_eig import Hermitian, eigensolver
+            >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+            >>> A = jnp.diag(jnp.array([1.0, 2.0, 4.0]))
+            >>> A_dot = jnp.diag(jnp.array([5.0, 6.0, 7.0]))
+            >>> values, values_dot = jax.jvp(solve.values, (A,), (A_dot,))
+            >>> values_dot.round(4).tolist()
+            [5.0, 6.0]
         """
         return _values(self.canonical(operators), solve=self)
 

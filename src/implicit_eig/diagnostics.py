@@ -44,6 +44,16 @@ class Diagnosis(eqx.Module):
         vector_errors: an estimate of the error of each vector, residual over gap; shape (k,).
         gradient_errors: an estimate of the relative error of a gradient of each pair's value and
             vector, from all of these; shape (k,).
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> diagnosis = diagnose(solve, jnp.diag(jnp.array([1.0, 2.0, 4.0])))
+        >>> diagnosis.gaps.tolist(), diagnosis.condition_numbers.tolist()
+        ([0.5, 0.5], [1.0, 1.0])
+        >>> bool(np.all(diagnosis.gradient_errors < 1e-4))
+        True
     """
 
     problem: str

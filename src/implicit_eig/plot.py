@@ -1,4 +1,14 @@
-"""Pictures; they need matplotlib."""
+"""Pictures; they need matplotlib.
+
+Examples:
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> import jax.numpy as jnp
+    >>> from implicit_eig import Solution, follow, plot
+    >>> solve_at = lambda t: Solution(jnp.array([t, 1 - t]), jnp.eye(2))
+    >>> plot.branches(follow(solve_at, jnp.array([0.25, 0.5]))).get_xlabel()
+    'parameter'
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -63,6 +73,12 @@ def crossings(positions: np.ndarray, values: np.ndarray, order: np.ndarray) -> n
         positions: shape (s,).
         values: shape (s, k).
         order: of `Followed`; shape (s, k).
+
+    Examples:
+        >>> import numpy as np
+        >>> positions, values = np.array([0.0, 1.0]), np.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> crossings(positions, values, order=np.array([[0, 1], [1, 0]])).tolist()
+        [[0.5, 0.5]]
     """
     found = []
     for t in range(1, len(order)):

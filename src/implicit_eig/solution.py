@@ -29,6 +29,13 @@ class Solution(eqx.Module):
             1-norm, of `Singular` in the 2-norm.
 
     The order of the pairs is the solver's.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> solution = Solution(jnp.array([1.0, 2.0]), jnp.eye(3)[:, :2])
+        >>> values, vectors = solution
+        >>> values.tolist(), vectors.shape, solution.left_vectors
+        ([1.0, 2.0], (3, 2), None)
     """
 
     values: Shaped[AnyArray, " k"] | Inexact[AnyArray, "k k"]

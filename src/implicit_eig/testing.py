@@ -1,4 +1,14 @@
-"""Check derivatives of eigenproblems: for users as well as for the package's own tests."""
+"""Check derivatives of eigenproblems: for users as well as for the package's own tests.
+
+Examples:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> import implicit_eig as ie
+    >>> solve = ie.eigensolver(np.linalg.eigh, ie.Hermitian(k=1))
+    >>> A, A_dot = jnp.diag(jnp.array([1.0, 2.0])), jnp.eye(2)
+    >>> difference = ie.testing.finite_difference(solve.values, (A,), (A_dot,), step=0.125)
+    >>> difference.round(4).tolist()
+    [1.0]
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +23,16 @@ from .operators import apply, as_operator, scale_columns
 
 
 class DerivativeError(ImplicitEigError, AssertionError):
-    """A derivative or a vector is not what it is compared with."""
+    """A derivative or a vector is not what it is compared with.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> try:
+        ...     assert_vectors_close(jnp.eye(2), jnp.eye(2)[:, ::-1], atol=1e-6)
+        ... except DerivativeError as error:
+        ...     print(str(error).split(";")[0])
+        `assert_vectors_close(atol=1.0e-06)`: equal columns up to a phase
+    """
 
 
 def align_vectors(
@@ -62,6 +81,10 @@ def assert_vectors_close(
 
     Raises:
         DerivativeError: a column differs by more; the message names the pair and the size.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> assert_vectors_close(-jnp.eye(2), jnp.eye(2), atol=1e-6)  # the sign does not matter
     """
     difference = align_vectors(vectors, reference, B) - jnp.asarray(reference)
     distance = np.asarray(jnp.linalg.norm(difference, axis=0))
@@ -105,6 +128,10 @@ def assert_adjoint(fn: Callable[..., PyTree], *args: PyTree, rtol: float, seed: 
 
     Raises:
         DerivativeError: |⟨ū, J v⟩ − ⟨Jᵀū, v⟩| > rtol · max of the two.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> assert_adjoint(lambda x: jnp.sin(x) * x[0], jnp.array([0.3, 0.4]), rtol=1e-4)
     """
     forward, reverse = dot_test(fn, *args, seed=seed)
     size = max(abs(float(forward)), abs(float(reverse)))
@@ -164,6 +191,11 @@ def random_like(tree: PyTree, seed: int = 0) -> PyTree:
     """Return standard normal arrays (complex ones in both parts) in the shapes of `tree`.
 
     Integer leaves get the zero tangents of JAX's dtype `float0`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> random_like({"a": jnp.zeros(3), "b": jnp.zeros((2, 2))})["b"].shape
+        (2, 2)
     """
     rng = np.random.default_rng(seed)
 

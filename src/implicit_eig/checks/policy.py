@@ -31,7 +31,18 @@ from .._errors import (
 
 
 class Action(enum.Enum):
-    """What happens when a check fails."""
+    """What happens when a check fails.
+
+    Examples:
+        >>> Policy(gauge=Action.RAISE).gauge.name
+        'RAISE'
+        >>> for action in Action:
+        ...     print(f"{action.name}: {action.value}")
+        RAISE: raise an error that says what was required, found and to be done
+        WARN: issue a warning with the same text and pass the numbers on
+        NAN: replace the numbers by NaN
+        IGNORE: do not check
+    """
 
     RAISE = "raise an error that says what was required, found and to be done"
     WARN = "issue a warning with the same text and pass the numbers on"
@@ -47,6 +58,17 @@ class SolveReport(NamedTuple):
         steps: for each system; of a direct solver 0, of one that does not say −1, of a host
             solver the products that it asked for; shape (k,).
         residuals: ‖b − M u‖ / ‖b‖ of each system, 0 where b is zero; shape (k,).
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> reports = []
+        >>> policy = Policy(monitor=reports.append)
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1), policy=policy)
+        >>> A = jnp.array([[1.0, 1.0], [1.0, 3.0]])
+        >>> gradient = jax.grad(lambda A: solve(A).vectors[0, 0] ** 2)(A)
+        >>> reports[0].solver, reports[0].steps.tolist()
+        ('LU', [0])
     """
 
     solver: str
@@ -95,6 +117,14 @@ class Policy(eqx.Module):
         InputError: a threshold is negative or no number, or an action no `Action`.
 
     A result of the wrong shape raises under every policy, having no other form.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> careless = lambda A: (np.array([5.0]), np.array([[1.0], [0.0]]))
+        >>> solve = eigensolver(careless, Hermitian(k=1), policy=Policy(forward=Action.NAN))
+        >>> solve(jnp.diag(jnp.array([1.0, 2.0]))).values.tolist()
+        [nan]
     """
 
     forward: Action = eqx.field(static=True, default=Action.RAISE)
@@ -114,6 +144,10 @@ class Policy(eqx.Module):
         """Return the policy under which whatever fails a check is NaN.
 
         With a `traceable` solver, a program under it calls no host.
+
+        Examples:
+            >>> Policy.nan().forward.name, Policy.nan().gauge.name
+            ('NAN', 'NAN')
         """
         a = Action.NAN
         return Policy(forward=a, cluster=a, gauge=a, linear_solve=a, exceptional=a)
@@ -123,6 +157,10 @@ class Policy(eqx.Module):
         """Return the policy that checks nothing: numbers that mean nothing pass without a word.
 
         With a `traceable` solver, a program under it calls no host.
+
+        Examples:
+            >>> Policy.unchecked().linear_solve.name
+            'IGNORE'
         """
         a = Action.IGNORE
         return Policy(forward=a, cluster=a, gauge=a, linear_solve=a, exceptional=a)

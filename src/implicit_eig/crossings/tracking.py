@@ -42,6 +42,14 @@ class Tracked(NamedTuple):
         order: shape (k,); pair `order[i]` of the current solution continues pair i of the
             previous one: `current.values[order]` are in the order of `previous`.
         overlap: shape (k,); of pair i with its successor, from 0 to 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> before = Solution(jnp.array([1.0, 2.0]), jnp.eye(2))
+        >>> after = Solution(jnp.array([1.25, 1.5]), jnp.eye(2)[:, ::-1])  # the modes have crossed
+        >>> order, overlap = track(before, after)
+        >>> after.values[order].tolist(), overlap.tolist()
+        ([1.5, 1.25], [1.0, 1.0])
     """
 
     order: Integer[Array, " k"]
@@ -56,6 +64,15 @@ class Followed(NamedTuple):
         values: shape (s, k); column i is one branch.
         order: shape (s, k); `order[t, i]` is the number of branch i in the solver's answer.
         overlap: shape (s, k); with the branch one parameter before; 1 for the first.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> solve_at = lambda t: solve(jnp.diag(jnp.array([t, 1 - t])))
+        >>> followed = follow(solve_at, jnp.array([0.25, 0.75]))
+        >>> followed.values[:, 0].tolist(), followed.order[:, 0].tolist()
+        ([0.25, 0.75], [0, 1])
     """
 
     parameters: Any

@@ -319,7 +319,11 @@ def traceable(fn: Callable[..., Any]) -> Traceable:
     differentiated.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> solver = traceable(jnp.linalg.eigh)
+        >>> import jax, jax.numpy as jnp
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(traceable(jnp.linalg.eigh), Hermitian(k=1))
+        >>> A = jnp.diag(jnp.array([1.0, 2.0]))
+        >>> jax.grad(lambda A: solve(A).values[0])(A).round(4).tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
     """
     return Traceable(fn)

@@ -33,7 +33,16 @@ class AbstractDerivative(eqx.Module):
 
 
 class ForwardMode(AbstractDerivative):
-    """Differentiate by JAX, from its forward mode: for all JAX code but `jax.custom_vjp`."""
+    """Differentiate by JAX, from its forward mode: for all JAX code but `jax.custom_vjp`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import implicit_function
+        >>> conditions = lambda z, a: z**2 - a
+        >>> root = implicit_function(np.sqrt, conditions, conditions_derivative=ForwardMode())
+        >>> float(jax.grad(root)(jnp.array(4.0)))
+        0.25
+    """
 
     def wrap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Return `fn` itself."""
@@ -45,6 +54,16 @@ class ReverseMode(AbstractDerivative):
 
     Second derivatives go as far as JAX differentiates that reverse pass: none in forward
     mode through a `custom_vjp`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import implicit_function
+        >>> square = jax.custom_vjp(lambda z: z**2)
+        >>> square.defvjp(lambda z: (z**2, z), lambda z, bar: (2 * z * bar,))
+        >>> conditions = lambda z, a: square(z) - a
+        >>> root = implicit_function(np.sqrt, conditions, conditions_derivative=ReverseMode())
+        >>> float(jax.grad(root)(jnp.array(4.0)))
+        0.25
     """
 
     def wrap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -69,6 +88,15 @@ class FiniteDifferences(AbstractDerivative):
 
     Cost: a product with the Jacobian takes `order` calls (2 for order 1), one with its
         transpose takes that many for each entry of the arguments.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import implicit_function
+        >>> conditions = lambda z, a: z**2 - a
+        >>> differences = FiniteDifferences(order=2)
+        >>> root = implicit_function(np.sqrt, conditions, conditions_derivative=differences)
+        >>> round(float(jax.grad(root)(jnp.array(4.0))), 3)
+        0.25
     """
 
     step: float | None = None
@@ -120,6 +148,14 @@ class ComplexStep(AbstractDerivative):
 
     Cost: a product with the Jacobian takes one call, one with its transpose one for each
         entry of the arguments.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import implicit_function
+        >>> conditions = lambda z, a: z**2 - a
+        >>> root = implicit_function(np.sqrt, conditions, conditions_derivative=ComplexStep())
+        >>> round(float(jax.grad(root)(jnp.array(4.0))), 6)
+        0.25
     """
 
     step: float = 1e-20
@@ -147,6 +183,18 @@ class UserProducts(AbstractDerivative):
             `jvp` (for complex arrays without conjugation, as in JAX).
 
     A mode whose product is missing is refused, and so are second derivatives.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import implicit_function
+        >>> products = UserProducts(
+        ...     jvp=lambda primals, tangents: 2 * primals[0] * tangents[0] - tangents[1],
+        ...     vjp=lambda primals, bar: (2 * primals[0] * bar, -bar),
+        ... )
+        >>> conditions = lambda z, a: z**2 - a
+        >>> root = implicit_function(np.sqrt, conditions, conditions_derivative=products)
+        >>> float(jax.grad(root)(jnp.array(4.0)))
+        0.25
     """
 
     jvp: Callable[..., Any] | None = eqx.field(static=True, default=None)

@@ -46,6 +46,18 @@ class AutoLinearSolver(AbstractOwnSolver):
     Args:
         sigma: for `ShiftInvert`.
         factorize: for `ShiftInvert`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np, scipy.sparse as sp
+        >>> from implicit_eig import Hermitian, Policy, SparseOperator, eigensolver, solvers
+        >>> names = []
+        >>> policy = Policy(monitor=lambda report: names.append(report.solver))
+        >>> solve = eigensolver(solvers.arpack(k=1), Hermitian(k=1), policy=policy)
+        >>> A = np.array([[1, 1, 0], [1, 3, 1], [0, 1, 7]], np.float32)
+        >>> K = SparseOperator.from_scipy(sp.csr_array(A))
+        >>> _ = jax.grad(lambda t: solve(t * K).vectors[0, 0] ** 2)(jnp.float32(1))
+        >>> names
+        ['ShiftInvert']
     """
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)

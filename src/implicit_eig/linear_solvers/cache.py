@@ -30,6 +30,15 @@ class FactorizationCache:
 
     Attributes:
         hits, misses: how often a factorisation was found here, and how often it was made.
+
+    Examples:
+        >>> import scipy.sparse as sp
+        >>> from implicit_eig import factorization_cache, factorize
+        >>> factorization_cache.clear()
+        >>> first = factorize(sp.diags_array([1.0, 2.0]), sigma=0.5)
+        >>> second = factorize(sp.diags_array([1.0, 2.0]), sigma=0.5)  # the same content
+        >>> first is second, factorization_cache.misses, factorization_cache.hits
+        (True, 1, 1)
     """
 
     def __init__(self, max_bytes: int, max_entries: int):

@@ -68,6 +68,13 @@ class Factorization:
     """Hold the factors of a matrix M; call it to solve M x = b.
 
     `solve(b)` and `solve_adjoint(b)` return M⁻¹ b and M⁻ᴴ b for b of shape (n,) or (n, m).
+
+    Examples:
+        >>> import numpy as np, scipy.sparse as sp
+        >>> from implicit_eig import factorize
+        >>> solve = factorize(sp.csr_array([[1.0, 1.0], [0.0, 1.0]]), sigma=0.0)
+        >>> solve(np.array([3.0, 1.0])).tolist(), solve.solve_adjoint(np.array([3.0, 1.0])).tolist()
+        ([2.0, 1.0], [3.0, -2.0])
     """
 
     def __init__(self, factorize: Callable[[Any], Any], matrix: sp.csc_matrix):
@@ -184,6 +191,13 @@ class SuperLU(AbstractFactorize):
 
     Raises:
         LinearSolveError: the matrix is singular.
+
+    Examples:
+        >>> import numpy as np, scipy.sparse as sp
+        >>> from implicit_eig import factorize
+        >>> solve = factorize(sp.diags_array([1.0, 5.0]), sigma=3.0, method=SuperLU())
+        >>> solve(np.array([2.0, 2.0])).tolist()  # by A − 3 I, which is indefinite
+        [-1.0, 1.0]
     """
 
     pivot_threshold: float = PIVOT_THRESHOLD
@@ -230,6 +244,12 @@ class Cholmod(AbstractFactorize):
     Raises:
         InputError: scikit-sparse is not installed.
         LinearSolveError: the matrix is not positive definite: `sigma` is not below all values.
+
+    Examples:
+        >>> from implicit_eig import ShiftInvert
+        >>> solver = ShiftInvert(sigma=0.0, factorize=Cholmod(mode="simplicial"))
+        >>> solver.factorize.options
+        (('mode', 'simplicial'),)
     """
 
     options: tuple[tuple[str, Any], ...]
@@ -267,6 +287,11 @@ class Pardiso(AbstractFactorize):
 
     Raises:
         InputError: pypardiso is not installed, or the matrix is complex, which it refuses.
+
+    Examples:
+        >>> from implicit_eig import ShiftInvert
+        >>> ShiftInvert(sigma=0.0, factorize=Pardiso()).factorize
+        Pardiso()
     """
 
     def __call__(self, matrix: sp.csc_matrix) -> Factors:

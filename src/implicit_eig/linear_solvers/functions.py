@@ -99,8 +99,11 @@ def linear_solver(
         InputError: `fn` takes no such option, so that it would be ignored.
 
     Examples:
-        >>> import jax
-        >>> solver = linear_solver(jax.scipy.sparse.linalg.cg, tol=1e-10)
+        >>> import jax, jax.numpy as jnp, lineax as lx
+        >>> solver = linear_solver(jax.scipy.sparse.linalg.cg, tol=1e-6)
+        >>> operator = lx.MatrixLinearOperator(jnp.array([[2.0, 0.0], [0.0, 4.0]]))
+        >>> lx.linear_solve(operator, jnp.array([2.0, 4.0]), solver).value.round(4).tolist()
+        [1.0, 1.0]
     """
     if isinstance(fn, lx.AbstractLinearSolver):
         unknown = set(options) - {"preconditioner", "y0"}

@@ -25,6 +25,16 @@ class SparseDirect(AbstractHostSolver):
 
     Cost: one factorisation and two triangular solves (the second is one step of iterative
         refinement) for each pair with a nonzero right side; in real numbers where all are.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from implicit_eig import Hermitian, SparseOperator, eigensolver, solvers
+        >>> solve = eigensolver(solvers.arpack(1), Hermitian(1), linear_solver=SparseDirect())
+        >>> D = SparseOperator(jnp.array([1.0, 3.0]), [0, 1], [0, 1], (2, 2))
+        >>> E = SparseOperator(jnp.ones(2), [0, 1], [1, 0], (2, 2))
+        >>> vector_at = lambda t: solve(D + t * E).vectors[:, 0]  # of [[1, t], [t, 3]]
+        >>> round(float(jax.grad(lambda t: jnp.prod(vector_at(t)))(0.0)), 4)  # x₁x₂ = −t/2 + …
+        -0.5
     """
 
     factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=SuperLU())

@@ -73,7 +73,14 @@ class AbstractHostMatrix(lx.AbstractLinearOperator):
 
 
 class HostOperator(AbstractHostMatrix):
-    """A matrix that host code assembles; made by `host_operator`."""
+    """A matrix that host code assembles; made by `host_operator`.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> A = host_operator(lambda p: p * np.eye(2), jnp.array(3.0), shape=(2, 2), dtype=float)
+        >>> isinstance(A, HostOperator), A.assembled().tolist()
+        (True, [[3.0, 0.0], [0.0, 3.0]])
+    """
 
     arrays: tuple[Shaped[Array | np.ndarray, "..."], ...]
     assembly: Assembly = eqx.field(static=True)

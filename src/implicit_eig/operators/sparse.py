@@ -111,14 +111,29 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> "SparseOperator":
-        """Convert a `scipy.sparse` matrix or array of any format, shape (m, n)."""
+        """Convert a `scipy.sparse` matrix or array of any format, shape (m, n).
+
+        Examples:
+            >>> import scipy.sparse as sp
+            >>> A = SparseOperator.from_scipy(sp.csr_array([[0.0, 2.0], [3.0, 0.0]]))
+            >>> A.data.tolist(), A.as_matrix().tolist()
+            ([2.0, 3.0], [[0.0, 2.0], [3.0, 0.0]])
+        """
         coo: Any = matrix.tocoo()
         rows, cols = coo.row, coo.col
         return cls(coo.data, rows.astype(np.int32), cols.astype(np.int32), coo.shape)
 
     @classmethod
     def from_bcoo(cls, matrix: BCOO) -> "SparseOperator":
-        """Convert an unbatched two-dimensional `BCOO`; its padding becomes explicit zeros."""
+        """Convert an unbatched two-dimensional `BCOO`; its padding becomes explicit zeros.
+
+        Examples:
+            >>> import jax.numpy as jnp
+            >>> from jax.experimental.sparse import BCOO
+            >>> A = SparseOperator.from_bcoo(BCOO.fromdense(jnp.array([[0.0, 2.0], [3.0, 0.0]])))
+            >>> A.as_matrix().tolist()
+            [[0.0, 2.0], [3.0, 0.0]]
+        """
         if matrix.n_batch or matrix.n_dense or matrix.ndim != 2:
             raise InputError(
                 "`SparseOperator.from_bcoo(matrix)`: two sparse dimensions, no batch; got "

@@ -185,6 +185,11 @@ class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
 
     Subclass it for a kind that the package lacks; `eigensolver` needs nothing else. What has to be
     written: `k`, `structure`, `state`, `solution` and `conditions`.
+
+    Examples:
+        >>> from implicit_eig import General, Hermitian, Singular
+        >>> [isinstance(kind(k=2), AbstractProblem) for kind in (Hermitian, General, Singular)]
+        [True, True, True]
     """
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
@@ -199,6 +204,14 @@ class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
         Args:
             solution: pairs, for example those that a solver returned.
             *operators: as for the solver made by `eigensolver`.
+
+        Examples:
+            >>> import jax.numpy as jnp
+            >>> from implicit_eig import Hermitian
+            >>> guess = Solution(jnp.array([1.5]), jnp.array([[1.0], [0.0]]))
+            >>> equations, norm = Hermitian(k=1).residual(guess, jnp.diag(jnp.array([1.0, 2.0])))
+            >>> equations.tolist(), norm.tolist()  # A x − λ x, xᵀx − 1
+            ([[-0.5], [0.0]], [[0.0]])
         """
         return self.conditions(self.state(solution), *self.canonical(operators))
 

@@ -87,6 +87,15 @@ class Hermitian(AbstractProblem):
         InputError: k is not a positive integer.
 
     Cost: gradients of values need no linear solve; those of vectors one for each pair.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, scipy.linalg
+        >>> from implicit_eig import eigensolver
+        >>> solve = eigensolver(scipy.linalg.eigh, Hermitian(k=1))
+        >>> A, B = jnp.diag(jnp.array([2.0, 6.0])), 2 * jnp.eye(2)
+        >>> A_bar, B_bar = jax.grad(lambda A, B: solve(A, B).values[0], argnums=(0, 1))(A, B)
+        >>> A_bar.round(4).tolist(), B_bar.round(4).tolist()  # x xᵀ, −λ x xᵀ
+        ([[0.5, 0.0], [0.0, 0.0]], [[-0.5, 0.0], [0.0, 0.0]])
     """
 
     k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)

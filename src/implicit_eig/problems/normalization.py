@@ -25,7 +25,18 @@ Metric = Callable[[], lx.AbstractLinearOperator | None]
 
 
 class AbstractNormalization(eqx.Module):
-    """A choice among the multiples of a vector; the same for every multiple."""
+    """A choice among the multiples of a vector; the same for every multiple.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> class SumIsOne(AbstractNormalization):
+        ...     def factors(self, X, metric):
+        ...         return jnp.sum(X, axis=0)
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1), normalization=SumIsOne())
+        >>> solve(jnp.array([[2.0, -1.0], [-1.0, 2.0]])).vectors[:, 0].round(4).tolist()
+        [0.5, 0.5]
+    """
 
     @abc.abstractmethod
     def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
@@ -36,7 +47,16 @@ class AbstractNormalization(eqx.Module):
 
 
 class BNorm(AbstractNormalization):
-    """Scale to xᴴBx = 1, B Hermitian positive definite; the phase is kept, as with `TwoNorm`."""
+    """Scale to xᴴBx = 1, B Hermitian positive definite; the phase is kept, as with `TwoNorm`.
+
+    Examples:
+        >>> import jax.numpy as jnp, scipy.linalg
+        >>> from implicit_eig import General, eigensolver
+        >>> solve = eigensolver(scipy.linalg.eig, General(k=1), normalization=BNorm())
+        >>> x = solve(jnp.diag(jnp.array([4.0, 8.0])), 4 * jnp.eye(2)).vectors[:, 0]
+        >>> abs(x).round(4).tolist()  # 4 |x|² = 1
+        [0.5, 0.0]
+    """
 
     def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
         """Return √(xᴴBx)."""
@@ -44,7 +64,16 @@ class BNorm(AbstractNormalization):
 
 
 class TwoNorm(AbstractNormalization):
-    """Scale to ‖x‖₂ = 1; the phase is the solver's, and its tangent that of the problem."""
+    """Scale to ‖x‖₂ = 1; the phase is the solver's, and its tangent that of the problem.
+
+    Examples:
+        >>> import jax.numpy as jnp, scipy.linalg
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(scipy.linalg.eigh, Hermitian(k=1), normalization=TwoNorm())
+        >>> x = solve(jnp.diag(jnp.array([4.0, 8.0])), 4 * jnp.eye(2)).vectors[:, 0]
+        >>> abs(x).round(4).tolist()  # without it xᵀBx = 1, which is x₁ = 1/2
+        [1.0, 0.0]
+    """
 
     def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
         """Return ‖x‖₂."""
@@ -55,6 +84,14 @@ class LargestComponent(AbstractNormalization):
     """Turn the component of largest modulus to the positive reals; the norm is kept.
 
     Where two components are equally large the choice between them jumps, and with it the phase.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> negative = lambda A: (np.array([1.0]), np.array([[-1.0], [0.0]]))
+        >>> solve = eigensolver(negative, Hermitian(k=1), normalization=LargestComponent())
+        >>> (solve(jnp.diag(jnp.array([1.0, 2.0]))).vectors[:, 0] + 0).tolist()
+        [1.0, 0.0]
     """
 
     def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
@@ -69,6 +106,14 @@ class UnitComponent(AbstractNormalization):
 
     Args:
         index: of the component, from 0; negative ones count from the end.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1), normalization=UnitComponent(0))
+        >>> vector_at = lambda t: solve(jnp.array([[1.0, t], [t, 3.0]])).vectors[:, 0]
+        >>> jax.jvp(vector_at, (0.0,), (1.0,))[1].round(4).tolist()  # x = (1, −t/2 + …)
+        [0.0, -0.5]
     """
 
     index: int = eqx.field(static=True)

@@ -1,4 +1,12 @@
-"""Ready-made forward solvers: thin adapters to well-kept libraries."""
+"""Ready-made forward solvers: thin adapters to well-kept libraries.
+
+Examples:
+    >>> import jax.numpy as jnp
+    >>> from implicit_eig import Hermitian, eigensolver, solvers
+    >>> solve = eigensolver(solvers.arpack(k=1, sigma=3.5), Hermitian(k=1))
+    >>> solve(jnp.diag(jnp.array([1.0, 2.0, 4.0]))).values.round(4).tolist()
+    [4.0]
+"""
 
 from ._abstract import AbstractForwardSolver
 from .arpack import arpack

@@ -9,7 +9,14 @@ from .._alike import Alike
 
 
 class AbstractForwardSolver(Alike, abc.ABC):
-    """A solver that runs on the host, and knows which linear solver goes with it."""
+    """A solver that runs on the host, and knows which linear solver goes with it.
+
+    Examples:
+        >>> from implicit_eig import solvers
+        >>> solver = solvers.arpack(k=2, sigma=1.0)
+        >>> isinstance(solver, AbstractForwardSolver), type(solver.linear_solver()).__name__
+        (True, 'AutoLinearSolver')
+    """
 
     @abc.abstractmethod
     def __call__(self, A: Any, B: Any = None) -> tuple[Any, ...]:

@@ -131,7 +131,14 @@ class AbstractPencilSystems(AbstractLinearSystems):
 
 
 class AbstractFormulation(eqx.Module):
-    """A form in which the linearised conditions are solved, which a problem has or refuses."""
+    """A form in which the linearised conditions are solved, which a problem has or refuses.
+
+    Examples:
+        >>> from implicit_eig import Bordered, Deflated, FullSpectrum
+        >>> [issubclass(form, AbstractFormulation) for form in (Bordered, Deflated, FullSpectrum)]
+        [True, True, True]
+    """
+
 
 
 class AbstractPencilForm(AbstractFormulation):

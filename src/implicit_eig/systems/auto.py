@@ -11,7 +11,20 @@ from .full_spectrum import FullSpectrum
 
 
 class AutoSystem(AbstractFormulation):
-    """Choose: `FullSpectrum` where k = n, `Bordered` for `SparseDirect`, else `Deflated`."""
+    """Choose: `FullSpectrum` where k = n, `Bordered` for `SparseDirect`, else `Deflated`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, Policy, eigensolver
+        >>> reports = []
+        >>> policy = Policy(monitor=reports.append)
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2), policy=policy)
+        >>> vector_at = lambda t: solve(jnp.array([[1.0, t], [t, 3.0]])).vectors[:, 0]
+        >>> round(float(jax.grad(lambda t: jnp.prod(vector_at(t)))(0.0)), 4)  # x₁x₂ = −t/2 + …
+        -0.5
+        >>> reports  # k = n, so that there was no linear system to solve
+        []
+    """
 
     partial: AbstractPencilForm = Deflated()
 

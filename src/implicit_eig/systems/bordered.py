@@ -41,6 +41,14 @@ class Bordered(AbstractPencilForm):
 
     Every linear solver for Hermitian indefinite systems works on it. Cost of a product: one
     with A, one with B, and 4nk operations.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1), system=Bordered())
+        >>> vector_at = lambda t: solve(jnp.array([[1.0, t], [t, 3.0]])).vectors[:, 0]
+        >>> round(float(jax.grad(lambda t: jnp.prod(vector_at(t)))(0.0)), 4)  # x₁x₂ = −t/2 + …
+        -0.5
     """
 
     def assemble(self, pencil: Pencil) -> "BorderedSystems":

@@ -28,6 +28,14 @@ class Deflated(AbstractPencilForm):
 
     Every linear solver works on it except `SparseDirect`. Cost of a product: one with A,
     one with B, and 4nk operations.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=1), system=Deflated())
+        >>> vector_at = lambda t: solve(jnp.array([[1.0, t], [t, 3.0]])).vectors[:, 0]
+        >>> round(float(jax.grad(lambda t: jnp.prod(vector_at(t)))(0.0)), 4)  # x₁x₂ = −t/2 + …
+        -0.5
     """
 
     def assemble(self, pencil: Pencil) -> "DeflatedSystems":

@@ -16,4 +16,12 @@ class FullSpectrum(AbstractFormulation):
         InputError: k < n.
 
     Cost: products of k×k and n×k arrays; all pairs at once.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, eigensolver
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2), system=FullSpectrum())
+        >>> vector_at = lambda t: solve(jnp.array([[1.0, t], [t, 3.0]])).vectors[:, 0]
+        >>> round(float(jax.grad(lambda t: jnp.prod(vector_at(t)))(0.0)), 4)  # x₁x₂ = −t/2 + …
+        -0.5
     """
