@@ -217,6 +217,6 @@ def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) ->
         f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "
         f"{_distance(values)} Single values of a cluster have no derivative: use their sum, "
         "`directional_derivatives` or `minimum_norm_subgradient`. For second derivatives write a "
-        "nonlinear function of them through the vectors or by `Subspace`, as "
-        "`docs/conventions.md` says. Or accept this with `Policy(gauge=Action.IGNORE)`."
+        "nonlinear function of them through the vectors or by `Subspace`, as the page Conventions "
+        "of the documentation says. Or accept this with `Policy(gauge=Action.IGNORE)`."
     )

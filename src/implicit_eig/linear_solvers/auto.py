@@ -145,7 +145,7 @@ class _Fallback(AbstractHostSolver):
         second = "LAPACK" if dense else "SparseDirect" if sparse else "SciPy's gcrotmk"
         warnings.warn(
             f"`AutoLinearSolver()`: {self.first} did not converge; trying {second}. Choose a "
-            "linear solver, or precondition it, as `docs/how-to-choose.md` says.",
+            "linear solver, or precondition it, as the documentation's page How to choose says.",
             LinearSolveWarning,
             stacklevel=2,
         )
