@@ -6,8 +6,9 @@
 Each contestant has two processes of its own, for the forward solve and for value and gradient, and
 they take turns: one run each, `--rounds` times, after one that is not counted. Times are medians;
 memory is the peak of the process; the error is that of the gradient against the first contestant's,
-which is direct. A contestant whose packages are missing is left out, and said so. Install them by
-`pip install -e ".[benchmarks]"`; `eigd` needs an environment of its own, with SciPy 1.14.1.
+computed by a direct method. A contestant whose packages are missing is left out, with a message.
+Install them by `pip install -e ".[benchmarks]"`; `eigd` needs an environment of its own, with SciPy
+1.14.1.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Who is measured: name -> function of a workload -> (forward, gradient), both without arguments.
+"""The contestants: name -> function of a workload -> (forward, gradient), without arguments.
 
 `forward()` returns the loss, `gradient()` the loss and its gradient, forward included. Each is
 imported in a process, and perhaps an interpreter, of its own.
@@ -67,7 +67,7 @@ def _black_box(ie, k):
 
 
 def projected_cg(K, M, lu, lam, X, B):
-    """Z with (K − λᵢM) zᵢ = bᵢ but for M xᵢ, and zᵢ ⟂ M xᵢ: all pairs as one block."""
+    """Z with (K − λᵢM) zᵢ = bᵢ up to M xᵢ, and zᵢ ⟂ M xᵢ: all eigenpairs as one block."""
     MX = M @ X
     project = lambda V: V - X @ (MX.T @ V)
     R = B - MX @ (X.T @ B)
@@ -85,14 +85,14 @@ def projected_cg(K, M, lu, lam, X, B):
             S = project(lu.solve(R))
             new = np.sum(R * S, axis=0)
             P, rho = S + new / rho * P, new
-    # along the other known pairs
+    # along the other known eigenvectors
     gap = lam[:, None] - lam[None, :]
     np.fill_diagonal(gap, np.inf)
     return Z + X @ ((X.T @ B) / gap)
 
 
 def _conjugate_gradients(w):
-    """One symmetric LU, reused in projected conjugate gradients on all pairs as one block."""
+    """One symmetric LU, reused in projected conjugate gradients on all eigenpairs as one block."""
 
     def forward():
         K, M = w.assemble(w.p)
@@ -108,7 +108,7 @@ def _conjugate_gradients(w):
 
 
 def _bordered(w):
-    """A bordered LU for each pair."""
+    """A bordered LU for each eigenpair."""
 
     def forward():
         K, M = w.assemble(w.p)
@@ -314,7 +314,7 @@ def _ours_general(make_solver):
 
 
 def nearest_zero(w, A, lu, adjoint=False):
-    """The pairs of A, or the left ones, in the order of the workload."""
+    """The right or left eigenpairs of A, in the order of the workload."""
     trans, M = ("T", A.T) if adjoint else ("N", A)
     inverse = spla.LinearOperator(A.shape, lambda v: lu.solve(v, trans), dtype=float)
     lam, X = spla.eigs(M, w.k, sigma=0, OPinv=inverse, v0=np.ones(w.n))
@@ -324,7 +324,7 @@ def nearest_zero(w, A, lu, adjoint=False):
 
 
 def _general(adjoint):
-    """By hand: adjoint(A, lu, pair, x, λ̄, x̄) gives z of Re(−zᴴ Ȧ x) for each pair."""
+    """By hand: adjoint(A, lu, pair, x, λ̄, x̄) gives z of Re(−zᴴ Ȧ x) for each eigenpair."""
 
     def make(w):
         def forward():
@@ -342,7 +342,7 @@ def _general(adjoint):
 
 
 def _bordered_general(w, A, lu, lam, X):
-    """A bordered LU for each pair."""
+    """A bordered LU for each eigenpair."""
     lam_bar, X_bar = w.cotangents(lam, X)
     Z = np.empty_like(X)
     for i in range(w.k):
@@ -354,7 +354,7 @@ def _bordered_general(w, A, lu, lam, X):
 
 
 def _preconditioned_general(w, A, lu, lam, X):
-    """Left vectors by the transposed LU, which preconditions GMRES on the singular systems."""
+    """Left eigenvectors by the transposed LU, which preconditions GMRES on singular systems."""
     lam_bar, X_bar = w.cotangents(lam, X)
     Y = nearest_zero(w, A, lu, adjoint=True)[1]
     Z, AH = np.empty_like(X), A.T.tocsr()
@@ -537,7 +537,7 @@ def _products_ours(w):
 
 
 def _products_by_hand(w):
-    """ARPACK and Hellmann–Feynman; a vector by SciPy's MINRES."""
+    """ARPACK and Hellmann–Feynman; an eigenvector's adjoint by SciPy's MINRES."""
     A = spla.LinearOperator((w.n, w.n), w.product, dtype=float)
 
     def forward():
@@ -586,7 +586,7 @@ def _bands(ours):
 
 
 W2 = {
-    "bordered LU a pair, by hand": _bordered,
+    "bordered LU for each eigenpair, by hand": _bordered,
     "ours": _ours(lambda ie, k: ie.solvers.arpack(k, 0.0)),
     "ours, CHOLMOD": _ours(
         lambda ie, k: ie.solvers.arpack(k, 0.0, factorize=ie.Cholmod(mode="simplicial"))
@@ -622,9 +622,9 @@ CONTESTANTS = {
     "W3 vector": {"ARPACK and MINRES, by hand": _products_by_hand, "ours": _products_ours},
     "W4": {"jnp.linalg.eigh": _bands(False), "ours": _bands(True)},
     "W5": {
-        "bordered LU a pair, by hand": _general(_bordered_general),
+        "bordered LU for each eigenpair, by hand": _general(_bordered_general),
         "ours": _ours_general(lambda ie, w: ie.solvers.arpack_general(w.k, 0.0)),
-        "ours, left vectors": _ours_general(
+        "ours, left eigenvectors": _ours_general(
             lambda ie, w: ie.solvers.arpack_general(w.k, 0.0, left=True)
         ),
         "ours, a black box": _ours_general(

@@ -1,4 +1,4 @@
-"""Time to the first gradient of a dense problem: import excluded, compilation included.
+"""Measure the time to the first gradient of a dense problem, without import, with compilation.
 
 python benchmarks/first_gradient.py
 """

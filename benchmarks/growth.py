@@ -1,9 +1,10 @@
-"""How the cost of the forward solve and of the gradient grows, with n and with the number of pairs.
+"""Measure how the cost of the forward solve and of the gradient grows with n and with k.
 
     python benchmarks/growth.py
 
-The finite-element problem W2, values and vectors. Prints the times (medians of three after one that
-compiles) and the slopes of straight lines fitted to their logarithms.
+The problem is the finite-element one, W2, with eigenvalues and eigenvectors. The times (medians of
+three, after a run that compiles) are printed with the slopes of straight lines fitted to their
+logarithms.
 """
 
 import json
@@ -54,5 +55,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         measure(*map(int, sys.argv[1:]))
     else:
-        table("n, 6 pairs", [(m, 6) for m in GRIDS], [m * m for m in GRIDS])
-        table("pairs, n = 90,000", [(300, k) for k in PAIRS], PAIRS)
+        table("n, 6 eigenpairs", [(m, 6) for m in GRIDS], [m * m for m in GRIDS])
+        table("eigenpairs, n = 90,000", [(300, k) for k in PAIRS], PAIRS)

@@ -1,9 +1,10 @@
-"""What a call and a compilation cost, beside `jnp.linalg.eigh` on the same work.
+"""Measure what a call and a compilation cost, beside `jnp.linalg.eigh` on the same work.
 
-A symmetric matrix of n rows, all eigenpairs or four, by a traceable solver: a function's value, its
-gradient, and a Hessian-vector product, under the default policy and under one that checks
-nothing. Seconds to trace, compile and run the first call, then microseconds a call, the median of
-many; each column is a contestant. Run it with the machine to itself.
+The problem is a symmetric matrix of n rows, all eigenpairs or four, with a traceable solver: a
+function's value, its gradient, and a Hessian-vector product, under the default policy and under one
+that checks nothing. Each entry gives the seconds to trace, compile and run the first call, and the
+microseconds of each later call, the median of many; each column is a contestant. Run it on an
+otherwise idle machine.
 
     python benchmarks/latency.py [--sizes 8 32 64 200] [--eager]
 """

@@ -1,6 +1,7 @@
 """The problems that are measured: NumPy and SciPy only, so that every contestant can import it.
 
-Each has `forward inputs`, a loss of values and squared vectors, and the cotangents of that loss.
+Each has `forward inputs`, a loss of eigenvalues and squared eigenvectors, and the cotangents of
+that loss.
 """
 
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.sparse as sp
 
 
 class DenseSymmetric:
-    """W1: lowest pairs of a dense symmetric matrix; gradient with respect to the matrix."""
+    """W1: lowest eigenpairs of a dense symmetric matrix; gradient with respect to the matrix."""
 
     def __init__(self, n=1000, k=6):
         rng = np.random.default_rng(0)
@@ -26,7 +27,7 @@ class DenseSymmetric:
 
 
 class Elements:
-    """W2: K(p) u = λ M(p) u, bilinear elements on m×m interior nodes, one parameter a cell.
+    """W2: K(p) u = λ M(p) u, bilinear elements on m×m interior nodes, one parameter for each cell.
 
     K = Σ p_e K_e, M = Σ (1 + p_e)/2 M_e on a rectangle of 1 by 1.2 held at its edge.
     """
@@ -93,7 +94,7 @@ class Elements:
 
 
 class Schroedinger:
-    """W3: H = −Δ_h / 2 + V on m³ points, by products; values, or values and one vector."""
+    """W3: H = −Δ_h / 2 + V on m³ points, by products; eigenvalues, or one eigenpair."""
 
     def __init__(self, m=46, k=6, vector=False):
         rng = np.random.default_rng(0)
@@ -116,7 +117,7 @@ class Schroedinger:
 
 
 class Bands:
-    """W4: all pairs of a batch of complex Hermitian matrices, as along a path of wave vectors."""
+    """W4: all eigenpairs of a batch of complex Hermitian matrices, as along a band path."""
 
     def __init__(self, batch=512, n=32):
         rng = np.random.default_rng(0)
@@ -128,7 +129,7 @@ class Bands:
 class ConvectionDiffusion:
     """W5: −∇·(p ∇u) + w·∇u on m×m points held at the edge, p at each point, w a rotation.
 
-    The pairs nearest 0, some of them complex; ‖x‖ = 1.
+    The eigenpairs nearest 0, some of them complex; ‖x‖ = 1.
     """
 
     def __init__(self, m=200, k=4):
@@ -163,7 +164,7 @@ class ConvectionDiffusion:
 
     @staticmethod
     def sort(lam):
-        """The order of pairs: by size, of conjugates the positive imaginary part first."""
+        """Return the order of eigenpairs: by size, of conjugates the one with Im λ > 0 first."""
         return np.lexsort((-lam.imag, np.round(np.abs(lam), 6)))
 
     def loss(self, lam, X):

@@ -1,13 +1,14 @@
 # %% [markdown]
-# # Group velocities of a photonic crystal, and what every pixel of it does to them
+# # Group velocities of a photonic crystal, and their gradient with respect to every pixel
 #
-# Light polarised along the rods of a square lattice: with Bloch's exp(i k·x) taken out,
+# Light polarised along the rods of a square lattice satisfies, with Bloch's factor exp(i k·x) taken
+# out,
 #
 #     −(∇ + ik)² u = ω² ε(x) u,    u periodic.
 #
 # A(k) is sparse, complex and Hermitian, B = ε diagonal. The group velocity ∂ω/∂k is a first
-# derivative of a value; its gradient with respect to the permittivity of all pixels is a second
-# one, and takes one linear solve with the factorisation that ARPACK has made.
+# derivative of an eigenvalue. Its gradient with respect to the permittivity of all pixels is a
+# second derivative, and takes one linear solve with the factorisation that ARPACK has made.
 
 # %%
 import argparse
@@ -35,8 +36,8 @@ BANDS = 6
 # %% [markdown]
 # ## The operators
 #
-# Differences on m×m pixels of a cell of side 1; an edge from one pixel to the next carries the
-# phase exp(i k h), so that the pattern is fixed and the entries are functions of k.
+# We take finite differences on m×m pixels of a cell of side 1. An edge from one pixel to the next
+# carries the phase exp(i k h), so that the pattern is fixed and the entries are functions of k.
 
 # %%
 m = options.pixels
@@ -57,7 +58,7 @@ def operators(k, permittivity):
     return A, B
 
 
-# A is at least zero: below it A − σB is definite, also at k = 0
+# A is positive semidefinite, so that with σ < 0 A − σB is definite, also at k = 0
 solve = ie.eigensolver(ie.solvers.arpack(BANDS, sigma=-1.0), ie.Hermitian(BANDS))
 frequencies = lambda k, permittivity: jnp.sqrt(jnp.abs(solve(*operators(k, permittivity)).values))
 
@@ -69,9 +70,9 @@ permittivity = jnp.asarray(rod.ravel())
 print(f"{n} pixels, {BANDS} bands")
 
 # %% [markdown]
-# ## The bands along Γ–X–M–Γ, and their velocities along it
+# ## The bands along Γ–X–M–Γ, and their velocities along this path
 #
-# One forward derivative along the path for all bands; at the corners some of them touch.
+# One forward-mode derivative along the path serves all bands; at the corners some of them touch.
 
 # %%
 corners = np.pi * np.array([[0, 0], [1, 0], [1, 1], [0, 0.0]])
@@ -134,7 +135,7 @@ for trial in range(2):
         f"direction {trial}: ∂²ω/∂k∂ε {exact:+.10e}, by differences {by_differences:+.10e} ({error:.0e})"
     )
     assert error < 1e-6
-# with ε → c ε all frequencies go as 1/√c, and so do their velocities
+# under ε → c ε all frequencies scale as 1/√c, and so do their velocities
 assert abs(jnp.vdot(gradient, permittivity) + v / 2) < 1e-8
 
 # %% [markdown]

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Modes through a crossing, and past one that is avoided
 #
-# The frequencies of a rectangular membrane, (m/a)² + n² in units of π², cross as its width a grows: sorted
-# by size, "the second mode" is another shape every while. `ie.follow` keeps each branch on its
-# shape. A stiff patch off the centre couples the shapes, and the crossing becomes an avoided one:
-# the branches bend away from each other, and a gradient along each of them shows it.
+# The eigenvalues of a rectangular membrane, (m/a)² + n² in units of π², cross as its width a grows.
+# Sorted by size, "the second mode" therefore changes its shape from time to time; `ie.follow` keeps
+# each branch on its shape. A stiff patch off the centre couples the shapes, and the crossing
+# becomes an avoided one: the branches bend away from each other.
 
 # %%
 import argparse
@@ -32,8 +32,8 @@ BRANCHES, PAIRS = 5, 12
 # %% [markdown]
 # ## The membrane
 #
-# Five-point differences on the unit square, the x-direction scaled by the width. The patch adds a
-# foundation of the given stiffness under a small rectangle.
+# We take five-point differences on the unit square, with the x-direction scaled by the width. The
+# patch adds a foundation of the given stiffness under a small rectangle.
 
 # %%
 m = options.cells - 1
@@ -42,7 +42,7 @@ second = (second * (options.cells / np.pi) ** 2).tocoo()
 identity = sp.identity(m)
 x, y = np.meshgrid(*[np.arange(1, m + 1) / options.cells] * 2, indexing="ij")
 patch = ((abs(x - 0.3) < 0.15) & (abs(y - 0.35) < 0.15)).ravel().astype(float)
-# the same pattern for all parts: entries at one place are added
+# the parts share one pattern: entries at the same place are added
 parts = [
     sp.kron(second, identity).tocoo(),
     sp.kron(identity, second).tocoo(),
@@ -58,7 +58,7 @@ def assemble(width, stiffness):
     return ie.SparseOperator(jnp.concatenate(data), rows, cols, (m * m, m * m))
 
 
-# more pairs than branches: a branch stays among them when others cross it from above
+# more eigenpairs than branches: a branch stays among them when others cross it from above
 arpack = ie.solvers.arpack(PAIRS, sigma=0.0, v0=np.random.default_rng(0).random(m * m))
 solve = ie.eigensolver(arpack, ie.Hermitian(PAIRS))
 sweep = jax.jit(lambda width, stiffness: solve(assemble(width, stiffness)))
@@ -71,7 +71,7 @@ widths = jnp.linspace(0.8, 1.7, options.steps)
 crossing = ie.follow(lambda width: sweep(width, 0.0), widths, count=BRANCHES)
 avoided = ie.follow(lambda width: sweep(width, 6.0), widths, count=BRANCHES)
 
-# The separable problem has its values in closed form.
+# The separable problem has its eigenvalues in closed form.
 one_d = (2 * options.cells / np.pi * np.sin(np.pi * np.arange(1, m + 1) / 2 / options.cells)) ** 2
 exact = one_d[None, :, None] / np.asarray(widths)[:, None, None] ** 2 + one_d[None, None, :]
 exact = exact.reshape(len(widths), -1)
@@ -97,7 +97,8 @@ assert gaps["patch"] > 0.1 > gaps["no patch"]
 # %% [markdown]
 # ## The gradient along a branch
 #
-# The order carries no derivative, the values do: the slope of a branch by its own shape.
+# The order carries no derivative but the eigenvalues do, so that the slope of a branch is that of
+# its own shape.
 
 # %%
 reference = sweep(widths[0], 0.0)

@@ -5,9 +5,9 @@
 #
 #     (K + λ C + λ² M) x = 0,    damping ratio ζ = −Re λ / |λ|.
 #
-# A dashpot between each node of a hinged beam and the ground: first the gradient of the damping
-# ratios of several modes with respect to all of them, then a given sum of dashpots is spread so
-# that the geometric mean of the ratios is largest.
+# A dashpot acts between each node of a hinged beam and the ground. First we take the gradient of
+# the damping ratios of several modes with respect to all dashpots; then a given total of damping is
+# distributed so that the geometric mean of the ratios is largest.
 
 # %%
 import argparse
@@ -38,8 +38,8 @@ BUDGET = 1.5  # the sum of all dashpots
 # %% [markdown]
 # ## The beam
 #
-# Euler–Bernoulli elements with a deflection and a rotation at each node; length, stiffness and mass
-# a length are one, and both ends are hinged.
+# The beam consists of Euler–Bernoulli elements with a deflection and a rotation at each node. Its
+# length, its stiffness and its mass per length are one, and both ends are hinged.
 
 # %%
 E = options.elements
@@ -82,9 +82,9 @@ def damping(dashpots):
 # %% [markdown]
 # ## The black box
 #
-# NumPy's eigenvalues of the companion matrix of 1/λ, whose largest are the lowest modes. All
-# matrices are symmetric, so that conjugates of vectors are left vectors: given these, derivatives
-# of the values need no linear solve.
+# NumPy computes the eigenvalues of the companion matrix for 1/λ, the largest of which belong to the
+# lowest modes. All matrices are symmetric, so that the conjugates of eigenvectors are left
+# eigenvectors. With these, derivatives of the eigenvalues need no linear solve.
 
 
 # %%
@@ -109,7 +109,7 @@ def modes(dashpots):
 ratios_of = lambda dashpots: modes(dashpots)[0]
 frequencies = np.asarray(jnp.abs(modes(jnp.full(E - 1, 1e-12))[1]))
 print("frequencies without dashpots:", " ".join(f"{number:.3f}" for number in frequencies))
-# those of the beam are (mπ)²; the elements' error grows as the fourth power of m
+# the beam's frequencies are (mπ)²; the error of the elements grows as the fourth power of m
 assert np.all(np.abs(frequencies / (np.pi * np.arange(1, MODES + 1)) ** 2 - 1) < 1e-2)
 
 # %% [markdown]
@@ -132,7 +132,7 @@ assert error < 1e-7
 # %% [markdown]
 # ## The placement
 #
-# Dashpots are positive and have a given sum.
+# The dashpots are positive and have a given sum.
 
 
 # %%
@@ -166,7 +166,7 @@ print(
 )
 assert abs(float(after.sum()) - BUDGET) < 1e-12
 assert mean(placed) > 1.05 * mean(before)
-# the beam has two like ends
+# the beam is symmetric
 assert jnp.max(jnp.abs(after - after[::-1])) < 1e-6 * BUDGET
 
 # %% [markdown]

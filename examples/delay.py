@@ -1,13 +1,14 @@
 # %% [markdown]
-# # Delayed feedback: the growth rate of the rightmost pair, and where it changes sign
+# # Delayed feedback: the growth rate of the rightmost eigenvalue, and where it changes sign
 #
-# Two coupled oscillators are held by feedback that acts τ later: ẏ(t) = A y(t) + B(g) y(t − τ), with
-# two gains g on two measured velocities. Solutions e^{λt} x have
+# Two coupled oscillators are stabilised by feedback that acts τ later, ẏ(t) = A y(t) + B(g) y(t −
+# τ), with two gains g on two measured velocities. Solutions e^{λt} x satisfy
 #
 #     T(λ) x = (A + B e^{−λτ} − λ I) x = 0,
 #
-# infinitely many pairs. The rightmost one decides: the delay at which Re λ = 0 is the largest that the
-# feedback bears. The pair is found by Newton's method; its derivatives come from T alone.
+# which has infinitely many eigenpairs. The rightmost eigenvalue decides: the delay at which its
+# real part vanishes is the largest that the feedback tolerates. The eigenpair is found by Newton's
+# method; its derivatives come from T alone.
 
 # %%
 import argparse
@@ -32,8 +33,8 @@ options = parser.parse_args()
 # %% [markdown]
 # ## The problem
 #
-# Positions and velocities of two masses between springs, with little damping of their own. The actuators
-# push against the velocities that were measured τ ago.
+# The state consists of positions and velocities of two masses between springs, with little damping
+# of their own. The actuators push against the velocities that were measured τ ago.
 
 # %%
 stiffness = np.array([[3.0, -1.0], [-1.0, 2.0]])
@@ -50,8 +51,9 @@ def delayed(lam, x, gains, tau, start):
 
 
 # %% [markdown]
-# The last argument is where Newton's method starts: T does not read it, so nothing is differentiated
-# through it. Without delay the problem is a matrix, of which LAPACK knows all pairs.
+# The last argument is where Newton's method starts: T does not read it, so nothing is
+# differentiated through it. Without delay the problem is that of a matrix, for which LAPACK
+# computes all eigenpairs.
 
 # %%
 solve = ie.eigensolver(
@@ -67,7 +69,7 @@ def without_delay(gains):
 
 
 # %% [markdown]
-# ## λ(τ), by continuation: each pair starts at the one before
+# ## λ(τ), by continuation: each eigenpair is the start for the next
 
 
 # %%
@@ -90,7 +92,7 @@ assert curve[0].real < 0 < curve[crossing].real
 tau, start = delays[crossing], (curve[crossing], vectors[crossing])
 
 # %% [markdown]
-# ## Gradients with respect to gains and delay, against differences
+# ## Gradients with respect to gains and delay, compared with finite differences
 #
 # In JAX's convention the cotangent −i of λ gives the gradient of Im λ.
 
@@ -120,8 +122,9 @@ for name, gradient, found in (
 # %% [markdown]
 # ## The boundary Re λ(g, τ) = 0
 #
-# Newton's method once more, on τ alone, with the exact slope. The boundary moves with the gains as
-# dτ/dg = −(∂Re λ/∂g) / (∂Re λ/∂τ): the same gradient says which gain to lower for a longer delay.
+# Newton's method is used once more, on τ alone, with the exact slope. The boundary moves with the
+# gains as dτ/dg = −(∂Re λ/∂g) / (∂Re λ/∂τ), so that the same gradient shows which gain to lower in
+# order to tolerate a longer delay.
 
 # %%
 for _ in range(6):

@@ -1,16 +1,17 @@
 # %% [markdown]
-# # How much of a gradient is left near an exceptional point
+# # How accurate a gradient is near an exceptional point
 #
-# At an exceptional point two values meet, and their vectors too: yᴴx = 0. Before it the condition
-# number of a value is κ = 1/|yᴴx|, for unit vectors. In the family
+# At an exceptional point two eigenvalues meet along with their eigenvectors, and yᴴx = 0. Near it
+# the condition number of an eigenvalue is κ = 1/|yᴴx|, for vectors of unit norm. In the family
 #
 #     A(δ) = S · diag(H(δ), D) · S⁻¹,    H(δ) = [ 0  1 ]      λ = √δ,    κ ~ 1/√δ,
 #                                               [ δ  0 ]
 #
-# D apart from it, everything is known in closed form. A solver answers for A + E, ‖E‖ ~ eps ‖A‖,
-# no better: as if δ were changed by eps. The gradient is of size κ, and its derivative κ³:
-# the relative error eps · κ³ / κ is eps · κ², and so it is for the second derivative, κ³ and κ⁵.
-# Below are the errors of what the package returns: they grow with this power, and no faster.
+# where the eigenvalues of D are separate, everything is known in closed form. A solver can do no
+# better than answer for A + E with ‖E‖ ~ eps ‖A‖, as if δ were changed by eps. The gradient is of
+# size κ and its derivative of size κ³, so that the relative error of the gradient is eps · κ³ / κ =
+# eps · κ². It is the same for the second derivative, with κ³ and κ⁵. Below, the errors of what the
+# package returns are measured: they grow with this power, and no faster.
 
 # %%
 import argparse
@@ -40,11 +41,12 @@ EPS = np.finfo(float).eps
 # %% [markdown]
 # ## The family and its derivatives in closed form
 #
-# With the left vectors as rows of Y, Y X = 1, the derivative of λ₀ is y₀ Ȧ x₀, and that of it
+# With the left eigenvectors as rows of Y, Y X = I, the first derivative of λ₀ is y₀ Ȧ x₀, and the
+# second
 #
 #     Σⱼ (y₀ Ȧ xⱼ)(yⱼ Ä x₀) + (y₀ Ä xⱼ)(yⱼ Ȧ x₀)  over  λ₀ − λⱼ,   j ≠ 0.
 #
-# S has the condition number 3, drawn anew for each trial.
+# S is random with condition number 3, drawn anew for each trial.
 
 # %%
 rng = np.random.default_rng(0)
@@ -76,7 +78,7 @@ def member(delta):
 # %% [markdown]
 # ## What the package returns
 #
-# The black box is LAPACK; of the two close values it gives the larger.
+# The black box is LAPACK; of the two near eigenvalues it returns the larger.
 
 
 # %%
@@ -96,7 +98,7 @@ derivatives = jax.jit(lambda A: (gradient(A), jax.grad(along)(A)))
 deltas = np.geomspace(1e-1, 1e-10, options.distances)
 kappas, errors = [], []
 with warnings.catch_warnings():
-    # κ is the subject here, not news
+    # a large κ is the purpose here, so that its warning is not wanted
     warnings.simplefilter("ignore", UserWarning)
     for delta in deltas:
         parts = []
@@ -118,7 +120,7 @@ kappas, errors = np.array(kappas), np.array(errors)
 # %% [markdown]
 # ## The power
 #
-# Straight lines through the logarithms, where κ² is above 10.
+# Straight lines are fitted to the logarithms, where κ² is above 10.
 
 # %%
 tail = kappas**2 > 10

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # A finite-element code that is not JAX: 5,000 parameters, one contraction a mode
+# # A finite-element code that is not JAX: 5,000 parameters, one contraction for each mode
 #
-# Your assembly is host code, here NumPy and SciPy, and knows two things about itself: the matrices
-# K(p) and M(p), and for two vectors y and x the numbers yᴴ (∂K/∂p) x, one for each parameter. The
-# second is a loop over elements as the assembly is, and is all that a gradient needs:
+# Your assembly is host code, here NumPy and SciPy. It provides two things: the matrices K(p) and
+# M(p), and, for two vectors y and x, the numbers yᴴ (∂K/∂p) x, one for each parameter. The latter
+# are computed by a loop over elements, as the assembly is, and are all that a gradient needs:
 #
 #     ∂λ/∂p = xᴴ (∂K/∂p) x − λ xᴴ (∂M/∂p) x,    xᴴMx = 1.
 #
@@ -29,8 +29,8 @@ options = parser.parse_args()
 # %% [markdown]
 # ## The finite-element code
 #
-# Linear triangles on the unit square, clamped at its edge. The parameters are the thickness of
-# each element: its stiffness grows with the cube, its mass in proportion.
+# Linear triangles cover the unit square, with a fixed boundary. The parameters are the thicknesses
+# of the elements: stiffness grows with the cube of the thickness, mass in proportion to it.
 
 # %%
 m = options.cells
@@ -38,7 +38,7 @@ number = np.arange((m + 1) ** 2).reshape(m + 1, m + 1)
 corners = [number[:-1, :-1], number[1:, :-1], number[:-1, 1:], number[1:, 1:]]
 a, b, c, d = (corner.ravel() for corner in corners)
 elements = np.concatenate([np.stack([a, b, c], axis=1), np.stack([d, c, b], axis=1)])
-# the two triangles are turned by half a circle, so that they have the same matrices
+# the two triangles of a cell differ by half a turn, so that they have the same matrices
 k_e = 0.5 * np.array([[2.0, -1.0, -1.0], [-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
 m_e = (np.ones((3, 3)) + np.eye(3)) / (24 * m**2)
 inner = np.full((m + 1) ** 2, -1)
@@ -81,7 +81,7 @@ def mass_contract(p, y, x):
 # %% [markdown]
 # ## The operators, and a black-box solver
 #
-# SciPy's ARPACK receives the matrices as they were assembled.
+# SciPy's ARPACK receives the matrices exactly as they were assembled.
 
 
 # %%
@@ -113,8 +113,9 @@ def spread(p):
 # %% [markdown]
 # ## Gradients, and how often the code was called
 #
-# One assembly of K and one of M; for each mode that the function uses one contraction of each,
-# however many parameters there are. The gradients agree with differences along a random direction.
+# A gradient takes one assembly of K and one of M, and for each mode that the function uses one
+# contraction of each, however many parameters there are. The gradients agree with finite
+# differences along a random direction.
 
 # %%
 rng = np.random.default_rng(0)
@@ -132,5 +133,5 @@ for f, modes in ((ratio, 2), (spread, 1)):
         f"error {error:.0e}"
     )
     assert counted["contract"] == 2 * modes
-    assert counted["assemble"] <= 2  # none where p is that of the call before
+    assert counted["assemble"] <= 2  # none where p is the same as in the previous call
     assert error < 1e-5

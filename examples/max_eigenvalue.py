@@ -1,10 +1,11 @@
 # %% [markdown]
-# # Minimise the largest eigenvalue, to where it is double
+# # Minimise the largest eigenvalue, down to where it is double
 #
-# A(p) = A₀ + Σ pᵢ Aᵢ is symmetric; its largest eigenvalue is a convex function of p. At the minimum
-# two eigenvalues meet, as they do at most optima of this kind: the largest has a kink there, and a
-# gradient along one eigenvector says nothing about the other. Steepest descent along single
-# gradients stalls at the kink; along the least-norm element of the generalised gradient it arrives.
+# A(p) = A₀ + Σ pᵢ Aᵢ is symmetric, and its largest eigenvalue is a convex function of p. At the
+# minimum two eigenvalues meet, as they do at most optima of this kind. The largest has a kink
+# there, and the gradient of one eigenvalue carries no information about the other. Steepest descent
+# along gradients of a single eigenvalue stalls at the kink; descent along the least-norm element of
+# the generalised gradient reaches the minimum.
 
 # %%
 import argparse
@@ -31,8 +32,9 @@ N, PARAMETERS, PAIRS = 40, 6, 5
 # %% [markdown]
 # ## A family whose minimum is known
 #
-# At `best` the value 1 is double, with vectors X, and tr(V XᵀAᵢX) = 0 for one V ⪰ 0 with tr V = 1: zero
-# is in the generalised gradient, and 1 is the minimum of the convex function.
+# At `best` the eigenvalue 1 is double, with eigenvectors X, and tr(V XᵀAᵢX) = 0 for one V ⪰ 0 with
+# tr V = 1. Hence zero lies in the generalised gradient, and 1 is the minimum of the convex
+# function.
 
 # %%
 rng = np.random.default_rng(1)
@@ -59,10 +61,10 @@ def assemble(p):
 # %% [markdown]
 # ## The black box, and two directions of descent
 #
-# `degeneracy_rtol` bundles values that are nearly equal: with the default a line search would have to
-# hit the crossing to eight digits before the second eigenvalue counts. Minus the least-norm element
-# of a bundle lowers all of its values at once. A step that gains less than a hundredth of the
-# bundle's width asks for a narrower one.
+# `degeneracy_rtol` bundles eigenvalues that are nearly equal. With the default a line search would
+# have to hit the crossing to within rounding before the second eigenvalue counts. The negative of
+# the least-norm element of a bundle lowers all of its eigenvalues at once. After a step that gains
+# less than a hundredth of the bundle's width, a narrower one is used.
 
 
 # %%
@@ -72,7 +74,7 @@ def largest(A):
     return values[-PAIRS:], vectors[:, -PAIRS:]
 
 
-# the gradient of a single value near the kink is asked for on purpose
+# the gradient of a single eigenvalue near the kink is taken on purpose
 careless = ie.Policy(gauge=ie.Action.IGNORE)
 exact = ie.eigensolver(largest, ie.Hermitian(PAIRS), policy=careless)
 single = jax.jit(jax.grad(lambda p: exact(assemble(p)).values[-1]))
@@ -138,7 +140,7 @@ assert slopes["single gradient"] > 0.05
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
 for name, curve in excess.items():
     axes[0].semilogy(curve, marker=".", label=name)
-axes[0].set(xlabel="step", ylabel="largest value above the minimum", title="descent")
+axes[0].set(xlabel="step", ylabel="largest eigenvalue above the minimum", title="descent")
 axes[0].legend()
 for axis, (name, history) in zip(axes[1:], histories.items(), strict=True):
     axis.plot(history[:, -1], "C1.-", label="largest")

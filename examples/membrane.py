@@ -1,10 +1,10 @@
 # %% [markdown]
 # # An L-shaped membrane with 43,000 stiffnesses and as many densities
 #
-# K(p) u = λ M(p) u on a mesh of scikit-fem, one stiffness and one density for each triangle.
-# ARPACK by shift-and-invert is the black box. First the gradient of a function of the values and
-# squared vectors with respect to all parameters, against finite differences; then thirty steps
-# that widen the gap between two frequencies at constant mass.
+# We solve K(p) u = λ M(p) u on a mesh of scikit-fem, with one stiffness and one density for each
+# triangle. ARPACK with shift-and-invert is the black box. First the gradient of a function of the
+# eigenvalues and squared eigenvectors with respect to all parameters is compared with finite
+# differences; then thirty steps widen the gap between two frequencies at constant mass.
 
 # %%
 import argparse
@@ -38,8 +38,8 @@ LOWER, UPPER = 2, 3  # the gap between the third and the fourth frequency
 # %% [markdown]
 # ## The mesh and the element matrices
 #
-# scikit-fem gives the element matrices for unit stiffness and density. JAX scales and sums them:
-# a `SparseOperator` takes them raw, entries at the same place are added.
+# scikit-fem gives the element matrices for unit stiffness and density. JAX scales and sums them: a
+# `SparseOperator` takes them as they are, and adds entries at the same place.
 
 # %%
 side = np.linspace(0, 2, options.cells + 1)
@@ -90,7 +90,7 @@ def arpack(K, M):
 
 
 solve = ie.eigensolver(arpack, ie.Hermitian(PAIRS))
-print(f"{n} degrees of freedom, {2 * cells} parameters, {PAIRS} pairs")
+print(f"{n} degrees of freedom, {2 * cells} parameters, {PAIRS} eigenpairs")
 
 # %% [markdown]
 # ## One gradient for all parameters
@@ -120,12 +120,12 @@ for trial in range(2):
 # %% [markdown]
 # ## Widen a gap
 #
-# Stiffness and density lie between 1/2 and 2; the density is scaled to the mass of the uniform
-# membrane. The objective needs eigenvalues alone, so its gradient makes no linear solve.
+# Stiffness and density lie between 1/2 and 2, and the density is scaled to the mass of the uniform
+# membrane. The objective depends on eigenvalues alone, so that its gradient needs no linear solve.
 #
-# Frequencies that bound the gap meet as it grows, and a single one of a double value has no
-# derivative. A soft maximum of those below and a soft minimum of those above treat equal ones
-# alike.
+# Frequencies that bound the gap meet others as it grows, and a single one of several equal
+# frequencies has no derivative. A soft maximum of those below the gap and a soft minimum of those
+# above treat equal ones alike.
 
 
 # %%

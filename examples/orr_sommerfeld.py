@@ -5,12 +5,13 @@
 #
 #     (U − c)(D² − α²) φ − U″ φ = (D² − α²)² φ / (iα Re),    φ = φ′ = 0 at y = ±1,
 #
-# is a complex pencil A φ = c B φ, and neither Hermitian nor normal. The wave grows if c has a
-# positive imaginary part. The critical point, the least Reynolds number at which a wave grows, has
+# is a complex pencil A φ = c B φ that is neither Hermitian nor normal. The wave grows if c has a
+# positive imaginary part. The critical point, the least Reynolds number at which a wave grows,
+# satisfies
 #
-#     c_i = 0,    ∂c_i/∂α = 0:
+#     c_i = 0,    ∂c_i/∂α = 0.
 #
-# Newton's method on these two takes second derivatives of an eigenvalue.
+# Newton's method on these two equations takes second derivatives of an eigenvalue.
 
 # %%
 import argparse
@@ -38,8 +39,8 @@ options = parser.parse_args()
 # %% [markdown]
 # ## The pencil
 #
-# Collocation in Chebyshev points, as in Trefethen (2000) Spectral Methods in MATLAB, program 40:
-# φ = (1 − y²) q, where q is a polynomial with q = 0 at the walls. JAX sees how A and B depend on
+# We use collocation in Chebyshev points, as in Trefethen (2000) Spectral Methods in MATLAB, program
+# 40: φ = (1 − y²) q, where q is a polynomial with q = 0 at the walls. A and B are JAX functions of
 # Re and α.
 
 # %%
@@ -65,9 +66,9 @@ def pencil(reynolds, alpha):
 
 
 # %% [markdown]
-# ## The black box: LAPACK's pair of largest growth, with its left vector
+# ## The black box: LAPACK's eigenpair of largest growth, with its left eigenvector
 #
-# The left vector comes at little cost, and spares the gradient of c its linear solve.
+# The left eigenvector costs little, and with it the gradient of c needs no linear solve.
 
 
 # %%
@@ -78,7 +79,7 @@ def least_stable(A, B):
 
 
 solve = ie.eigensolver(least_stable, ie.General(k=1))
-# Re in thousands, so that both parameters are of one size
+# Re in thousands, so that both parameters are of the same size
 speed = jax.jit(lambda z: solve(*pencil(1e3 * z[0], z[1])).values[0])
 growth = lambda z: solve(*pencil(1e3 * z[0], z[1])).values[0].imag
 growth_and_slope = jax.jit(jax.value_and_grad(growth))
@@ -125,8 +126,8 @@ assert abs(critical[1] - 1.02056) < 2e-5
 # %% [markdown]
 # ## The neutral curve
 #
-# c_i = 0 from the critical point in both directions: a step along the tangent, which is orthogonal
-# to the gradient, then Newton's method along the gradient.
+# The curve c_i = 0 is followed from the critical point in both directions: a step along the
+# tangent, which is orthogonal to the gradient, then Newton's method along the gradient.
 
 
 # %%
@@ -134,7 +135,7 @@ def follow(z, turn, length=0.1):
     points = [np.asarray(z)]
     before = np.array([0.0, turn])
     for _ in range(options.curve):
-        # a wave number changes little while Re doubles
+        # the wave number changes little while Re doubles
         scale = np.array([points[-1][0], 0.3])
         slope = np.asarray(growth_and_slope(jnp.asarray(points[-1]))[1]) * scale
         tangent = np.array([-slope[1], slope[0]]) / np.linalg.norm(slope)

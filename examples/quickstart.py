@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Quickstart: differentiate a solver that automatic differentiation cannot see through
 #
-# A(p) = p pᵀ has one eigenvalue that is not zero, λ = ‖p‖², with eigenvector x = p/‖p‖. So the
-# answers are known: ∇λ = 2p, and for any vector s the gradient of Σ sᵢ xᵢ² follows by hand. The
-# matrix is never formed: only products with it are.
+# A(p) = p pᵀ has one nonzero eigenvalue, λ = ‖p‖², with eigenvector x = p/‖p‖. So the answers are
+# known: ∇λ = 2p, and for any vector s the gradient of Σ sᵢ xᵢ² follows by hand. The matrix is never
+# formed; only products with it are.
 
 # %%
 import jax
@@ -22,8 +22,8 @@ p = jnp.asarray(rng.standard_normal(n))
 s = jnp.asarray(rng.standard_normal(n))
 
 # %% [markdown]
-# The operator is a function v -> A(p) v. The eigensolver is SciPy's ARPACK, as it is; the adjoint
-# system of the vector is solved by a Krylov method, conjugate gradients from lineax.
+# The operator is a function v -> A(p) v. The eigensolver is SciPy's ARPACK, unchanged; the adjoint
+# system of the eigenvector is solved by a Krylov method, conjugate gradients from lineax.
 
 
 # %%
@@ -63,15 +63,16 @@ print(f"Hessian times s        {jnp.max(jnp.abs(hvp - 2 * s)):.1e}  from 2s, und
 assert jnp.max(jnp.abs(hvp - 2 * s)) < 1e-8
 
 # %% [markdown]
-# Where plain automatic differentiation fails on it: it cannot trace ARPACK at all. Through
-# `jnp.linalg.eigh` of the dense matrix the zero eigenvalue, repeated and unrelated to the vector
-# that we want, makes the gradient NaN (for a p of three entries, where the zeros are exact).
+# Plain automatic differentiation fails here in two ways. It cannot trace ARPACK at all; and through
+# `jnp.linalg.eigh` of the dense matrix the zero eigenvalue, which is repeated and unrelated to the
+# eigenvector that we want, makes the gradient NaN (for a p of three entries, where the zeros are
+# exact).
 
 # %%
 try:
     jax.grad(lambda p: arpack(p[:, None] * p[None, :])[0][0])(p)
 except TypeError as error:
-    # the tracer reaches SciPy, which knows no such matrix
+    # the tracer reaches SciPy, which does not accept it as a matrix
     print(f"autodiff of ARPACK     {type(error).__name__}: {error}")
 
 

@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Widen the gap of a square membrane, whose second frequency is double
 #
-# −Δu = λ ρ u on the unit square, u = 0 at its edge. The gap above the lowest frequency is widest where
-# the second one is double, as it is for every density with the symmetry of the square. The smaller of
-# λ₂ and λ₃ has a kink there: a gradient along one vector says nothing about the other. Steepest ascent
-# of λ₂/λ₁ along single gradients meets the kink and stalls; along the least-norm element of the
-# generalised gradient, which raises both, it goes on.
+# We solve −Δu = λ ρ u on the unit square, with u = 0 on the boundary. The gap above the lowest
+# frequency is widest where the second one is double, as it is for every density with the symmetry
+# of the square. The smaller of λ₂ and λ₃ has a kink there, and the gradient of one of them carries
+# no information about the other. Steepest ascent of λ₂/λ₁ along gradients of a single eigenvalue
+# meets the kink and stalls; ascent along the least-norm element of the generalised gradient, which
+# raises both, continues.
 
 # %%
 import argparse
@@ -35,7 +36,8 @@ M, PAIRS = options.points, 5
 # %% [markdown]
 # ## The membrane
 #
-# Five-point differences. The density has the mean 1; its extremes differ by a factor of 4 at most.
+# We take five-point differences. The density has mean 1, and its largest value is at most four
+# times its smallest.
 
 # %%
 second = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(M, M)) * (M + 1) ** 2
@@ -66,10 +68,10 @@ def upper(A, B):
 
 
 # %% [markdown]
-# ## The ratio λ₂/λ₁ as an extreme value
+# ## The ratio λ₂/λ₁ as an extreme eigenvalue
 #
-# It is the smallest one of (A/λ₁) x = μ B x without its first pair, and λ₁ is a differentiable function
-# of the density like any other.
+# It is the smallest eigenvalue of (A/λ₁) x = μ B x once the first eigenpair is left out, and λ₁ is
+# a differentiable function of the density like any other.
 
 # %%
 first = ie.eigensolver(lowest, ie.Hermitian(1))
@@ -82,7 +84,7 @@ def ratios(q, policy):
     return ie.eigensolver(upper, ie.Hermitian(PAIRS), policy=policy)(scaled, B)
 
 
-# the derivative of a single one of two equal values is asked for on purpose
+# the derivative of a single one of two equal eigenvalues is taken on purpose
 careless = ie.Policy(gauge=ie.Action.IGNORE)
 value = jax.jit(lambda q: ratios(q, careless).values)
 single = jax.jit(jax.grad(lambda q: ratios(q, careless).values[0]))
