@@ -33,10 +33,10 @@ from .systems.auto import AutoSystem, suited
 
 
 class Eigensolver(AbstractRoot):
-    """A differentiable eigensolver; made by `eigensolver`.
+    """Solve an eigenproblem, differentiably; made by `eigensolver`.
 
-    Its pairs are the root of the problem's conditions: `find`, `residual`, `solve_linearised` and
-    `watch` are what the implicit function theorem needs to know of them.
+    Its eigenpairs are the root of the problem's conditions. `find`, `residual`, `solve_linearised`
+    and `watch` are what the implicit function theorem needs to know of them.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -59,18 +59,18 @@ class Eigensolver(AbstractRoot):
     batched: bool = eqx.field(static=True, default=False)
 
     def __call__(self, *operators: Any) -> Solution:
-        """Return the pairs of A, or of the pencil A − λB.
+        """Return the eigenpairs of A, or of the pencil A − λB.
 
         Args:
             *operators: A, or A and B; each shape (n, n), in any form that
                 `eigensolver` lists.
 
         Returns:
-            Solution: values (k,), vectors (n, k), normalised as the problem says.
+            Solution: values (k,), vectors (n, k), normalised as the problem states.
 
         Raises:
             InputError: an operator does not fit (when traced).
-            EigensolverError: the solver's pairs fail their check (when run).
+            EigensolverError: the solver's eigenpairs fail their check (when run).
         """
         canonical = self.canonical(operators)
         state, stats = find_root(self, canonical)
@@ -80,10 +80,10 @@ class Eigensolver(AbstractRoot):
         return dataclasses.replace(solution, values=values, stats=stats, _equal=equal)
 
     def values(self, *operators: Any) -> jax.Array:
-        """Return the values alone, shape (k,).
+        """Return the eigenvalues alone, shape (k,).
 
-        The same as `solve(*operators).values`, but the derivative of the vectors is never
-        formed: an eager `jax.jvp` makes no linear solve either.
+        They are those of `solve(*operators).values`, but the derivative of the eigenvectors is
+        never formed, so that an eager `jax.jvp` makes no linear solve either.
 
         Examples:
             >>> import jax, jax.numpy as jnp, numpy as np
@@ -226,46 +226,49 @@ def eigensolver(
     refine: int = 0,
     batched: bool = False,
 ) -> Eigensolver:
-    """Make an eigensolver differentiable: A x = λ B x holds at its answer, and that is enough.
+    """Make an eigensolver differentiable, from the conditions that its answer fulfils.
+
+    A x = λ B x and a normalisation determine the derivative of the answer, whatever the method that
+    found it. The solver itself is never differentiated.
 
     Args:
         solver: `solver(A)` or `solver(A, B)` -> (values (k,), vectors (n, k)), or these and
-            left_vectors, columns like the vectors, for problems that use them. A plain
+            left_vectors (n, k), columns like the vectors, for problems that use them. A plain
             callable runs on the host and receives NumPy arrays, SciPy CSR matrices or
-            `scipy.sparse.linalg.LinearOperator`s; `traceable(fn)` is traced by JAX. More
-            than k pairs may come back; the first k count, and the values of the others show
-            whether k cuts a cluster. It must be deterministic.
+            `scipy.sparse.linalg.LinearOperator`s; `traceable(fn)` is traced by JAX. It may
+            return more than k eigenpairs: the first k count, and the eigenvalues of the others
+            show whether k cuts a cluster. It must be deterministic.
         problem: the declared kind, for example `Hermitian(k)`.
         linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
             `ShiftInvert()`, `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or
-            a bare function f(matvec, b). Default `AutoLinearSolver()`. A solution counts as solved
-            up to ten times the solver's own tolerance, up to 1e-5 where it has none that is known;
+            a bare function f(matvec, b). Default `AutoLinearSolver()`. A solution is accepted up
+            to ten times the solver's own tolerance, or up to 1e-5 where that is not known;
             `Policy(linear_solve_rtol=...)` sets another limit.
         system: the form of these systems: `Deflated()`, `Bordered()`, `FullSpectrum()`;
             default `AutoSystem()`.
-        normalization: of the vectors: `BNorm()`, `TwoNorm()`, `LargestComponent()`,
+        normalization: of the eigenvectors: `BNorm()`, `TwoNorm()`, `LargestComponent()`,
             `UnitComponent(index)`, or a function x (n,) -> x (n,) of your own with f(c x) = f(x)
             for every number c. Default: the problem's.
         policy: what is checked, and what happens then.
-        refine: steps of Newton's method on the solver's pairs before they are checked, for a
-            solver that converges loosely; derivatives are those of the polished pairs. Each step
-            is one linear solve for each pair.
-        batched: whether a host solver takes stacks, arrays (..., n, n), and returns values
-            (..., k) and vectors (..., n, k), as `numpy.linalg.eigh` does: under `jax.vmap` it is
-            called once for all matrices, rather than once for each. Dense arrays only.
+        refine: steps of Newton's method on the solver's eigenpairs before they are checked, for
+            a solver that converges loosely; derivatives are those of the refined eigenpairs. Each
+            step takes one linear solve for each eigenpair.
+        batched: whether a host solver accepts stacks, arrays (..., n, n), and returns values
+            (..., k) and vectors (..., n, k), as `numpy.linalg.eigh` does. Under `jax.vmap` it is
+            then called once for all matrices rather than once for each. Dense arrays only.
 
     Returns:
         A function `solve(*operators) -> Solution` for `jit`, `grad`, `vjp`, `jvp`, `hessian`,
         `vmap` and any nesting of these. An operator is a JAX or NumPy array, a
         `SparseOperator`, a `scipy.sparse` matrix, a `BCOO` or `BCSR`, or any lineax
-        operator, so a `lineax.FunctionLinearOperator` for a matrix-free one.
+        operator, for example a matrix-free `lineax.FunctionLinearOperator`.
 
     Raises:
         InputError: an argument does not fit.
 
-    Cost: the solver, once; three products with A and B for each pair to check and normalise
-        its answer. A derivative of values: one product with A and B for each pair. A
-        derivative of vectors: one linear solve more for each pair that it touches.
+    Cost: the solver once, and three products with A and B for each eigenpair to check and
+        normalise its answer. A derivative of eigenvalues takes one product with A and B for each
+        eigenpair, a derivative of eigenvectors one more linear solve for each eigenpair used.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

@@ -2,7 +2,7 @@
 
 
 class ImplicitEigError(Exception):
-    """Base of every error that the package raises on purpose.
+    """The base class of every error that the package raises on purpose.
 
     Examples:
         >>> from implicit_eig import Hermitian
@@ -15,7 +15,7 @@ class ImplicitEigError(Exception):
 
 
 class InputError(ImplicitEigError, ValueError):
-    """An operator, argument or option does not fit; raised while the call is traced.
+    """Raised, while a call is traced, where an operator, argument or option does not fit.
 
     Examples:
         >>> from implicit_eig import Hermitian
@@ -28,9 +28,9 @@ class InputError(ImplicitEigError, ValueError):
 
 
 class EigensolverError(ImplicitEigError, RuntimeError):
-    """What the forward solver returned does not satisfy the declared conditions.
+    """Raised where the solver's answer does not satisfy the declared conditions.
 
-    Inside `jax.jit` JAX's runtime delivers it as `jax.errors.JaxRuntimeError` whose text
+    Inside `jax.jit` JAX's runtime delivers it as a `jax.errors.JaxRuntimeError` whose text
     contains this error's message.
 
     Examples:
@@ -46,9 +46,9 @@ class EigensolverError(ImplicitEigError, RuntimeError):
 
 
 class LinearSolveError(ImplicitEigError, RuntimeError):
-    """The tangent or adjoint system was not solved to the required residual.
+    """Raised where a tangent or adjoint system was not solved to the required residual.
 
-    The solve runs inside JAX's runtime, which delivers the error as
+    The solve runs inside JAX's runtime, which delivers the error as a
     `jax.errors.JaxRuntimeError` whose text contains this error's message.
 
     Examples:
@@ -63,7 +63,10 @@ class LinearSolveError(ImplicitEigError, RuntimeError):
 
 
 class GaugeError(ImplicitEigError, ValueError):
-    """A function depends on a phase, or on the basis in a cluster; raised in reverse mode.
+    """Raised, in reverse mode, where a function depends on a phase or on the basis of a cluster.
+
+    JAX's runtime delivers it as a `jax.errors.JaxRuntimeError` whose text contains this error's
+    message.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
@@ -78,7 +81,7 @@ class GaugeError(ImplicitEigError, ValueError):
 
 
 class ForwardWarning(UserWarning):
-    """`Policy(forward=Action.WARN)` let a forward result pass that fails its check.
+    """Issued under `Policy(forward=Action.WARN)` where the solver's answer fails its check.
 
     Examples:
         >>> import warnings, jax.numpy as jnp, numpy as np
@@ -94,7 +97,7 @@ class ForwardWarning(UserWarning):
 
 
 class TrackingWarning(UserWarning):
-    """A branch shares less than half with its predecessor: its mode is lost.
+    """Issued where a branch overlaps its predecessor by less than 1/2, so that its mode is lost.
 
     Examples:
         >>> import warnings, jax.numpy as jnp
@@ -109,7 +112,7 @@ class TrackingWarning(UserWarning):
 
 
 class LinearSolveWarning(UserWarning):
-    """`Policy(linear_solve=Action.WARN)` let an unconverged solve pass.
+    """Issued where a linear solve did not converge, and its result or another solver's is used.
 
     Examples:
         >>> import warnings, jax, jax.numpy as jnp, numpy as np
@@ -126,7 +129,7 @@ class LinearSolveWarning(UserWarning):
 
 
 class ClusterWarning(UserWarning):
-    """`Policy(cluster=Action.WARN)` let a cluster pass that k cuts.
+    """Issued under `Policy(cluster=Action.WARN)` where k takes only a part of a cluster.
 
     Examples:
         >>> import warnings, jax.numpy as jnp, numpy as np
@@ -141,7 +144,7 @@ class ClusterWarning(UserWarning):
 
 
 class GaugeWarning(UserWarning):
-    """A function depends on a phase, or on the basis in a cluster: it has no derivative.
+    """Issued where a function depends on a phase or on a cluster's basis: it has no derivative.
 
     Examples:
         >>> import warnings, jax, jax.numpy as jnp, numpy as np
@@ -156,7 +159,7 @@ class GaugeWarning(UserWarning):
 
 
 class ExceptionalPointWarning(UserWarning):
-    """A value is so ill-conditioned that its derivatives mean little.
+    """Issued where an eigenvalue is so ill-conditioned that its derivatives mean little.
 
     Examples:
         >>> import warnings, jax.numpy as jnp, numpy as np
@@ -172,7 +175,7 @@ class ExceptionalPointWarning(UserWarning):
 
 
 class HostCallWarning(UserWarning):
-    """A derivative by finite differences calls host code some hundred times or more.
+    """Issued where a derivative by finite differences calls host code some hundred times or more.
 
     Examples:
         >>> import warnings, jax, jax.numpy as jnp, numpy as np

@@ -29,21 +29,21 @@ class Diagnosis(eqx.Module):
     Attributes:
         problem: the declared kind.
         linear_solver: the name of the one that was chosen.
-        values: shape (k,).
+        values: the eigenvalues; shape (k,).
         residuals: relative, as in `Solution.stats`; shape (k,).
-        gaps: distance to the nearest value that counts as another one, relative to the larger of
-            the two; inf where none is known; shape (k,).
-        clusters: the pairs that count as one, a list of index arrays.
-        complete: for each cluster whether the pairs beyond k show that k does not cut it; `None`
-            where there are none, for want of `guard`.
+        gaps: distance to the nearest eigenvalue of another cluster, relative to the larger of the
+            two; inf where none is known; shape (k,).
+        clusters: the eigenpairs that count as one, a list of index arrays.
+        complete: for each cluster whether the eigenpairs beyond k show that k does not cut it;
+            `None` where there are none, because no `guard` asked for them.
         condition_numbers: 1/|yᴴBx| of unit vectors, 1 for Hermitian problems; shape (k,).
-        solve_residuals: ‖b − M u‖ / ‖b‖ of the linearised system of each pair, for a random right
-            side, by the linear solver that derivatives use; shape (k,).
-        solve_steps: the steps that took, as in `SolveReport`; shape (k,).
+        solve_residuals: ‖b − M u‖ / ‖b‖ of the linearised system of each eigenpair, for a random
+            right side, by the linear solver that derivatives use; shape (k,).
+        solve_steps: the steps of these solves, as in `SolveReport`; shape (k,).
         solve_growth: ‖M‖ ‖u‖ / ‖b‖ there, a lower bound of the condition number of M; shape (k,).
-        vector_errors: an estimate of the error of each vector, residual over gap; shape (k,).
-        gradient_errors: an estimate of the relative error of a gradient of each pair's value and
-            vector, from all of these; shape (k,).
+        vector_errors: an estimate of the error of each eigenvector, residual over gap; shape (k,).
+        gradient_errors: an estimate, from all of these, of the relative error of a gradient of
+            each eigenvalue and eigenvector; shape (k,).
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -113,8 +113,8 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
     Returns:
         Diagnosis: print it.
 
-    Cost: one solve; one linear solve for each pair, and another for its left vector in problems
-        that are not Hermitian.
+    Cost: one solve; one linear solve for each eigenpair, and another for its left eigenvector in
+        problems that are not Hermitian.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -212,26 +212,27 @@ def refine(
     linear_solver: lx.AbstractLinearSolver | None = None,
     steps: int = 2,
 ) -> Solution:
-    """Polish a solution by Newton's method on the problem's conditions.
+    """Refine a solution by Newton's method on the problem's conditions.
 
-    For pairs that a solver converged loosely, or in single precision: with operators in double
-    precision each step about doubles the digits. Pairs that are equal to within their residuals
-    move as one cluster. Under `jit`, and with derivatives: `eigensolver(..., refine=steps)`.
+    Use it for eigenpairs that a solver converged loosely, or in single precision: with operators
+    in double precision each step about doubles the number of correct digits. Eigenpairs that are
+    equal to within their residuals move as one cluster. Under `jit`, and for derivatives, use
+    `eigensolver(..., refine=steps)` instead.
 
     Args:
-        solution: rough pairs; or a tuple (values, vectors).
+        solution: rough eigenpairs; or a tuple (values, vectors).
         *operators: as for the solver made by `eigensolver`; concrete arrays.
         problem: the declared kind.
         linear_solver: as for `eigensolver`.
         steps: of Newton's method.
 
     Returns:
-        The polished pairs, in the order and the precision of the problem; no derivatives.
+        The refined eigenpairs, in the order and the precision of the problem; no derivatives.
 
     Raises:
-        EigensolverError: the polished pairs fail the check of the problem.
+        EigensolverError: the refined eigenpairs fail the check of the problem.
 
-    Cost: one linear solve for each pair and step.
+    Cost: one linear solve for each eigenpair and step.
     Source: Peters & Wilkinson (1979) SIAM Rev. 21, 339.
 
     Examples:

@@ -50,13 +50,13 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
         *operators: as for `solve`.
 
     Returns:
-        For each pair, the change of f under a turn of its phase or of the basis in its cluster,
-        relative to the largest ‖∂f/∂x‖ ‖x‖, or the difference of its derivatives by the values of
-        its cluster, relative to the largest; whichever is larger; shape (k,). It is of the size of
-        rounding for a function that has a derivative.
+        For each eigenpair the larger of two figures, shape (k,): the change of f under a turn of
+        its phase or of the basis of its cluster, relative to the largest ‖∂f/∂x‖ ‖x‖; and the
+        difference of the derivatives of f with respect to the eigenvalues of its cluster,
+        relative to the largest. For a function that has a derivative it is of the size of rounding.
 
     Raises:
-        InputError: the problem does not say what is arbitrary in its answer.
+        InputError: the problem does not define what is arbitrary in its answer.
 
     Cost: one solve, and the gradient of f.
 

@@ -31,7 +31,7 @@ from .._errors import (
 
 
 class Action(enum.Enum):
-    """What happens when a check fails.
+    """Choose what happens when a check fails.
 
     Examples:
         >>> Policy(gauge=Action.RAISE).gauge.name
@@ -51,12 +51,12 @@ class Action(enum.Enum):
 
 
 class SolveReport(NamedTuple):
-    """What `Policy(monitor=...)` is told after the linear solves of a derivative.
+    """Describe the linear solves of a derivative; passed to `Policy(monitor=...)` after them.
 
     Attributes:
         solver: the name of the linear solver that was chosen.
-        steps: for each system; of a direct solver 0, of one that does not say −1, of a host
-            solver the products that it asked for; shape (k,).
+        steps: for each system: 0 for a direct solver, −1 for one that does not report them, the
+            number of products asked for by a host solver; shape (k,).
         residuals: ‖b − M u‖ / ‖b‖ of each system, 0 where b is zero; shape (k,).
 
     Examples:
@@ -91,32 +91,32 @@ class Policy(eqx.Module):
     `None` stands for √eps of the working precision (1.5e-8 in float64, 3.5e-4 in float32).
 
     Args:
-        forward: the solver's answer fails its conditions.
-        cluster: k cuts a cluster, as the pairs beyond k show: those that `guard` asks for, and
-            those that the solver returned without being asked.
-        gauge: in reverse mode, a function depends on a phase or on the basis in a cluster.
-        linear_solve: the tangent or adjoint system was not solved.
-        exceptional: the condition number 1/|yᴴBx| of a value exceeds 1/√eps, where ‖x‖ = ‖y‖ = 1:
-            seen where its left vector y is known, else in forward mode by a lower bound, and in
-            gradients of values alone.
-        residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of a pair, beyond
+        forward: where the solver's answer fails its conditions.
+        cluster: where k cuts a cluster, as the eigenpairs beyond k show: those that `guard` asks
+            for, and those that the solver returned without being asked.
+        gauge: where, in reverse mode, a function depends on a phase or on the basis of a cluster.
+        linear_solve: where a tangent or adjoint system was not solved.
+        exceptional: where the condition number 1/|yᴴBx| of an eigenvalue, ‖x‖ = ‖y‖ = 1, exceeds
+            1/√eps. It is computed where the left eigenvector y is known; otherwise in forward mode,
+            as a lower bound, and in gradients of eigenvalues alone.
+        residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of an eigenpair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
-        degeneracy_rtol: two values closer than this times the larger of them, or closer than
-            rounding, count as one cluster, in which single vectors have no derivative. `None`
-            leaves it at rounding, at √eps where T(λ) is no pencil.
+        degeneracy_rtol: two eigenvalues closer than this times the larger of them, or closer than
+            rounding, count as one cluster, in which single eigenvectors have no derivative. `None`
+            leaves it at rounding, and at √eps where T(λ) is not a pencil.
         gauge_rtol: largest change of a function under a change of gauge, relative to |x̄|ᵀ|x|,
             x̄ being its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32),
             or the tolerance of the linear solver where that is larger.
-        linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None`
-            takes ten times the linear solver's own tolerance where it has one, √eps for a direct
+        linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None` stands for
+            ten times the linear solver's own tolerance where it has one, √eps for a direct
             solver, and 1e-5 for one of unknown tolerance, but no less than √eps.
         monitor: called on the host with a `SolveReport` after the linear solves of each
-            derivative; pass the same function at each call, as programs are compiled for it.
+            derivative; pass the same function at each call, because programs are compiled for it.
 
     Raises:
-        InputError: a threshold is negative or no number, or an action no `Action`.
+        InputError: a threshold is negative or not a number, or an action is not an `Action`.
 
-    A result of the wrong shape raises under every policy, having no other form.
+    A result of the wrong shape raises an error under every policy, because it cannot be passed on.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -141,9 +141,9 @@ class Policy(eqx.Module):
 
     @staticmethod
     def nan() -> "Policy":
-        """Return the policy under which whatever fails a check is NaN.
+        """Return the policy under which every result that fails a check is NaN.
 
-        With a `traceable` solver, a program under it calls no host.
+        With a `traceable` solver a program under this policy never calls the host.
 
         Examples:
             >>> Policy.nan().forward.name, Policy.nan().gauge.name
@@ -154,9 +154,9 @@ class Policy(eqx.Module):
 
     @staticmethod
     def unchecked() -> "Policy":
-        """Return the policy that checks nothing: numbers that mean nothing pass without a word.
+        """Return the policy that checks nothing, under which meaningless numbers pass unnoticed.
 
-        With a `traceable` solver, a program under it calls no host.
+        With a `traceable` solver a program under this policy never calls the host.
 
         Examples:
             >>> Policy.unchecked().linear_solve.name

@@ -47,33 +47,33 @@ from ..problems._abstract import Operators
 def directional_derivatives(
     solve: Eigensolver, operators: tuple[Any, ...], tangents: tuple[Any, ...], *, order: int = 1
 ) -> Inexact[Array, " k"]:
-    """Return the one-sided derivatives of the values along operators + t · tangents, t ≥ 0.
+    """Return the one-sided derivatives of the eigenvalues along operators + t · tangents, t ≥ 0.
 
     A repeated eigenvalue splits along the line into branches, each with derivatives at t = 0 from
-    above: of the first order the eigenvalues of Xᴴ(Ȧ − λḂ)X, X a basis of the cluster. A plain
-    JVP is linear in the tangents and cannot give them; for simple values the two agree. From
-    below they are those of −tangents, times −1. Of a cluster that k cuts they are those of no
-    branch: `guard` shows it.
+    above. Those of first order are the eigenvalues of Xᴴ(Ȧ − λḂ)X, X being a basis of the cluster.
+    A plain JVP is linear in the tangents and cannot give them; for simple eigenvalues the two
+    agree. The derivatives from below are those along −tangents, times −1. For a cluster that k cuts
+    the result belongs to no branch; `guard` shows that.
 
     Args:
         solve: made by `eigensolver`.
         operators: (A,) or (A, B), as `solve(*operators)` takes them.
         tangents: (Ȧ,) or (Ȧ, Ḃ), each of the form and pattern of its operator; `None` for
             one that does not move.
-        order: 1, or 2 for the second derivatives of the branches, of `Hermitian` and `Singular`.
+        order: 1, or 2 for the second derivatives of the branches of `Hermitian` and `Singular`.
 
     Returns:
-        Shape (k,); inside a cluster ascending: by the first derivative, where these agree by the
-        second. First derivatives that differ by less than `Policy(degeneracy_rtol)`, by default
-        √eps, of the size of Ȧ − λḂ agree. For complex values ascending by the real part.
-        Carries no derivative.
+        Shape (k,). Inside a cluster they ascend by the first derivative and, where first
+        derivatives agree, by the second. First derivatives agree where they differ by less than
+        `Policy(degeneracy_rtol)`, by default √eps, relative to the size of Ȧ − λḂ. Complex ones
+        ascend by the real part. The result carries no derivative.
 
     Raises:
-        InputError: tangents unlike the operators, an unknown order, a second order without a
-            Hermitian or singular value problem, a problem of another kind.
+        InputError: the tangents do not fit the operators; the order is unknown, or is 2 for
+            a problem other than `Hermitian` and `Singular`; the problem is of another kind.
 
-    Cost: the forward solve, and a product with each tangent for each pair; for the second
-        order, and where the problem is not Hermitian, one linear solve for each pair more.
+    Cost: the forward solve, and a product with each tangent for each eigenpair; for the second
+        order, and where the problem is not Hermitian, one more linear solve for each eigenpair.
     Source: see the module.
 
     Examples:

@@ -40,28 +40,28 @@ STEPS = 200
 def minimum_norm_subgradient(
     f: Callable[[PyTree], Solution], params: PyTree, index: int = -1
 ) -> PyTree:
-    """Return the least-norm element of the generalised gradient of an extreme value.
+    """Return the least-norm element of the generalised gradient of an extreme eigenvalue.
 
-    For a simple value it is the gradient. For a multiple one, where there is none, it is zero at a
-    minimiser of a largest value (a maximiser of a smallest one); elsewhere a small step along minus
-    the result lowers the largest value, along the result raises the smallest one. A looser
-    `Policy(degeneracy_rtol=...)` of the eigensolver in `f` bundles values that are nearly equal,
-    which a line search needs near a crossing.
+    For a simple eigenvalue it is the gradient. A repeated one has no gradient; the result is then
+    zero at a minimiser of a largest eigenvalue (a maximiser of a smallest one). Elsewhere a small
+    step along its negative lowers the largest eigenvalue, and a small step along it raises the
+    smallest. A looser `Policy(degeneracy_rtol=...)` of the eigensolver in `f` bundles eigenvalues
+    that are nearly equal, which a line search needs near a crossing.
 
     Args:
-        f: params -> `Solution` of a Hermitian or singular value problem; may be under `jax.jit`.
+        f: params -> `Solution` of a `Hermitian` or `Singular` problem; may be under `jax.jit`.
         params: a pytree of arrays.
-        index: 0 or −1: the value is `values[index]`, in the order in which the solver returns them.
+        index: 0 or −1: the eigenvalue is `values[index]`, in the solver's order.
 
     Returns:
         Shaped like `params`, in JAX's convention of gradients.
 
     Raises:
-        InputError: the value is no extreme one of those returned, its cluster may be cut by k, or
-            `f` returns no solution of such a problem; or the derivatives are not finite.
+        InputError: the eigenvalue is not an extreme one of those returned, its cluster may be cut
+            by k, `f` returns no solution of such a problem, or the derivatives are not finite.
         ImplicitEigError: the least norm was not found to 1e-9.
 
-    Cost: `f` once and c² pullbacks (c(c+1)/2 if real) for a cluster of c; no linear solve.
+    Cost: `f` once, and c² pullbacks (c(c+1)/2 if real) for a cluster of c; no linear solve.
     Source: see the module.
 
     Examples:

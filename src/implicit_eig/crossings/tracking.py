@@ -36,12 +36,12 @@ SHORT, DELAY = 20, 2.0
 
 
 class Tracked(NamedTuple):
-    """How the pairs of one solution continue those of another.
+    """Describe how the eigenpairs of one solution continue those of another.
 
     Attributes:
-        order: shape (k,); pair `order[i]` of the current solution continues pair i of the
-            previous one: `current.values[order]` are in the order of `previous`.
-        overlap: shape (k,); of pair i with its successor, from 0 to 1.
+        order: shape (k,); eigenpair `order[i]` of the current solution continues eigenpair i of
+            the previous one, so that `current.values[order]` are in the order of `previous`.
+        overlap: shape (k,); that of eigenpair i with its successor, from 0 to 1.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -57,13 +57,13 @@ class Tracked(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """The branches of a sweep over s parameters.
+    """Hold the branches of a sweep over s parameters.
 
     Attributes:
-        parameters: as they were given; s of them.
+        parameters: the s parameters as they were given.
         values: shape (s, k); column i is one branch.
-        order: shape (s, k); `order[t, i]` is the number of branch i in the solver's answer.
-        overlap: shape (s, k); with the branch one parameter before; 1 for the first.
+        order: shape (s, k); `order[t, i]` is the index of branch i in the solver's answer.
+        overlap: shape (s, k); that with the branch at the parameter before; 1 for the first.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -82,26 +82,26 @@ class Followed(NamedTuple):
 
 
 def track(previous: Solution, current: Solution, B: Any = None) -> Tracked:
-    """Match the pairs of two solutions by the overlaps |xᴴBx'| of their vectors.
+    """Match the eigenpairs of two solutions by the overlaps |xᴴBx'| of their eigenvectors.
 
-    Inside a cluster the overlap is that with its space, which no choice of basis changes. Clusters
-    are the values that the eigensolver takes for one, and those closer than eps^(1/3) times the
-    larger (6e-6 in float64), whose vectors turn too fast to be told apart.
+    Inside a cluster the overlap is that with its space, which no choice of basis changes. A cluster
+    consists of eigenvalues that the eigensolver counts as one, or that are closer than eps^(1/3)
+    times the larger (6e-6 in float64), because their eigenvectors turn too fast to be told apart.
 
     Args:
-        previous: k pairs.
-        current: k pairs or more, of operators nearby.
+        previous: k eigenpairs.
+        current: k eigenpairs or more, of operators nearby.
         B: the metric, in any form that `eigensolver` takes; default the identity.
 
     Returns:
-        `order` (k,) and `overlap` (k,); they carry no derivative, values and vectors reordered
-        by `order` keep theirs.
+        `order` (k,) and `overlap` (k,). They carry no derivative; `values` and `vectors`
+        reordered by `order` keep theirs.
 
     Raises:
-        InputError: vectors of different lengths, or fewer pairs than before.
+        InputError: the eigenvectors differ in length, or there are fewer eigenpairs than before.
 
-    Cost: one product with B for each pair, products of n×k arrays, and an assignment of k
-        pairs on the host.
+    Cost: one product with B for each eigenpair, products of n×k arrays, and an assignment of k
+        eigenpairs on the host.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -179,21 +179,22 @@ def follow(
     count: int | None = None,
     B_at: Callable[[Any], Any] | None = None,
 ) -> Followed:
-    """Sweep over parameters and return the values in branches that keep their identity.
+    """Sweep over parameters and return the eigenvalues in branches that keep their identity.
 
-    Each solution is matched to the one before by `track`. Where values meet exactly, the vectors
-    of the cluster are turned to those before, so that a branch leaves the crossing as it came. Two
-    values that avoid a crossing by less than a step resolves are followed across it.
+    Each solution is matched to the one before by `track`. Where eigenvalues meet exactly, the
+    eigenvectors of the cluster are turned towards those before, so that a branch leaves the
+    crossing as it came. Two eigenvalues that avoid a crossing by less than a step resolves are
+    followed across it.
 
     Args:
         solve_at: parameter -> `Solution`; may be under `jax.jit`.
         parameters: what to sweep over, in order; the first solution numbers the branches.
-        count: k, how many of the first solution's pairs to follow; default all. The pairs beyond
-            catch branches that leave the first k of the solver's order.
+        count: k, how many of the first solution's eigenpairs to follow; default all. With the
+            others, branches are still found when they leave the first k of the solver's order.
         B_at: parameter -> B, the metric of `track`; default the identity.
 
     Returns:
-        `parameters`, `values` (s, k), `order` (s, k) and `overlap` (s, k). The values keep their
+        `parameters`, `values` (s, k), `order` (s, k) and `overlap` (s, k). `values` keep their
         derivatives. For pictures see `plot.branches`.
 
     Raises:
@@ -202,8 +203,8 @@ def follow(
     Warns:
         TrackingWarning: an overlap is below 1/2, so that a mode is lost; take smaller steps.
 
-    Cost: `solve_at` and `track` once for each parameter. A sweep over more than 20, of more than
-        two seconds, shows a progress bar if tqdm is installed.
+    Cost: `solve_at` and `track` once for each parameter. A sweep over more than 20 parameters that
+        takes more than two seconds shows a progress bar if tqdm is installed.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
