@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 def branches(followed: Followed, ax: "Axes | None" = None) -> "Axes":
     """Draw the branches of a sweep, with their crossings marked.
 
-    A circle is where the solver's order of two branches swaps, a cross where a mode is lost: its
-    overlap with the one before is below 1/2.
+    A circle marks where the solver's order of two branches swaps, and a cross where a mode is lost
+    because its overlap with the one before is below 1/2.
 
     Args:
-        followed: made by `follow`; its parameters are the horizontal axis if they are numbers,
-            else their count is. Of complex values the real parts are drawn.
+        followed: made by `follow`. Its parameters are the horizontal axis if they are numbers,
+            otherwise their indices are. The real parts of complex eigenvalues are drawn.
         ax: where to draw; default a new figure.
 
     Returns:
-        The axes, of s points for each of k lines.
+        The axes, with k lines of s points each.
 
     Raises:
         InputError: matplotlib is not installed.

@@ -15,20 +15,20 @@ else:  # on the host the arrays are NumPy's, and before the run they are shapes
 
 
 class Solution(eqx.Module):
-    """Hold the pairs of an eigenproblem; unpacks as `values, vectors = solution`.
+    """Hold the eigenpairs of a problem; unpacks as `values, vectors = solution`.
 
     Like a tuple of these two it has a length and items.
 
     Attributes:
-        values: shape (k,); real for a Hermitian problem; unit [a]/[b]. The block S (k, k) of a
-            `Subspace`.
+        values: the eigenvalues or singular values, shape (k,); real for a Hermitian problem; unit
+            [a]/[b]. For a `Subspace` the block S (k, k).
         vectors: shape (n, k); column i belongs to value i; unit of the normalisation.
         left_vectors: shape (n, k), or `None` where the problem has none of its own.
         stats: figures of the run that carry no derivative: `"residuals"` (k,), each
             ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖), and against rounding where that is larger; in the
             1-norm, of `Singular` in the 2-norm.
 
-    The order of the pairs is the solver's.
+    The order is the solver's.
 
     Examples:
         >>> import jax.numpy as jnp

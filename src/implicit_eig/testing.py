@@ -23,7 +23,7 @@ from .operators import apply, as_operator, scale_columns
 
 
 class DerivativeError(ImplicitEigError, AssertionError):
-    """A derivative or a vector is not what it is compared with.
+    """Raised where a derivative or an eigenvector differs from what it is compared with.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -80,7 +80,7 @@ def assert_vectors_close(
         B: the metric in which they are aligned.
 
     Raises:
-        DerivativeError: a column differs by more; the message names the pair and the size.
+        DerivativeError: a column differs by more; the message names it and the distance.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -104,7 +104,7 @@ def dot_test(
     Args:
         fn: a JAX function of pytrees of floating-point arrays.
         *args: where its Jacobian J is taken.
-        seed: of the random directions.
+        seed: that of the random directions.
 
     Returns:
         (⟨ū, J v⟩ by forward mode, ⟨Jᵀū, v⟩ by reverse mode); equal to rounding when the two
@@ -155,10 +155,10 @@ def finite_difference(
 
     Args:
         fn: a function of pytrees of arrays, on the host or in JAX.
-        args: where.
+        args: where the derivative is taken.
         direction: the tangents, shaped like `args`.
         step: h in fn(args ± h · direction).
-        order: of the error in the step: 2 or 4. The error is about C h^order + eps |fn| / h.
+        order: order of the error in the step, 2 or 4. The error is about C h^order + eps |fn| / h.
 
     Raises:
         ValueError: `order` is neither 2 nor 4.
@@ -188,9 +188,9 @@ def finite_difference(
 
 
 def random_like(tree: PyTree, seed: int = 0) -> PyTree:
-    """Return standard normal arrays (complex ones in both parts) in the shapes of `tree`.
+    """Return standard normal arrays in the shapes of `tree`, complex where its leaves are.
 
-    Integer leaves get the zero tangents of JAX's dtype `float0`.
+    Integer leaves receive the zero tangents of JAX's dtype `float0`.
 
     Examples:
         >>> import jax.numpy as jnp

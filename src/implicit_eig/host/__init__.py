@@ -315,7 +315,7 @@ class Traceable(Alike):
 def traceable(fn: Callable[..., Any]) -> Traceable:
     """Mark a solver as JAX code, to be traced rather than run on the host.
 
-    It receives dense operators as JAX arrays, others as lineax operators, and is never
+    The solver receives dense operators as JAX arrays and others as lineax operators. It is never
     differentiated.
 
     Examples:

@@ -33,7 +33,7 @@ class AbstractDerivative(eqx.Module):
 
 
 class ForwardMode(AbstractDerivative):
-    """Differentiate by JAX, from its forward mode: for all JAX code but `jax.custom_vjp`.
+    """Differentiate by JAX's forward mode; for all JAX code except `jax.custom_vjp`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
@@ -50,10 +50,10 @@ class ForwardMode(AbstractDerivative):
 
 
 class ReverseMode(AbstractDerivative):
-    """Differentiate by JAX, from its reverse mode: for code that holds a `jax.custom_vjp`.
+    """Differentiate by JAX's reverse mode; for code that contains a `jax.custom_vjp`.
 
-    Second derivatives go as far as JAX differentiates that reverse pass: none in forward
-    mode through a `custom_vjp`.
+    Second derivatives exist as far as JAX differentiates that reverse pass, which excludes
+    forward mode through a `custom_vjp`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
@@ -84,9 +84,9 @@ class FiniteDifferences(AbstractDerivative):
 
     Args:
         step: relative to the largest entry of each argument; default eps^(1/(order + 1)).
-        order: of the error in the step: 1 (forward), 2 or 4 (central).
+        order: order of the error in the step: 1 (forward), 2 or 4 (central).
 
-    Cost: a product with the Jacobian takes `order` calls (2 for order 1), one with its
+    Cost: a product with the Jacobian takes `order` calls (2 for order 1); one with its
         transpose takes that many for each entry of the arguments.
 
     Examples:
@@ -135,10 +135,10 @@ _STENCILS = {
 
 
 class ComplexStep(AbstractDerivative):
-    """Differentiate by Im f(x + i h v) / h: exact to rounding, for real-analytic functions.
+    """Differentiate by Im f(x + i h v) / h, exact to rounding for real-analytic functions.
 
-    The function must take complex arguments as it takes real ones: no `abs`, no conjugate,
-    no comparison of the arguments.
+    The function must treat complex arguments as it treats real ones, without `abs`, conjugates or
+    comparisons of the arguments.
 
     Args:
         step: relative to the largest entry of each argument.
@@ -146,7 +146,7 @@ class ComplexStep(AbstractDerivative):
     Raises:
         InputError: an argument is complex already.
 
-    Cost: a product with the Jacobian takes one call, one with its transpose one for each
+    Cost: a product with the Jacobian takes one call; one with its transpose takes one for each
         entry of the arguments.
 
     Examples:
@@ -240,23 +240,23 @@ def host_function(
     jvp: Callable[..., PyTree] | None = None,
     vjp: Callable[..., PyTree] | None = None,
 ) -> Callable[..., PyTree]:
-    """Return host code, a finite-element assembly say, as a differentiable JAX function.
+    """Return host code, such as a finite-element assembly, as a differentiable JAX function.
 
     Args:
-        fn: `fn(*args)` -> pytree of arrays; receives NumPy arrays; must be pure.
+        fn: `fn(*args)` -> pytree of arrays. It receives NumPy arrays and must be pure.
         like: shapes and dtypes of the result: a pytree of `jax.ShapeDtypeStruct` or arrays, or
             a function of the arguments that returns one.
         jvp: `jvp(primals, tangents) -> output_dot`, on the host.
         vjp: `vjp(primals, output_bar) -> tuple of argument cotangents`, on the host.
 
-    With neither product the derivative is by central differences: in forward mode two calls, in
-    reverse mode two for each entry of the arguments, with a `HostCallWarning` where they are
-    some hundred, and a progress bar if tqdm is installed. With one product the other mode is
-    refused. As the matvec of a `lineax.FunctionLinearOperator` it is transposed by `vjp`.
+    With neither product the derivative is taken by central differences: two calls in forward mode,
+    and in reverse mode two for each entry of the arguments, with a `HostCallWarning` where these
+    are some hundred, and a progress bar if tqdm is installed. With one product the other mode is
+    refused. As the matvec of a `lineax.FunctionLinearOperator` the function is transposed by `vjp`.
 
     Returns:
-        A function of the same arguments for `jit`, `vmap`, and the modes that it has
-        products for; second derivatives are refused.
+        A function of the same arguments for `jit`, `vmap`, and the modes for which it has
+        products; second derivatives are refused.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

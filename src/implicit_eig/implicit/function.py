@@ -45,8 +45,8 @@ def implicit_function(
         solver: `solver(*args, **kwargs)` -> z, a pytree of floating-point arrays; or (z, aux).
             A plain callable runs on the host and receives NumPy arrays; `traceable(fn)` is
             traced by JAX. It is never differentiated.
-        conditions: `conditions(z, *args, **kwargs)` -> residual, JAX code with as many real
-            components as z; zero at the solution. Host code goes in by `host_function`.
+        conditions: `conditions(z, *args, **kwargs)` -> residual F, JAX code; it has as many real
+            components as z and is zero at the solution. Host code enters through `host_function`.
         linear_solver: for ∂F/∂z; as for `eigensolver`. The unknowns are z ravelled into one
             real vector (m,), real and imaginary parts in turn, so F need not be holomorphic.
             Default: LU of the Jacobian for m ≤ 2000, else GMRES.
@@ -55,10 +55,10 @@ def implicit_function(
         like: what a host solver returns, as a pytree of `jax.ShapeDtypeStruct` or arrays, or a
             function of the arguments that returns one. Needed under `jit` and `vmap`.
         has_aux: whether the solver returns (z, aux); aux carries no derivative.
-        policy: `forward` checks ‖F‖ against the size of its parts, `linear_solver` the solve.
+        policy: `forward` checks ‖F‖ against the size of its parts, `linear_solve` the solve.
 
     Returns:
-        A function of the solver's arguments, for both modes, any order (as far as
+        A function of the solver's arguments, for both modes, derivatives of any order (as far as
         `conditions_derivative` goes), `jit` and `vmap`. Arguments that are not arrays are
         passed on and not differentiated.
 

@@ -31,17 +31,22 @@ RESTART = 100
 
 
 class AutoLinearSolver(AbstractOwnSolver):
-    """Choose the linear solver from what the operators are; figures in `docs/how-to-choose.md`.
+    """Choose the linear solver from what the operators are.
 
-    Sparse operators: `ShiftInvert`; `SparseDirect` for `Polynomial`. Dense arrays: `lineax.LU`;
-    `ShiftInvert` for Hermitian systems above n = 256. Matrix-free: `MINRES` for Hermitian
-    systems, else `lineax.GMRES`. With `system=Bordered()` for Hermitian problems:
-    `SparseDirect`, `lineax.LU` and `MINRES`. Where an iteration does not converge, a host solver
-    takes over with a warning: LAPACK for dense systems, `SparseDirect` for sparse ones that are
-    not Hermitian, SciPy's `gcrotmk` for products.
+    - Sparse operators are treated by `ShiftInvert`, because one factorisation serves all
+      eigenpairs; those of a `Polynomial` by `SparseDirect`.
+    - Dense arrays are treated by `lineax.LU`, and by `ShiftInvert` where the problem is Hermitian
+      and n > 256.
+    - Matrix-free operators are treated by `MINRES` where the systems are Hermitian, else by
+      `lineax.GMRES`.
+    - With `system=Bordered()` Hermitian problems take `SparseDirect`, `lineax.LU` and `MINRES`
+      respectively, because the bordered matrix is indefinite.
 
-    Under `Policy(linear_solve=...)` of `NAN` or `IGNORE` no host takes over: `lineax.LU` does for
-    dense systems, and others are left as they are.
+    Where an iteration does not converge, a host solver takes over with a warning: LAPACK for dense
+    systems, `SparseDirect` for sparse ones that are not Hermitian, SciPy's `gcrotmk` where only
+    products are known. Under `Policy(linear_solve=...)` of `NAN` or `IGNORE` the host is not
+    called: `lineax.LU` takes over for dense systems, and others are left as they are. The
+    documentation's page "How to choose" gives the figures behind these choices.
 
     Args:
         sigma: for `ShiftInvert`.

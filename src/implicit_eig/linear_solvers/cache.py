@@ -15,21 +15,21 @@ from .factorizations import Factorization, SuperLU, shift, shifted
 
 
 class FactorizationCache:
-    """Keep the latest factorisations, by the content of their matrices; safe between threads.
+    """Keep the latest factorisations, by the content of their matrices; thread-safe.
 
-    `ie.factorization_cache` keeps eight, together of at most 1 GiB: those of one step of an
-    optimisation, be it of second order or with a shift for each pair, and not those of the steps
-    before, which nobody asks for again. Under `vmap` the forward solves of all members come before
-    the adjoint ones, so a batch of more than eight finds nothing: set
+    `ie.factorization_cache` keeps eight, of at most 1 GiB together. That suffices for one step of
+    an optimisation, even one of second order or with a shift for each eigenpair, and drops those of
+    earlier steps, which are not needed again. Under `vmap` the forward solves of all members come
+    before the adjoint ones, so that a batch of more than eight finds nothing in the cache: set
     `ie.factorization_cache.max_entries` to the size of the batch.
 
     Args:
-        max_bytes: the oldest go when all together are larger; the latest stays always. Sizes
-            of factors that are not known are estimated from their matrix.
-        max_entries: the oldest go when there are more.
+        max_bytes: the oldest are dropped when all together are larger; the latest always stays.
+            Where the size of the factors is not known, it is estimated from their matrix.
+        max_entries: the oldest are dropped when there are more.
 
     Attributes:
-        hits, misses: how often a factorisation was found here, and how often it was made.
+        hits, misses: how often a factorisation was found in the cache, and how often it was made.
 
     Examples:
         >>> import scipy.sparse as sp
@@ -99,13 +99,13 @@ def factorize(
 ) -> Factorization:
     """Factorise A − σB, or find its factorisation in `ie.factorization_cache`.
 
-    A forward solver that inverts by it shares the factorisation with `ShiftInvert(sigma)`, which
-    solves its tangent and adjoint systems: one factorisation serves both.
+    A forward solver that uses it shares the factorisation with `ShiftInvert(sigma)`, which solves
+    the tangent and adjoint systems, so that one factorisation serves both.
 
     Args:
         A: `scipy.sparse` matrix as the forward solver receives it, shape (n, n).
         B: the same; `None` for the identity.
-        sigma: the shift, no eigenvalue. Unit: that of the values.
+        sigma: the shift, which must not be an eigenvalue. Unit: that of the eigenvalues.
         method: `SuperLU()` (the default), `Cholmod()`, `Pardiso()`, or a function M -> solve of a
             CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
 
@@ -115,7 +115,7 @@ def factorize(
     Raises:
         LinearSolveError: the matrix is singular, or not what the method needs.
 
-    Cost: one factorisation; if it is in the cache, a hash of the entries of A and B.
+    Cost: one factorisation, or a hash of the entries of A and B if it is in the cache.
 
     Examples:
         >>> import numpy as np, scipy.sparse as sp

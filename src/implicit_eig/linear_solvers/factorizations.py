@@ -184,10 +184,12 @@ class AbstractFactorize(eqx.Module):
 class SuperLU(AbstractFactorize):
     """Factorise by SciPy's SuperLU, in its symmetric mode where the matrix is Hermitian.
 
-    That mode fills far less: minimum degree on M + Mᵀ, diagonal pivots preferred.
+    That mode, a minimum-degree ordering of M + Mᵀ that prefers diagonal pivots, produces far less
+    fill-in.
 
     Args:
-        pivot_threshold: a diagonal pivot stands while it is above this part of its column.
+        pivot_threshold: a diagonal pivot is kept while it exceeds this fraction of the largest
+            entry in its column.
 
     Raises:
         LinearSolveError: the matrix is singular.
@@ -238,12 +240,13 @@ class Cholmod(AbstractFactorize):
     """Factorise Hermitian positive definite matrices by CHOLMOD, through scikit-sparse.
 
     Args:
-        **options: those of `sksparse.cholmod.cholesky`, for example `mode="simplicial"`, whose
-            solves take half the time of `"supernodal"` on two-dimensional meshes.
+        **options: those of `sksparse.cholmod.cholesky`, for example `mode="simplicial"`. Its
+            solves take half the time of those of `"supernodal"` on two-dimensional meshes.
 
     Raises:
         InputError: scikit-sparse is not installed.
-        LinearSolveError: the matrix is not positive definite: `sigma` is not below all values.
+        LinearSolveError: the matrix is not positive definite, because `sigma` is not below all
+            eigenvalues.
 
     Examples:
         >>> from implicit_eig import ShiftInvert
@@ -286,7 +289,7 @@ class Pardiso(AbstractFactorize):
     """Factorise by Intel's PARDISO, through pypardiso.
 
     Raises:
-        InputError: pypardiso is not installed, or the matrix is complex, which it refuses.
+        InputError: pypardiso is not installed, or the matrix is complex, which it does not support.
 
     Examples:
         >>> from implicit_eig import ShiftInvert

@@ -85,18 +85,18 @@ def linear_solver(
 ) -> FunctionLinearSolver | LineaxWithOptions:
     """Wrap a JAX function `fn(matvec, b, **options) -> x`, or a lineax solver with its options.
 
-    Both modes of differentiation work, whatever `fn` can do itself: it is never
-    differentiated, and the transposed system is solved by `fn` too.
+    Both modes of differentiation work whether or not `fn` itself is differentiable, because it is
+    never differentiated; the transposed system is solved by `fn` too.
 
     Args:
         fn: returns x, or (x, info) with `info` None or 0 for success. `b` and `x` have
             shape (m,); `matvec` maps such a vector to another. Or a lineax solver.
         **options: passed to `fn` in every solve, in both modes: for example `tol`, `maxiter`,
             `restart`, a preconditioner `M`, a start `x0`; for a lineax solver `preconditioner`
-            (an operator) and `y0`. Right sides are scaled to norm 1, a start should be too.
+            (an operator) and `y0`. Right sides are scaled to norm 1, so a start should be as well.
 
     Raises:
-        InputError: `fn` takes no such option, so that it would be ignored.
+        InputError: `fn` does not take an option, which would then be ignored.
 
     Examples:
         >>> import jax, jax.numpy as jnp, lineax as lx

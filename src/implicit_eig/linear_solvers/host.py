@@ -87,10 +87,10 @@ def host_linear_solver(
 
     Args:
         fn: `A` is a NumPy array (dense operators), a SciPy CSC matrix (`Bordered()` on sparse
-            operators) or a `scipy.sparse.linalg.LinearOperator` (all else); `b` has shape
-            (m,). It returns x of shape (m,), or (x, info) as SciPy's iterative solvers do,
-            with info 0 for success. It is called once for each nonzero right side.
-        rtol: the relative residual to which `fn` works; ten times this is accepted. `None`
+            operators) or otherwise a `scipy.sparse.linalg.LinearOperator`; `b` has shape (m,).
+            It returns x of shape (m,), or (x, info) as SciPy's iterative solvers do, with info 0
+            for success. It is called once for each nonzero right side.
+        rtol: the relative residual that `fn` attains; up to ten times this is accepted. `None`
             stands for 1e-5.
 
     Examples:

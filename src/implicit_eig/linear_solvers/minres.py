@@ -46,23 +46,23 @@ class _State(NamedTuple):
 
 
 class MINRES(AbstractBatchedLinearSolver):
-    """Solve A x = b for Hermitian A, definite or not, by minimal residuals.
+    """Solve A x = b for Hermitian A, definite or indefinite, by minimal residuals.
 
-    All pairs' systems run as one block in one loop, where that is faster than one after another:
-    for dense operators, and on a GPU. A pair that has converged costs no products after that,
-    unless A is dense.
+    The systems of all eigenpairs run as one block in one loop where that is faster than one after
+    another, which is for dense operators and on a GPU. A system that has converged costs no further
+    products, unless A is dense.
 
     Args:
         rtol: required ‖b − A x‖ / ‖b‖, by the true residual; `None` takes 1e-10, or fifty
             times the machine epsilon where that is larger (6e-6 in float32).
         max_steps: largest number of steps; `None` takes ten times the dimension.
         preconditioner: Hermitian positive definite, near A⁻¹: a lineax operator on vectors (m,)
-            like the unknowns, ravelled (m = n with `system=Deflated()`). The same one serves
-            both modes and all pairs.
+            like the unknowns, ravelled (m = n with `system=Deflated()`). It serves both modes
+            and all eigenpairs.
 
-    Cost: one product and one application of the preconditioner a step; eight vectors a
-        pair. Restarted, when the recurrence says converged and the
-        true residual does not, as an iterative refinement.
+    Cost: one product and one application of the preconditioner for each step; eight vectors for
+        each eigenpair. Where the recurrence has converged but the true residual has not, the
+        iteration is restarted on the residual, as iterative refinement.
     Source: Paige & Saunders (1975) SIAM J. Numer. Anal. 12, 617, doi:10.1137/0712047;
         differs in: complex Hermitian systems, many columns, refinement on the true residual.
 

@@ -28,19 +28,20 @@ from .factorizations import Shift, SuperLU, is_hermitian, shift
 
 
 class ShiftInvert(AbstractBatchedLinearSolver):
-    """Solve the systems of all pairs in one block Krylov space of (A − σB)⁻¹ B, on the host.
+    """Solve the systems of all eigenpairs in one block Krylov space of (A − σB)⁻¹ B.
 
-    One factorisation of A − σB serves all pairs, their transposes, and the forward solver too
-    where that inverts by `factorize(A, B, sigma)` or is `solvers.arpack(k, sigma=sigma)` or
-    `arpack_general`. It does not have to be definite. For sparse `Hermitian`,
-    `General` and `Subspace` problems, and dense Hermitian ones.
+    One factorisation of A − σB serves all eigenpairs, their transposed systems, and also the
+    forward solver where that uses `factorize(A, B, sigma)` or is `solvers.arpack(k, sigma=sigma)`
+    or `arpack_general`. The matrix need not be definite. It is for sparse `Hermitian`, `General`
+    and `Subspace` problems, where it runs on the host, and for dense Hermitian ones.
 
     Args:
-        sigma: the shift, near the values and none of them; complex or real, and for real
-            operators real unless the values are far from the real axis. Unit: that of the
-            values. `None` takes one next to Hermitian pairs, on the side where they end, and one
-            amid others. Where the systems of a pair of sparse operators do not converge by it,
-            one next to that pair is tried, with a warning.
+        sigma: the shift, near the eigenvalues but not one of them; real or complex. For real
+            operators choose it real unless the eigenvalues are far from the real axis. Unit: that
+            of the eigenvalues. `None` takes a shift next to the eigenvalues of a Hermitian problem,
+            on the side where these end, and one amid those of other problems. Where the system of
+            an eigenpair of sparse operators does not converge, a shift next to its eigenvalue is
+            tried, with a warning.
         factorize: `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a CSC matrix
             M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
@@ -49,11 +50,11 @@ class ShiftInvert(AbstractBatchedLinearSolver):
 
     Raises:
         InputError: an operator is matrix-free, or dense in a problem that is not Hermitian; the
-            problem is no pencil; `system=Bordered()`.
+            problem is not a pencil; or `system=Bordered()`.
         LinearSolveError: A − σB is singular.
 
-    Cost: one factorisation, if the cache does not hold it; about ten triangular solves a
-        pair, in blocks; memory for these solutions of twenty pairs at a time.
+    Cost: one factorisation, if the cache does not hold it, and about ten triangular solves for
+        each eigenpair, in blocks; memory for these solutions of twenty eigenpairs at a time.
     Source: see the module `_block_krylov`.
 
     Examples:

@@ -24,7 +24,8 @@ class SparseDirect(AbstractHostSolver):
             low-rank term has no sparse factorisation.
 
     Cost: one factorisation and two triangular solves (the second is one step of iterative
-        refinement) for each pair with a nonzero right side; in real numbers where all are.
+        refinement) for each eigenpair with a nonzero right side; in real arithmetic where all
+        numbers are real.
 
     Examples:
         >>> import jax, jax.numpy as jnp

@@ -73,7 +73,7 @@ class AbstractHostMatrix(lx.AbstractLinearOperator):
 
 
 class HostOperator(AbstractHostMatrix):
-    """A matrix that host code assembles; made by `host_operator`.
+    """Represent a matrix that host code assembles; made by `host_operator`.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -202,22 +202,22 @@ def host_operator(
 ) -> HostOperator:
     """Return the matrix A(p) that host code assembles as an operator, differentiable in p.
 
-    The functions run on the host, receive NumPy arrays, and must be pure. Make them once: one
-    that is new at each call, such as a lambda, is compiled anew by JAX.
+    The functions run on the host, receive NumPy arrays, and must be pure. Define them once, because
+    JAX compiles anew for a function that is new at each call, such as a lambda.
 
     Args:
         assemble: `assemble(p)` -> A, a SciPy sparse matrix or a NumPy array; shape `shape`.
         p: the parameters, a pytree of arrays; complex ones only where A is holomorphic in them.
-            What is no array or float is passed on as it is.
+            Leaves that are neither arrays nor floats are passed on unchanged.
         contract: `contract(p, y, x)` -> Σᵢⱼ conj(yᵢ) (∂Aᵢⱼ/∂p) xⱼ, a pytree shaped like p, for
-            vectors y (m,) and x (n,), complex where eigenvectors are: for reverse mode. Of real
-            parameters the real part counts.
+            vectors y (m,) and x (n,), which are complex where the eigenvectors are; for reverse
+            mode. For real parameters the real part counts.
         product: `product(p, p_dot, x)` -> (∂A·ṗ) x, shape (m,), `p_dot` shaped like p: for forward
             mode.
         adjoint_product: `adjoint_product(p, p_dot, y)` -> (∂A·ṗ)ᴴ y, shape (n,): for forward mode
             of `Singular` and `General(left=True)`, which multiply Aᴴ.
         shape: (m, n).
-        dtype: of the matrix; it is cast to it.
+        dtype: that of the operator; the matrix is cast to it.
 
     Returns:
         HostOperator: an operator for every kind of problem, under `jit`, `vmap`, `grad` and `jvp`.
@@ -228,10 +228,11 @@ def host_operator(
         InputError: an argument does not fit (when traced); what a function returns does not, or
             a function is missing for the mode that is asked for (when run).
 
-    Cost: one assembly for each p; the latest matrices are kept by the content of p. Reverse mode:
-        one call of `contract` for each of the k eigenpairs, of values alone for each that the loss
-        touches; forward mode: one call of `product` for each. `Singular` and `General(left=True)`
-        take two. ∂A/∂p is never formed. Second derivatives with respect to p are refused.
+    Cost: one assembly for each p; the latest matrices are kept by the content of p. Reverse mode
+        takes one call of `contract` for each of the k eigenpairs, or, where only eigenvalues are
+        differentiated, for each that the loss uses; forward mode takes one call of `product` for
+        each. `Singular` and `General(left=True)` take two. ∂A/∂p is never formed. Second
+        derivatives with respect to p are refused.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

@@ -20,14 +20,14 @@ from .packed import Pattern, hidden, pack, pattern_of, register_sparse, union
 class SparseOperator(lx.AbstractLinearOperator):
     """Hold a sparse matrix of fixed pattern, differentiable in its entries.
 
-    A[rows[e], cols[e]] += data[e]: entries at the same place are summed, as in
-    finite-element assembly, so `data` may hold raw element matrices.
+    The matrix is defined by A[rows[e], cols[e]] += data[e]: entries at the same place are summed,
+    as in finite-element assembly, so that `data` may hold raw element matrices.
 
-    `A + B`, `A - B`, `-A`, `t * A`, `A / t` with a number t are sparse again, on the union of the
-    patterns, and differentiable in t too; one of A and B may be a `scipy.sparse` matrix or a
-    lineax operator of known entries (an array among them makes the sum one). `A @ x` is the
-    product with an array, (n,) or (n, m), `A @ operator` lineax's composition, of which products
-    alone are known. Dtypes are promoted as those of JAX arrays are.
+    `A + B`, `A - B`, `-A`, `t * A` and `A / t` with a number t are again sparse, on the union of
+    the patterns, and differentiable in t too. One of A and B may be a `scipy.sparse` matrix or a
+    lineax operator whose entries are known; with an array among them the sum is an array. `A @ x`
+    is the product with an array of shape (n,) or (n, m), and `A @ operator` is lineax's
+    composition, of which only products are known. Dtypes are promoted as those of JAX arrays are.
 
     Args:
         data: entries; shape (e,).
@@ -35,8 +35,8 @@ class SparseOperator(lx.AbstractLinearOperator):
         shape: (m, n).
 
     Raises:
-        InputError: lengths or types differ, or an index lies outside `shape`; in a sum the shapes
-            differ; a factor is no number.
+        InputError: lengths or types differ, or an index lies outside `shape`; the shapes in a sum
+            differ; or a factor is not a number.
 
     Cost: a product is one gather and one scatter of e entries; a gradient with respect
         to `data` is two gathers. Nothing of size m×n is made.

@@ -199,10 +199,10 @@ class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
         return check_conditions(caller, policy, self.conditions, state, operators, {}, solution)
 
     def residual(self, solution: Solution, *operators: Any) -> PyTree:
-        """Return the conditions at a solution, zero where it is one: to print, test or stack.
+        """Return the residual of the conditions, zero at a solution; to print, test or stack.
 
         Args:
-            solution: pairs, for example those that a solver returned.
+            solution: eigenpairs, for example those that a solver returned.
             *operators: as for the solver made by `eigensolver`.
 
         Examples:

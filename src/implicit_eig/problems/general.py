@@ -17,25 +17,26 @@ from ._validation import check_k
 
 
 class General(AbstractSums):
-    """Declare A x = λ B x for square A and B, with simple, finite values; B may be singular.
+    """Declare A x = λ B x for square A and B, with finite eigenvalues; B may be singular.
 
-    `solve(A)` stands for B = I. Values and vectors are complex, also of real operators; the
-    gradient with respect to these is real. Vectors have ‖x‖₂ = 1 and the solver's phase; their
-    tangent keeps xᴴẋ = 0. Left vectors y, yᴴA = λ yᴴB, have yᴴBx = 1.
+    `solve(A)` stands for B = I. Eigenvalues and eigenvectors are complex, also for real operators,
+    and the gradient with respect to real operators is real. Eigenvectors have ‖x‖₂ = 1 and the
+    solver's phase; their tangent satisfies xᴴẋ = 0. Left eigenvectors y, yᴴA = λ yᴴB, have
+    yᴴBx = 1. Repeated eigenvalues must have as many independent eigenvectors.
 
     Args:
-        k: the number of pairs; 1 ≤ k ≤ n.
-        left: whether left vectors are part of the solution, `solution.left_vectors` (n, k): the
-            solver's third output, or else by one transposed solve for each pair.
-        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
-            `Policy(cluster=...)` judges; they are no part of the solution.
+        k: the number of eigenpairs; 1 ≤ k ≤ n.
+        left: whether left eigenvectors are part of the solution, `solution.left_vectors` (n, k):
+            the solver's third output, or otherwise by one transposed solve for each eigenpair.
+        guard: how many more eigenpairs the solver is asked for. They show whether k cuts a
+            cluster, which `Policy(cluster=...)` judges, and are not part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: one linear solve for each pair that a derivative touches; of sparse operators all by one
-        factorisation, `ShiftInvert`. Where the solver gives
-        left vectors, and with `left=True`, a gradient of values needs none.
+    Cost: one linear solve for each eigenpair that a derivative uses; with sparse operators one
+        factorisation serves all of them (`ShiftInvert`). Where the solver returns left
+        eigenvectors, and with `left=True`, a gradient of eigenvalues needs no solve.
     Source: see the module `_pairs`.
 
     Examples:

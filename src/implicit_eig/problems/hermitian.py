@@ -74,19 +74,20 @@ class Hermitian(AbstractProblem):
     """Declare A X = B X Λ, Xᴴ B X = I, with A Hermitian and B Hermitian positive definite.
 
     `solve(A)` stands for B = I. The gradient with respect to a dense array is Hermitian, as
-    that of `jnp.linalg.eigh` is; with respect to the entries of a sparse operator it treats
-    them as independent.
+    that of `jnp.linalg.eigh` is; the gradient with respect to the entries of a sparse operator
+    treats them as independent.
 
     Args:
-        k: the number of pairs; 1 ≤ k ≤ n.
-        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
-            `Policy(cluster=...)` judges, and to spare iterative linear solvers the directions
-            that cost them the most steps; they are no part of the solution.
+        k: the number of eigenpairs; 1 ≤ k ≤ n.
+        guard: how many more eigenpairs the solver is asked for. They show whether k cuts a
+            cluster, which `Policy(cluster=...)` judges, and spare iterative linear solvers the
+            directions that cost them the most steps; they are not part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: gradients of values need no linear solve; those of vectors one for each pair.
+    Cost: gradients of eigenvalues need no linear solve; those of eigenvectors need one for each
+        eigenpair.
 
     Examples:
         >>> import jax, jax.numpy as jnp, scipy.linalg

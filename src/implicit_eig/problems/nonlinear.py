@@ -25,34 +25,36 @@ from ._validation import check_k
 
 
 class Nonlinear(AbstractPairs):
-    """Declare T(λ, x, *args) = 0, linear in x and holomorphic in λ, with simple values.
+    """Declare T(λ, x, *args) = 0, linear in x and holomorphic in λ, with simple eigenvalues.
 
     `solve(*args)` takes any pytrees of arrays, and operators in all forms that `eigensolver`
     lists; derivatives are with respect to the arrays in them. T is JAX code of one number λ and
-    one vector x (n,), both complex, and returns (n,); T'(λ) is found by JAX. Vectors have
-    ‖x‖₂ = 1 and the solver's phase; their tangent keeps xᴴẋ = 0. Left vectors y, yᴴT(λ) = 0,
-    have yᴴT'(λ)x = 1.
+    one vector x (n,), both complex, and returns (n,); T'(λ) is found by JAX. Eigenvectors have
+    ‖x‖₂ = 1 and the solver's phase; their tangent satisfies xᴴẋ = 0. Left eigenvectors y,
+    yᴴT(λ) = 0, have yᴴT'(λ)x = 1.
 
-    T and a traceable solver receive arrays as JAX arrays and operators as lineax operators,
-    A.mv(x), which multiply complex vectors whatever their own dtype; a solver on the host receives
-    NumPy arrays, SciPy CSR matrices and `LinearOperator`s. Python integers and what is no array
-    are passed on as they are.
+    T and a traceable solver receive arrays as JAX arrays and operators as lineax operators, whose
+    A.mv(x) multiplies complex vectors whatever the operator's own dtype. A solver on the host receives NumPy
+    arrays, SciPy CSR matrices and `LinearOperator`s. Python integers, and whatever is not an array,
+    are passed on unchanged.
 
     Args:
-        T: the function. It closes over no array that a derivative is taken by.
-        k: the number of pairs.
+        T: the function. It must not close over an array with respect to which a derivative is
+            taken.
+        k: the number of eigenpairs.
         n: the length of x; `None` takes that of the start of `solvers.newton`, or else the
             last dimension of the first matrix or operator among the arguments.
         left: as for `General`.
 
     Raises:
-        InputError: k or n is no positive integer; n is not known; T does not return (n,)
+        InputError: k or n is not a positive integer; n is not known; T does not return (n,)
             complex numbers (when traced).
-        EigensolverError: T is not linear in x, or not holomorphic in λ, at the pairs (when run).
+        EigensolverError: T is not linear in x, or not holomorphic in λ, at the eigenpairs (when
+            run).
 
-    Cost: one bordered solve for each pair that a derivative touches. The default solver makes the
+    Cost: one bordered solve for each eigenpair that a derivative uses. The default solver makes the
         bordered matrix from n + 1 products and factorises it where n ≤ 256, or where an argument
-        is an array of n² numbers itself; with a sparse or matrix-free operator among the
+        is itself an array of n² numbers. With a sparse or matrix-free operator among the
         arguments, and for larger n, it iterates on products, by GMRES.
     Source: Güttel & Tisseur (2017) Acta Numerica 26, 1, doi:10.1017/S0962492917000034; see the
         module `_pairs`.

@@ -25,7 +25,9 @@ Metric = Callable[[], lx.AbstractLinearOperator | None]
 
 
 class AbstractNormalization(eqx.Module):
-    """A choice among the multiples of a vector; the same for every multiple.
+    """Choose one among the multiples of an eigenvector, independently of which one is given.
+
+    Subclass it and define `factors`, or pass a function x -> x to `eigensolver` instead.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -47,7 +49,7 @@ class AbstractNormalization(eqx.Module):
 
 
 class BNorm(AbstractNormalization):
-    """Scale to xᴴBx = 1, B Hermitian positive definite; the phase is kept, as with `TwoNorm`.
+    """Scale to xᴴBx = 1, B Hermitian positive definite, and keep the phase as `TwoNorm` does.
 
     Examples:
         >>> import jax.numpy as jnp, scipy.linalg
@@ -64,7 +66,7 @@ class BNorm(AbstractNormalization):
 
 
 class TwoNorm(AbstractNormalization):
-    """Scale to ‖x‖₂ = 1; the phase is the solver's, and its tangent that of the problem.
+    """Scale to ‖x‖₂ = 1, and keep the phase of the solver and its tangent in the problem's gauge.
 
     Examples:
         >>> import jax.numpy as jnp, scipy.linalg
@@ -81,9 +83,10 @@ class TwoNorm(AbstractNormalization):
 
 
 class LargestComponent(AbstractNormalization):
-    """Turn the component of largest modulus to the positive reals; the norm is kept.
+    """Rotate the component of largest modulus to the positive reals, and keep the norm.
 
-    Where two components are equally large the choice between them jumps, and with it the phase.
+    Where two components are equally large the choice between them, and with it the phase, is
+    discontinuous.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -102,10 +105,10 @@ class LargestComponent(AbstractNormalization):
 
 
 class UnitComponent(AbstractNormalization):
-    """Scale so that component `index` is 1; it must not be 0, nor rounding of 0.
+    """Scale so that component `index` is 1; it must not be 0, not even up to rounding.
 
     Args:
-        index: of the component, from 0; negative ones count from the end.
+        index: that of the component, from 0; negative ones count from the end.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

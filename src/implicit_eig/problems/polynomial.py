@@ -14,22 +14,23 @@ from ._validation import check_k
 
 
 class Polynomial(AbstractSums):
-    """Declare (Σⱼ λʲ Aⱼ) x = 0, of any degree, with simple, finite values.
+    """Declare (Σⱼ λʲ Aⱼ) x = 0, of any degree, with finite eigenvalues.
 
-    `solve(A0, A1, ..., Ad)`, each of any form of operator. Values and vectors are complex, also
-    of real operators. Vectors have ‖x‖₂ = 1 and the solver's phase; their tangent keeps xᴴẋ = 0.
-    Left vectors y, yᴴT(λ) = 0, have yᴴT'(λ)x = 1.
+    `solve(A0, A1, ..., Ad)` takes each operator in any form. Eigenvalues and eigenvectors are
+    complex, also for real operators. Eigenvectors have ‖x‖₂ = 1 and the solver's phase; their
+    tangent satisfies xᴴẋ = 0. Left eigenvectors y, yᴴT(λ) = 0, have yᴴT'(λ)x = 1. Repeated
+    eigenvalues must have as many independent eigenvectors.
 
     Args:
-        k: the number of pairs; 1 ≤ k ≤ d n.
+        k: the number of eigenpairs; 1 ≤ k ≤ d n.
         left: as for `General`.
-        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
-            `Policy(cluster=...)` judges; they are no part of the solution.
+        guard: how many more eigenpairs the solver is asked for. They show whether k cuts a
+            cluster, which `Policy(cluster=...)` judges, and are not part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: one bordered solve for each pair that a derivative touches; d + 1 products for each.
+    Cost: one bordered solve for each eigenpair that a derivative uses, and d + 1 products for each.
     Source: Andrew, Chu & Lancaster (1993) SIAM J. Matrix Anal. 14, 903; see the module `_pairs`.
 
     Examples:

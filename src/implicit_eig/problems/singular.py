@@ -62,21 +62,22 @@ class Singular(AbstractProblem):
     """Declare A V = U Σ, Aᴴ U = V Σ, UᴴU = VᴴV = I, with A of shape (m, n), Σ positive.
 
     The solver returns (values, vectors, left_vectors) = (σ, V, U), columns v and u; or (σ, V),
-    and U is then A V Σ⁻¹. A zero singular value has no derivative, and is refused. The
-    gradient with respect to a dense array is an array (m, n), its entries independent.
+    and U is then A V Σ⁻¹. A zero singular value has no derivative and is refused. The
+    gradient with respect to a dense array is an array (m, n), whose entries are independent.
 
     Args:
-        k: the number of triplets; 1 ≤ k ≤ min(m, n).
-        guard: how many pairs more the solver gives, to see whether k cuts a cluster, which
-            `Policy(cluster=...)` judges; they are no part of the solution.
+        k: the number of singular triplets; 1 ≤ k ≤ min(m, n).
+        guard: how many more triplets the solver is asked for. They show whether k cuts a
+            cluster, which `Policy(cluster=...)` judges, and are not part of the solution.
 
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: products with A and Aᴴ. Gradients of values, and all gradients where k = min(m, n),
-        need no linear solve; those of vectors one with [[0, A], [Aᴴ, 0]] for each triplet,
-        of which a sparse A gives a sparse matrix and a matrix-free one products; of a
-        dense A it is formed unless m and n differ sixfold, and m + n > 256.
+    Cost: products with A and Aᴴ. Gradients of singular values, and all gradients where
+        k = min(m, n), need no linear solve; those of singular vectors need one with
+        [[0, A], [Aᴴ, 0]] for each triplet. This matrix is sparse for a sparse A, is known by its
+        products for a matrix-free one, and is formed for a dense A unless m and n differ sixfold
+        and m + n > 256.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

@@ -57,16 +57,17 @@ class Subspace(AbstractProblem):
     """Declare A X = B X S, Xᴴ B X = I, with any A and a Hermitian positive definite B.
 
     `solve(A)` stands for B = I; `S, X = solve(A, B)`, S (k, k) and X (n, k), complex also for real
-    operators. The solver returns k pairs, or any k vectors that span the space, those of a Schur
-    form say; of its values nothing is used. X is a Schur basis: S is upper triangular.
+    operators. The solver returns k eigenpairs, or any k vectors that span the space, such as those
+    of a Schur form; the eigenvalues that it returns are not used. X is a Schur basis, so that S is
+    upper triangular.
 
-    It is for functions that do not depend on the basis: traces of functions of S, projections on
-    the space. They have exact derivatives of every order through crossings and defective values
-    inside it. For defective values let the solver give a Schur basis: their vectors are
-    parallel, and span the space to half the digits.
+    It is for functions that do not depend on the basis, such as traces of functions of S and
+    projections on the space. They have exact derivatives of every order through crossings and
+    defective eigenvalues inside it. For defective eigenvalues let the solver return a Schur basis:
+    their eigenvectors are parallel, and determine the space only to half the digits.
 
     Args:
-        k: dimension of the space; 1 ≤ k ≤ n.
+        k: the dimension of the space; 1 ≤ k ≤ n.
 
     Raises:
         InputError: k is not a positive integer.
@@ -217,10 +218,10 @@ class LinearisedSpace(AbstractLinearised):
 def apply_projector(
     solution: Solution, v: Inexact[Array, "n ..."], B: Any = None
 ) -> Inexact[Array, "n ..."]:
-    """Project v on the space that the vectors span: X Xᴴ v, or X Xᴴ B v for a pencil.
+    """Project v on the space that the eigenvectors span: X Xᴴ v, or X Xᴴ B v for a pencil.
 
     Args:
-        solution: B-orthonormal vectors, of `Subspace` or `Hermitian`.
+        solution: that of a `Subspace` or `Hermitian` problem, whose vectors are B-orthonormal.
         v: shape (n,) or (n, m).
         B: as for the solve; `None` for I.
 

@@ -9,7 +9,7 @@ from .._alike import Alike
 
 
 class AbstractForwardSolver(Alike, abc.ABC):
-    """A solver that runs on the host, and knows which linear solver goes with it.
+    """Find eigenpairs on the host, and name the linear solver that suits their derivatives.
 
     Examples:
         >>> from implicit_eig import solvers

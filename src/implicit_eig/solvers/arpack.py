@@ -92,18 +92,18 @@ def arpack(
     factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
     **options: Any,
 ) -> Arpack:
-    """Make a solver for k pairs of a Hermitian problem by SciPy's ARPACK.
+    """Make a solver for k eigenpairs of a Hermitian problem by SciPy's ARPACK.
 
     Args:
-        k: number of pairs, less than n.
-        sigma: the pairs nearest to it are found, by shift and invert; unit: that of the
-            values. `None`: the lowest, by products with A (a B is inverted by SciPy).
+        k: the number of eigenpairs, less than n.
+        sigma: the shift; the eigenvalues nearest to it are found by shift-and-invert. Unit: that
+            of the eigenvalues. `None` finds the lowest, by products with A (SciPy inverts a B).
         factorize: for sparse operators, as for `ShiftInvert`; the same factorisation serves the
             derivatives. Where A or B is dense, SciPy factorises A − σB as an array.
         **options: those of `scipy.sparse.linalg.eigsh`: `which`, `ncv`, `maxiter`, `tol`, `v0`.
 
     Returns:
-        A solver for `eigensolver`: values ascending; the same start at every call.
+        A solver for `eigensolver`, with eigenvalues ascending and the same start at every call.
 
     Raises:
         InputError: an option is unknown, or `sigma` is given for a matrix-free operator.

@@ -222,32 +222,34 @@ def arpack_general(
     factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
     **options: Any,
 ) -> ArpackGeneral:
-    """Make a solver for k pairs of a general problem by SciPy's ARPACK.
+    """Make a solver for k eigenpairs of a general problem by SciPy's ARPACK.
 
     Args:
-        k: number of pairs, at most n − 2.
-        sigma: the pairs nearest to it are found, by shift and invert; real or complex; unit:
-            that of the values. `None`: the pairs of largest |λ|, by products with A; a B is
-            factorised.
-        left: whether left vectors are found too, by the adjoint solves of the same factors: then
-            derivatives of values need no solve.
+        k: the number of eigenpairs, at most n − 2.
+        sigma: the shift, real or complex; the eigenvalues nearest to it are found by
+            shift-and-invert. Unit: that of the eigenvalues. `None` finds those of largest |λ|, by
+            products with A; a B is factorised.
+        left: whether left eigenvectors are found too, by adjoint solves with the same factors;
+            gradients of eigenvalues then need no linear solve.
         factorize: for sparse operators, as for `ShiftInvert`. Where A or B is dense, LAPACK
             factorises.
-        **options: those of `scipy.sparse.linalg.eigs`: `which` (of λ, or of 1/(λ − σ) beside a
-            shift), `ncv`, `maxiter`, `tol`, `v0`.
+        **options: those of `scipy.sparse.linalg.eigs`: `which` (applied to λ, or with a shift to
+            1/(λ − σ)), `ncv`, `maxiter`, `tol`, `v0`.
 
     Returns:
-        A solver for `eigensolver`: nearest to `sigma` first, or as `which` says; of equal ones
-        the larger imaginary part first, so of a conjugate pair that k cuts. The same start at
-        every call. A real operator with a real shift, or with none, is treated in real numbers.
+        A solver for `eigensolver`, with eigenvalues ordered by their distance to `sigma`, or as
+        `which` states. Of equally distant ones that of larger imaginary part comes first, which
+        also decides where k cuts a conjugate pair. The start is the same at every call. Real
+        operators with a real shift, or with none, are treated in real arithmetic.
 
     Raises:
         InputError: an option is unknown; or k is too large, or an operator to factorise is
             matrix-free (when run).
-        LinearSolveError: `sigma` is a value (when run).
-        EigensolverError: ARPACK does not converge, or a value has no left vector (when run).
+        LinearSolveError: `sigma` is an eigenvalue (when run).
+        EigensolverError: ARPACK does not converge, or an eigenvalue has no left eigenvector (when
+            run).
 
-    Cost: one factorisation; with `left` twice the solves.
+    Cost: one factorisation; with `left` twice as many solves.
     Source: Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM, section 3.2.
 
     Examples:

@@ -39,23 +39,25 @@ def newton(
     max_steps: int = 50,
     linear_solver: lx.AbstractLinearSolver | None = None,
 ) -> Newton:
-    """Make a solver for pairs of T(λ, x, *args) = 0 near a start, by Newton's method.
+    """Make a solver for eigenpairs of T(λ, x, *args) = 0 near a start, by Newton's method.
 
-    T(λ) x = 0 and cᴴx = 1, c the start of x, are n + 1 equations, holomorphic in as many unknowns;
-    optimistix solves them, in real and imaginary parts. Each start is a run of its own.
+    T(λ) x = 0 and cᴴx = 1, c being the start of x, are n + 1 equations, holomorphic in as many
+    unknowns. optimistix solves them, in real and imaginary parts, in a separate run for each start.
 
     Args:
         T: as for `Nonlinear`.
-        start: (λ, x) of shapes () and (n,), or (k,) and (n, k) for k pairs; or a function
+        start: (λ, x) of shapes () and (n,), or (k,) and (n, k) for k eigenpairs; or a function
             `start(*args)` that returns them, JAX code, for a start that changes with the arguments.
-        rtol: of the last step; `None` takes eps^0.6, after which that step leaves rounding.
-        atol: of the last step and of T(λ)x before it, with ‖x‖ and ‖T(λ)v‖ of a random v, ‖v‖ = 1,
-            as units, so that ‖T(λ)v‖ / ‖T'(λ)x‖ is that of λ; `None` as for `rtol`.
-        max_steps: of each run.
+        rtol: the relative size of the last step. `None` takes eps^0.6, after which the error of
+            that step is rounding.
+        atol: the absolute size of the last step, and of T(λ)x before it. The units are ‖x‖ and
+            ‖T(λ)v‖ for a random v, ‖v‖ = 1, so that ‖T(λ)v‖ / ‖T'(λ)x‖ is that of λ; `None` as
+            for `rtol`.
+        max_steps: largest number of steps of each run.
         linear_solver: for the steps. `None` takes LU where `Nonlinear` does, else GMRES.
 
     Returns:
-        A solver for `eigensolver(..., Nonlinear(T))`, traced by JAX. A pair that has not
+        A solver for `eigensolver(..., Nonlinear(T))`, traced by JAX. An eigenpair that has not
         converged is NaN, which the check of the solver's answer reports.
 
     Raises:

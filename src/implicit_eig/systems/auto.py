@@ -11,7 +11,7 @@ from .full_spectrum import FullSpectrum
 
 
 class AutoSystem(AbstractFormulation):
-    """Choose: `FullSpectrum` where k = n, `Bordered` for `SparseDirect`, else `Deflated`.
+    """Choose `FullSpectrum` where k = n, `Bordered` for `SparseDirect`, and else `Deflated`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

@@ -37,10 +37,10 @@ Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
 
 
 class Bordered(AbstractPencilForm):
-    """Solve with the near known pairs as a border: (n+k)×(n+k) systems, sparse where A and B are.
+    """Border A − λB by the near known eigenvectors: (n+k)×(n+k) systems, sparse where A and B are.
 
-    Every linear solver for Hermitian indefinite systems works on it. Cost of a product: one
-    with A, one with B, and 4nk operations.
+    Every linear solver for Hermitian indefinite systems works on them. A product costs one with A,
+    one with B, and 4nk operations.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

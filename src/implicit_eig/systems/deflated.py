@@ -24,10 +24,10 @@ from ._abstract import AbstractPencilForm, AbstractPencilSystems, Pencil, hermit
 
 
 class Deflated(AbstractPencilForm):
-    """Solve with the known pairs deflated: n×n systems, definite for extreme pairs.
+    """Deflate the known eigenpairs: n×n systems, definite at an end of the spectrum.
 
-    Every linear solver works on it except `SparseDirect`. Cost of a product: one with A,
-    one with B, and 4nk operations.
+    Every linear solver works on them except `SparseDirect`. A product costs one with A, one with B,
+    and 4nk operations.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

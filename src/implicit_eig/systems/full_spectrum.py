@@ -10,12 +10,12 @@ from ._abstract import AbstractFormulation
 
 
 class FullSpectrum(AbstractFormulation):
-    """Solve no system at all, since all n pairs are known; the default where k = n.
+    """Solve no system at all, because all n eigenpairs are known; the default where k = n.
 
     Raises:
         InputError: k < n.
 
-    Cost: products of k×k and n×k arrays; all pairs at once.
+    Cost: products of k×k and n×k arrays, for all eigenpairs at once.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
