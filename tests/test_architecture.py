@@ -182,5 +182,11 @@ def test_public_names_have_an_example_that_runs():
     assert not [name for name in names if any(doctest.SKIP in each.options for each in found[name])]
 
 
+def test_nothing_cites_a_file_that_pip_does_not_install():
+    for path in modules():
+        cited = re.findall(r"\w+\.md|(?:docs|examples|tests|benchmarks)/\w+", path.read_text())
+        assert not cited, path.name
+
+
 def test_the_version_is_in_the_changelog():
     assert f"## [{ie.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -103,7 +103,7 @@ class Eigensolver(AbstractRoot):
         return asked.check_operators(asked.canonical(operators), self.policy)
 
     def clusters(self, state: PyTree) -> jax.Array | None:
-        """Return which values count as one, (k, k); `None` where nobody asks or nobody knows."""
+        """Return which eigenvalues count as one, (k, k); `None` if not needed or not known."""
         return None if self.policy.gauge is Action.IGNORE else self.problem.clusters(state)
 
     def gauge_rtol(self, dtype: Any) -> float:
@@ -126,7 +126,7 @@ class Eigensolver(AbstractRoot):
         return self.problem.rescale(self.normalization, solution, canonical, self.policy)
 
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
-        """Return the state of the solver's pairs, checked and normalised, and their figures."""
+        """Return the state of the solver's eigenpairs, checked, normalised, and their figures."""
         problem, policy = self.problem, self.policy
         asked = problem.with_guard()
         raw = run_solver(self.solver, asked, theta, policy, self.batched)

@@ -68,12 +68,12 @@ class AbstractConditions(eqx.Module):
         return LinearisedByJAX(self, operators, state)
 
     def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array | None:
-        """Return the tangent of the values, shape (k,); `None` where it takes a solve."""
+        """Return the tangent of the eigenvalues, shape (k,); `None` where it takes a solve."""
         return None
 
 
 class AbstractGauge(eqx.Module):
-    """What a solution leaves open: phases, and bases in the clusters of its values.
+    """What a solution leaves open: phases, and bases in the clusters of its eigenvalues.
 
     By default nothing is known to be: functions of the solution are not judged.
     """
@@ -84,11 +84,11 @@ class AbstractGauge(eqx.Module):
         return False
 
     def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
-        """Return which values count as one; `None` where the gauge of the answer is not known."""
+        """Return which eigenvalues count as one; `None` where the gauge is not known."""
         return None
 
     def separate(self, state: PyTree) -> PyTree:
-        """Return the state of single pairs, where the conditions are those of a space."""
+        """Return the state of single eigenpairs, where the conditions are those of a space."""
         return state
 
     def diagonal(self, state: PyTree) -> PyTree:
@@ -100,8 +100,8 @@ class AbstractGauge(eqx.Module):
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return how much a function with this cotangent changes with the gauge, and its size.
 
-        Entry (i, i) belongs to the phase of pair i, (i, j) to a turn of pairs i and j of a
-        cluster; the size is that of ‖x̄‖ ‖x‖.
+        Entry (i, i) belongs to the phase of eigenpair i, (i, j) to a rotation of eigenpairs i and j
+        of a cluster; the size is that of ‖x̄‖ ‖x‖.
         """
         real = jnp.zeros(clusters.shape)
         return real, jnp.ones_like(real[0, 0])
@@ -112,15 +112,15 @@ class AbstractViews(eqx.Module):
 
     @property
     def is_hermitian(self) -> bool:
-        """Whether all operators are: products with their adjoints are never asked for."""
+        """Return whether all operators are, so that products with adjoints are not needed."""
         return False
 
     def suited_to(self, solver: Any) -> Any:
-        """Return the problem, with what a ready-made solver says of it."""
+        """Return the problem, completed by what a ready-made solver knows of it."""
         return self
 
     def with_guard(self) -> Any:
-        """Return the problem that its solver is asked: that of k pairs, and of `guard` more."""
+        """Return the problem that the solver is given, of k eigenpairs and `guard` more."""
         return self
 
     def with_left_vectors(self) -> Any:
@@ -150,7 +150,7 @@ class AbstractViews(eqx.Module):
 
     @abc.abstractmethod
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
-        """Return the solver's pairs, checked and in the problem's normalisation."""
+        """Return the solver's eigenpairs, checked and in the problem's normalisation."""
 
     def complete(
         self,
@@ -159,7 +159,7 @@ class AbstractViews(eqx.Module):
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Solution:
-        """Return the solution with what its solver did not give and linear solves can."""
+        """Return the solution, completed by linear solves for what its solver did not give."""
         return solution
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
@@ -181,7 +181,7 @@ class AbstractViews(eqx.Module):
 
 
 class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
-    """A kind of eigenproblem: its conditions, and how they are normalised and linearised.
+    """Declare a kind of eigenproblem: its conditions, their normalisation and linearisation.
 
     Subclass it for a kind that the package lacks; `eigensolver` needs nothing else. What has to be
     written: `k`, `structure`, `state`, `solution` and `conditions`.

@@ -61,7 +61,7 @@ class General(AbstractSums):
         return -1.0
 
     def with_guard(self) -> "General":
-        """Return the problem of k + guard pairs."""
+        """Return the problem of k + guard eigenpairs."""
         return General(self.k + self.guard, self.left)
 
     def most_pairs(self, count: int, n: int) -> int:
@@ -100,11 +100,11 @@ class General(AbstractSums):
         return self.k == n
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which values count as one."""
+        """Return which eigenvalues count as one."""
         return cluster_mask(lam, rounding, policy)
 
     def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
-        """Return which pairs share a block: those with near values too."""
+        """Return which eigenpairs share a block: also those with near eigenvalues."""
         return near_blocks(lam, equal)
 
     def separate(self, state: Pairs) -> Pairs:

@@ -116,7 +116,7 @@ class Hermitian(AbstractProblem):
         return True
 
     def with_guard(self) -> "Hermitian":
-        """Return the problem of k + guard pairs."""
+        """Return the problem of k + guard eigenpairs."""
         return Hermitian(self.k + self.guard)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
@@ -153,7 +153,7 @@ class Hermitian(AbstractProblem):
         return _both(operators)[1]
 
     def structure(self, operators: Operators) -> Solution:
-        """Return the shapes: values (k,) real, vectors (n, k)."""
+        """Return the shapes: `values` (k,), real, and `vectors` (n, k)."""
         like: Any = operators[0].in_structure()
         real = jnp.finfo(like.dtype).dtype
         values: Any = jax.ShapeDtypeStruct((self.k,), real)
@@ -161,10 +161,10 @@ class Hermitian(AbstractProblem):
         return Solution(values, vectors)
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
-        """Return the pairs with XᴴBX = I, checked as `Policy(forward=...)` says.
+        """Return the eigenpairs with XᴴBX = I, checked as `Policy(forward=...)` states.
 
-        By the Cholesky factor of the Gram matrix, which also makes the vectors of a cluster
-        orthogonal; others it leaves as they are, to rounding.
+        The Cholesky factor of the Gram matrix also makes the eigenvectors of a cluster orthogonal;
+        others it leaves as they are, to rounding.
         """
         A, B = _both(operators)
         solution, figures, residuals = normalize(solution, A, B, policy)
@@ -179,7 +179,7 @@ class Hermitian(AbstractProblem):
         return Invariant(S, X, membership(solution), solution._beyond)
 
     def solution(self, state: "Invariant") -> Solution:
-        """Return the pairs, λ being the diagonal of S."""
+        """Return the eigenpairs, λ being the diagonal of S."""
         return Solution(diagonal(state.S).real, state.X, _block=state.S)
 
     def separate(self, state: "Invariant") -> "Invariant":
@@ -203,7 +203,7 @@ class Hermitian(AbstractProblem):
         return apply(A, X) - BX @ S, X.conj().T @ BX - identity
 
     def clusters(self, state: "Invariant") -> Bool[Array, "k k"]:
-        """Return which values count as one."""
+        """Return which eigenvalues count as one."""
         return state.near > 0
 
     def gauge_defect(

@@ -34,9 +34,9 @@ class Nonlinear(AbstractPairs):
     yᴴT(λ) = 0, have yᴴT'(λ)x = 1.
 
     T and a traceable solver receive arrays as JAX arrays and operators as lineax operators, whose
-    A.mv(x) multiplies complex vectors whatever the operator's own dtype. A solver on the host receives NumPy
-    arrays, SciPy CSR matrices and `LinearOperator`s. Python integers, and whatever is not an array,
-    are passed on unchanged.
+    A.mv(x) multiplies complex vectors whatever the operator's own dtype. A solver on the host
+    receives NumPy arrays, SciPy CSR matrices and `LinearOperator`s. Python integers, and whatever
+    is not an array, are passed on unchanged.
 
     Args:
         T: the function. It must not close over an array with respect to which a derivative is
@@ -158,7 +158,7 @@ class Nonlinear(AbstractPairs):
         return V.T @ self.border(S, X, operators)
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return that each pair moves alone."""
+        """Return that each eigenpair moves alone."""
         return jnp.eye(len(lam), dtype=bool)
 
     def spans(self, n: int) -> bool:

@@ -56,7 +56,7 @@ class Polynomial(AbstractSums):
         return 1.0
 
     def with_guard(self) -> "Polynomial":
-        """Return the problem of k + guard pairs."""
+        """Return the problem of k + guard eigenpairs."""
         return Polynomial(self.k + self.guard, self.left)
 
     def most_pairs(self, count: int, n: int) -> int:
@@ -86,10 +86,10 @@ class Polynomial(AbstractSums):
         return tuple(powers)
 
     def spans(self, n: int) -> bool:
-        """Return False: the vectors of dn pairs are no basis."""
+        """Return False, because the eigenvectors of all dn eigenpairs are not a basis."""
         return False
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which values count as one: the border T'(λ) of a cluster is exact to its width."""
+        """Return which eigenvalues are one: the border T'(λ) of a cluster is exact to its width."""
         rtol = policy.degeneracy_rtol
         return near_mask(lam, rounding, tolerance(None, lam.dtype) if rtol is None else rtol)

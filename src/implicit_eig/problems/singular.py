@@ -103,7 +103,7 @@ class Singular(AbstractProblem):
         return True
 
     def with_guard(self) -> "Singular":
-        """Return the problem of k + guard pairs."""
+        """Return the problem of k + guard singular triplets."""
         return Singular(self.k + self.guard)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
@@ -122,7 +122,7 @@ class Singular(AbstractProblem):
         return operators
 
     def structure(self, operators: Operators) -> Solution:
-        """Return the shapes: values (k,) real, vectors (n, k), left vectors (m, k)."""
+        """Return the shapes: `values` (k,), real, `vectors` (n, k), `left_vectors` (m, k)."""
         (A,) = operators
         dtype = dtype_of(A)
         shapes = (self.k,), (A.in_size(), self.k), (A.out_size(), self.k)
@@ -131,7 +131,7 @@ class Singular(AbstractProblem):
         return Solution(*parts)
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
-        """Return the triplets with UᴴU = VᴴV = I, checked as `Policy(forward=...)` says."""
+        """Return the triplets with UᴴU = VᴴV = I, checked as `Policy(forward=...)` states."""
         solution, figures, residuals = normalize(solution, operators[0], policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
         solution = enforce(forward_check(policy, UnfitTriplets(rtol)), figures, solution)
@@ -190,7 +190,7 @@ class Singular(AbstractProblem):
         )
 
     def clusters(self, state: Triplets) -> Bool[Array, "k k"]:
-        """Return which values count as one."""
+        """Return which singular values count as one."""
         return state.near > 0
 
     def gauge_defect(

@@ -112,7 +112,7 @@ class Subspace(AbstractProblem):
         operators: Operators,
         policy: Policy,
     ) -> Solution:
-        """Refuse: single vectors mean nothing here."""
+        """Refuse, because single vectors have no meaning here."""
         raise InputError(
             "`eigensolver(problem=Subspace(...), normalization=...)`: a problem whose vectors mean "
             "something one by one; got a basis of a space. Leave `normalization` out."
@@ -151,7 +151,7 @@ class Subspace(AbstractProblem):
         return apply_complex(A, X) - BX @ S, X.conj().T @ BX - jnp.eye(self.k, dtype=X.dtype)
 
     def clusters(self, state: Invariant) -> Bool[Array, "k k"]:
-        """Return that all values go together."""
+        """Return that all eigenvalues belong together."""
         return state.near > 0
 
     def gauge_defect(

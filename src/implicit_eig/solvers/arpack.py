@@ -16,7 +16,7 @@ from ._abstract import AbstractForwardSolver
 
 
 class Arpack(AbstractForwardSolver):
-    """The lowest pairs, or those nearest to a shift; made by `arpack`."""
+    """Find the lowest eigenpairs, or those nearest to a shift; made by `arpack`."""
 
     def __init__(
         self, k: int, sigma: Shift | None, factorize: Callable[[Any], Any], options: dict[str, Any]
@@ -27,7 +27,7 @@ class Arpack(AbstractForwardSolver):
         self.options = options
 
     def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return values (k,), ascending, and vectors (n, k)."""
+        """Return eigenvalues (k,), ascending, and eigenvectors (n, k)."""
         n, dtype = A.shape[0], A.dtype
         # ARPACK's own start is random: the same operators would not give the same answer
         options = {"v0": np.random.default_rng(0).standard_normal(n).astype(dtype)}

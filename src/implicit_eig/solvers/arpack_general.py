@@ -47,7 +47,7 @@ ROUNDING = 10
 
 
 class ArpackGeneral(AbstractForwardSolver):
-    """Some pairs of a general pencil, and their left vectors; made by `arpack_general`."""
+    """Find eigenpairs of a general pencil; made by `arpack_general`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ArpackGeneral(AbstractForwardSolver):
         self.options = options
 
     def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, ...]:
-        """Return values (k,), vectors (n, k), and left vectors (n, k) if they are wanted."""
+        """Return eigenvalues (k,), eigenvectors (n, k), and left ones (n, k) if wanted."""
         n = A.shape[0]
         if self.k > n - 2:
             raise InputError(

@@ -52,7 +52,7 @@ class Bordered(AbstractPencilForm):
     """
 
     def assemble(self, pencil: Pencil) -> "BorderedSystems":
-        """Return Mᵢ for each pair."""
+        """Return Mᵢ for each eigenpair."""
         BX = apply(pencil.B, pencil.X)
         lam = pencil.lam
         near = near_mask(lam, pencil.rounding(), NEAR)

@@ -39,7 +39,7 @@ class Deflated(AbstractPencilForm):
     """
 
     def assemble(self, pencil: Pencil) -> "DeflatedSystems":
-        """Return Mᵢ for each pair."""
+        """Return Mᵢ for each eigenpair."""
         BX = apply(pencil.B, pencil.X)
         tau = lax.stop_gradient(pencil.size_outside(BX))
         return DeflatedSystems(pencil.structure, pencil, pencil.lam, pencil.X, BX, tau)
