@@ -140,7 +140,6 @@ class AbstractFormulation(eqx.Module):
     """
 
 
-
 class AbstractPencilForm(AbstractFormulation):
     """A form for the known pairs of a Hermitian pencil."""
 
