@@ -1,6 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
-from . import plot, solvers, testing
+from . import extending, plot, solvers, testing
 from ._eigensolver import Eigensolver, eigensolver
 from ._errors import (
     ClusterWarning,
@@ -128,6 +128,7 @@ __all__ = [
     "diagnose",
     "directional_derivatives",
     "eigensolver",
+    "extending",
     "factorization_cache",
     "factorize",
     "follow",

@@ -182,7 +182,7 @@ class _Dependence(eqx.Module):
 
 
 def _of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
-    """Say what a function of the vectors depends on."""
+    """Describe what a function of the eigenvectors depends on."""
     amount = f"by {share:.1e} of its cotangent, where {rtol:.1e} is allowed. "
     if i == j:
         return (
@@ -211,7 +211,7 @@ def _distance(values: np.ndarray) -> str:
 
 
 def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
-    """Say that a function tells the values of a cluster apart."""
+    """Describe by how much a function distinguishes the eigenvalues of a cluster."""
     return (
         "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
         f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "

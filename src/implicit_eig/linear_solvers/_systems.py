@@ -264,7 +264,7 @@ class AbstractOwnSolver(lx.AbstractLinearSolver):
 
     @property
     def needs_sparse(self) -> bool:
-        """Whether it factorises each matrix, which has to stay sparse."""
+        """Return whether it factorises each matrix, which has to stay sparse."""
         return False
 
     def choice(

@@ -80,7 +80,7 @@ class AbstractGauge(eqx.Module):
 
     @property
     def block_is_hermitian(self) -> bool:
-        """Whether the block S of the conditions is."""
+        """Return whether the block S of the conditions is Hermitian."""
         return False
 
     def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:

@@ -229,8 +229,7 @@ class Hermitian(AbstractProblem):
         """Return the linearised conditions: of A − λᵢB deflated or bordered, or of all pairs."""
         pencil = Pencil(*_both(operators), state.S, state.X, state.beyond)
         n, k = state.X.shape
-        found = f"k = {k}, n = {n}"
-        if known_in_full(system, k == n, "Hermitian", "n pairs", found):
+        if known_in_full(system, k == n, "Hermitian", f"n = {n} pairs", f"k = {k}"):
             return LinearisedPairs(state, pencil, None)
         return LinearisedPairs(state, pencil, pencil_systems(system, pencil, "Hermitian"))
 

@@ -215,8 +215,8 @@ class Singular(AbstractProblem):
     ) -> "LinearisedTriplets":
         """Return the linearised conditions: of the embedding, or of all triplets."""
         m, n = len(state.U), len(state.V)
-        found = f"k = {self.k}"
-        if known_in_full(system, self.k == min(m, n), "Singular", "min(m, n) triplets", found):
+        complete, found = self.k == min(m, n), f"k = {self.k}"
+        if known_in_full(system, complete, "Singular", "min(m, n) triplets", found):
             return LinearisedTriplets(state, None)
         pencil = _pencil(state, operators)
         return LinearisedTriplets(state, pencil_systems(system, pencil, "Singular"))
