@@ -37,7 +37,9 @@ def walk(fn: Callable[[], Any]) -> dict[str, collections.Counter[tuple[Place, Pl
     @functools.cache
     def place(code: Any) -> Place | None:
         path = pathlib.Path(code.co_filename)
-        if HOME not in path.parents or "<" in code.co_name:  # comprehensions and lambdas
+        # lambdas and comprehensions are a part of the function that they stand in, and
+        # `full_precision` wraps functions for the compiler's sake
+        if HOME not in path.parents or "<" in code.co_name or path.name == "_compiled.py":
             return None
         return path.relative_to(HOME).as_posix(), code.co_qualname
 
