@@ -56,6 +56,27 @@ CASES = {
         lambda: ie.SparseOperator(jnp.ones(2), [0, 2], [0, 1], (2, 2)),
         r"indices in \[0, 2\); got \[0, 2\]",
     ),
+    "half precision": (
+        lambda: solve(A.astype(jnp.float16)),
+        r"in single or double precision; got float16. Convert it, `A.astype\(np.float64\)`",
+    ),
+    "long double": (lambda: solve(np.asarray(A, np.longdouble)), r"double precision; got float128"),
+    "long double in SciPy": (
+        lambda: solve(sp.csr_array(np.asarray(A, np.longdouble))),
+        r"double precision; got float128",
+    ),
+    "half precision in lineax": (
+        lambda: solve(lx.MatrixLinearOperator(A.astype(jnp.float16))),
+        r"in single or double precision; got float16",
+    ),
+    "masked": (
+        lambda: solve(np.ma.masked_array(A, np.asarray(A) > 1)),
+        r"entries without a mask; got a masked array. Fill it, `A.filled\(0\)`",
+    ),
+    "sparse vector": (
+        lambda: solve(sp.coo_array(np.ones(3))),
+        r"a matrix; got a sparse array of shape \(3,\)",
+    ),
     "negative index": (
         lambda: ie.SparseOperator(jnp.ones(2), [0, 1], [-1, 1], (2, 2)),
         r"`SparseOperator\(cols=...\)`: indices in \[0, 2\)",
@@ -165,7 +186,7 @@ WRONG_TYPES = {
     "eigensolver(np.linalg.eigh(np.eye(2)), Hermitian(2))": r"Pass the function itself",
     "eigensolver(np.linalg.eigh, Hermitian)": r"`eigensolver\(problem=...\)`: an instance of Abs",
     "eigensolver(np.linalg.eigh, Hermitian(2), policy=ie.Action.RAISE)": r"Policy\(forward=",
-    "eigensolver(np.linalg.eigh, Hermitian(2), system='bordered')": r"AutoSystem; got 'bordered'",
+    "eigensolver(np.linalg.eigh, Hermitian(2), system='bordered')": r"Formulation; got 'bordered'",
     "eigensolver(np.linalg.eigh, Hermitian(2), linear_solver='cg')": r"a function f\(matvec, b\)",
     "eigensolver(np.linalg.eigh, Hermitian(2), linear_solver=lx.CG)": r"Pass an object",
     "eigensolver(np.linalg.eigh, Hermitian(2), batched=1)": r"an instance of bool; got 1",
@@ -214,3 +235,51 @@ def test_errors_are_of_the_package_and_of_python():
     assert issubclass(ie.InputError, ValueError)
     assert issubclass(ie.EigensolverError, RuntimeError)
     assert issubclass(ie.LinearSolveError, RuntimeError)
+
+
+def test_either_byte_order_is_read():
+    matrix = np.asarray(A)
+    swapped = matrix.astype(matrix.dtype.newbyteorder())
+    assert jnp.array_equal(solve(swapped).values, solve(matrix).values)
+    assert jnp.array_equal(ie.SparseOperator(swapped[0], *[np.arange(6)] * 2, (6, 6)).data, A[0])
+
+
+def test_an_integer_of_numpy_is_a_number_of_pairs():
+    k = np.int64(2)
+    kinds = (ie.Hermitian, ie.General, ie.Singular, ie.Subspace, ie.Polynomial)
+    assert all(type(kind(k).k) is int for kind in kinds)
+    assert type(ie.Nonlinear(lambda lam, x: x, k).k) is int
+    assert type(ie.General(2, guard=k).guard) is int
+
+
+def test_a_traced_index_outside_the_matrix_is_seen():
+    one = ie.eigensolver(
+        ie.traceable(lambda A: tuple(part[..., :1] for part in jnp.linalg.eigh(A.as_matrix()))),
+        ie.Hermitian(1),
+        policy=ie.Policy.nan(),
+    )
+
+    @jax.jit
+    def smallest(rows):
+        cols = jnp.arange(3)
+        return one(ie.SparseOperator(jnp.array([1.0, 2.0, 3.0]), rows, cols, (3, 3))).values[0]
+
+    assert smallest(jnp.arange(3)) == 1
+    assert jnp.isnan(smallest(jnp.array([0, 1, -1])))  # which NumPy would take for the last
+    assert jnp.isnan(smallest(jnp.array([0, 1, 3])))
+
+
+def test_what_a_linear_solver_must_return():
+    def gradient(linear_solver):
+        found = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=linear_solver)
+        return jax.grad(lambda A: jnp.sum(found(A).vectors[0] ** 4))(A)
+
+    expected = gradient(None)
+    by_lu = lambda matvec, b: jnp.linalg.solve(jax.vmap(matvec)(jnp.eye(len(b))).T, b)
+    with pytest.raises(ie.InputError, match=r"a solution of shape \(6,\); got None"):
+        gradient(lambda matvec, b: None)
+    with pytest.raises(RuntimeError, match=r"got nan .* divided by zero"):
+        gradient(lambda matvec, b: jnp.nan * b)
+    for imaginary in (0.0, 1.0):  # of a real system; the real part is a solution, and judged
+        found = gradient(lambda matvec, b, i=imaginary: jax.lax.complex(by_lu(matvec, b), i * b))
+        assert jnp.max(jnp.abs(found - expected)) < 1e-12

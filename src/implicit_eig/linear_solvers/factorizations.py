@@ -217,8 +217,9 @@ class SuperLU(AbstractFactorize):
             lu = spla.splu(matrix, **options)
         except RuntimeError as error:
             raise SingularError(
-                f"`SuperLU()`: a nonsingular matrix; got one that is not ({error}). Choose a "
-                "`sigma` that is not an eigenvalue."
+                f"`SuperLU()`: a nonsingular matrix; got one that is not ({error}). A − σB is "
+                "singular where `sigma` is an eigenvalue: choose another. A bordered matrix is "
+                "where k cuts a cluster, or an eigenvalue is defective."
             ) from error
         dtype = matrix.dtype
 

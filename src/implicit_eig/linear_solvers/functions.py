@@ -31,11 +31,13 @@ class FunctionLinearSolver(AbstractOwnSolver):
 
         answer = self.fn(matvec, flat, **self.options)
         x, info = answer if isinstance(answer, tuple) else (answer, None)
-        if jnp.shape(x) != flat.shape:
+        if x is None or jnp.shape(x) != flat.shape:
             raise InputError(
                 f"`linear_solver({_name(self.fn)})`: a solution of shape {flat.shape}; got "
-                f"{jnp.shape(x)}. Return x, or (x, info)."
+                f"{None if x is None else jnp.shape(x)}. Return x, or (x, info)."
             )
+        if jnp.iscomplexobj(x) and not jnp.iscomplexobj(flat):
+            x = jnp.real(x)  # whether that is a solution is seen by its residual
         failed = False if info is None else jnp.any(jnp.asarray(info) != 0)
         result = lx.RESULTS.where(failed, lx.RESULTS.breakdown, lx.RESULTS.successful)
         return unravel(x), result, {}

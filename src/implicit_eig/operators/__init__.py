@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Inexact, Shaped
 
 from .._compiled import compiled
 from .._errors import InputError
+from ._entries import as_entries, check_precision
 from .function_operator import FunctionOperator, comparable
 from .host_operator import AbstractHostMatrix, HostOperator
 from .packed import PackedOperator, pack
@@ -25,25 +26,25 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
 
     Raises:
         InputError: the object is none of the accepted forms, is not two-dimensional, is
-            empty, or holds integers.
+            empty, or holds integers or numbers of another precision than single and double.
     """
     if isinstance(given, BCOO):
         operator = SparseOperator.from_bcoo(given)
     elif isinstance(given, BCSR):
         operator = SparseOperator.from_bcoo(given.to_bcoo())
     elif sp.issparse(given):
-        _check_inexact(name, given.dtype)
+        check_precision(f"solve({name}=...)", name, given.dtype)
         operator = SparseOperator.from_scipy(given)
     elif isinstance(given, lx.AbstractLinearOperator):
         operator = simplify(given)
     elif isinstance(given, (jax.Array, np.ndarray)):
-        _check_inexact(name, given.dtype)
+        entries = as_entries(f"solve({name}=...)", name, given)
         if given.ndim != 2:
             raise InputError(
                 f"`solve({name}=...)`: a matrix; got an array of shape {given.shape}. "
                 "Use `jax.vmap` for a stack of matrices."
             )
-        operator = lx.MatrixLinearOperator(jnp.asarray(given))
+        operator = lx.MatrixLinearOperator(entries)
     else:
         raise InputError(
             f"`solve({name}=...)`: an array, `SparseOperator`, `scipy.sparse` matrix, `BCOO`, "
@@ -58,6 +59,7 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
                 f"`solve({name}=...)`: an operator between vectors of shape (n,); got "
                 f"{structure}. Ravel the argument inside the operator."
             )
+        check_precision(f"solve({name}=...)", name, structure.dtype)
     if isinstance(operator, lx.FunctionLinearOperator):
         operator = FunctionOperator(comparable(operator))
     if 0 in (operator.in_size(), operator.out_size()):
@@ -66,14 +68,6 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
             f"({operator.out_size()}, {operator.in_size()}). Check how it was assembled."
         )
     return operator
-
-
-def _check_inexact(name: str, dtype: Any) -> None:
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise InputError(
-            f"`solve({name}=...)`: real or complex floating-point entries; got {dtype}. "
-            f"Convert it, `{name}.astype(float)`."
-        )
 
 
 def is_dense(operator: lx.AbstractLinearOperator | None) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Inexact, Integer
 
 from .._errors import InputError
 from ..host import is_traced
+from ._entries import as_entries
 from .packed import Pattern, hidden, pack, pattern_of, register_sparse, union
 
 
@@ -31,7 +32,8 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     Args:
         data: entries; shape (e,).
-        rows, cols: their places; integers of shape (e,).
+        rows, cols: their places, counted from 0; integers of shape (e,). Where traced indices lie
+            outside the matrix, their entries are NaN.
         shape: (m, n).
 
     Raises:
@@ -62,7 +64,7 @@ class SparseOperator(lx.AbstractLinearOperator):
     traced: tuple[Integer[Array, " e"], Integer[Array, " e"]] | None
 
     def __init__(self, data: Any, rows: Any, cols: Any, shape: tuple[int, ...]):
-        self.data = jnp.asarray(data)
+        self.data = as_entries("SparseOperator(data=...)", "data", data)
         self.shape = (int(shape[0]), int(shape[1]))
         self.pattern = self.traced = None
         if is_traced((rows, cols)):
@@ -79,11 +81,13 @@ class SparseOperator(lx.AbstractLinearOperator):
                 f"{self.data.shape}, {rows.shape}, {cols.shape}. "
                 "Ravel the element matrices and their indices alike."
             )
-        if not jnp.issubdtype(self.data.dtype, jnp.inexact):
-            raise InputError(
-                "`SparseOperator(data=...)`: real or complex floating-point entries; got "
-                f"{self.data.dtype}. Convert them, `data.astype(float)`."
-            )
+        if self.traced is not None:
+            # an index that is not in the matrix is seen by its entry, NaN
+            pairs = zip(self.traced, self.shape, strict=True)
+            inside = [(index >= 0) & (index < size) for index, size in pairs]
+            rows, cols = (jnp.where(i, x, 0) for i, x in zip(inside, self.traced, strict=True))
+            self.traced = rows, cols
+            self.data = jnp.where(inside[0] & inside[1], self.data, jnp.nan)
 
     @property
     def rows(self) -> Integer[Array | np.ndarray, " e"]:
@@ -120,6 +124,11 @@ class SparseOperator(lx.AbstractLinearOperator):
             ([2.0, 3.0], [[0.0, 2.0], [3.0, 0.0]])
         """
         coo: Any = matrix.tocoo()
+        if coo.ndim != 2:
+            raise InputError(
+                "`SparseOperator.from_scipy(matrix)`: a matrix; got a sparse array of shape "
+                f"{coo.shape}. Reshape it."
+            )
         rows, cols = coo.row, coo.col
         return cls(coo.data, rows.astype(np.int32), cols.astype(np.int32), coo.shape)
 

@@ -19,6 +19,11 @@ from ..solution import Solution
 INDEPENDENCE = 1e-3
 
 
+def whole(number: Any) -> Any:
+    """Return an integer of NumPy as one of Python; other things as they are."""
+    return int(number) if isinstance(number, np.integer) else number
+
+
 def check_k(name: str, k: Any, guard: Any = 0) -> None:
     """Raise `InputError` unless k is a positive integer, and `guard` none below 0."""
     for argument, value, least, wanted in (

@@ -13,7 +13,7 @@ from ._abstract import Operators
 from ._pairs import Pairs
 from ._separate import near_blocks, separate
 from ._sums import AbstractSums
-from ._validation import check_k
+from ._validation import check_k, whole
 
 
 class General(AbstractSums):
@@ -48,9 +48,9 @@ class General(AbstractSums):
         [[1.0, 0.0], [-1.0, 0.0]]
     """
 
-    k: int = eqx.field(static=True)
+    k: int = eqx.field(static=True, converter=whole)
     left: bool = eqx.field(static=True, default=False)
-    guard: int = eqx.field(static=True, default=0)
+    guard: int = eqx.field(static=True, default=0, converter=whole)
 
     def __check_init__(self):
         check_k("General", self.k, self.guard)

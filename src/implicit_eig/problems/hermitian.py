@@ -35,7 +35,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
@@ -54,7 +53,7 @@ from ._hermitian_check import (
 )
 from ._separate import near_blocks, separate_orthonormal
 from ._turns import beyond_rounding, turn_defect_of_pairs
-from ._validation import check_k, membership
+from ._validation import check_k, membership, whole
 
 
 class Invariant(eqx.Module):
@@ -99,8 +98,8 @@ class Hermitian(AbstractProblem):
         ([[0.5, 0.0], [0.0, 0.0]], [[-0.5, 0.0], [0.0, 0.0]])
     """
 
-    k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)
-    guard: int = eqx.field(static=True, default=0)
+    k: int = eqx.field(static=True, converter=whole)
+    guard: int = eqx.field(static=True, default=0, converter=whole)
 
     def __check_init__(self):
         check_k("Hermitian", self.k, self.guard)

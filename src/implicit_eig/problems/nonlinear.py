@@ -21,7 +21,7 @@ from ..solvers.newton import Newton
 from ..systems.function import Function, is_operator, leaves, working_dtype
 from ._abstract import Operators
 from ._pairs import AbstractPairs, solution_structure
-from ._validation import check_k
+from ._validation import check_k, whole
 
 
 class Nonlinear(AbstractPairs):
@@ -70,7 +70,7 @@ class Nonlinear(AbstractPairs):
     """
 
     T: Any = eqx.field(static=True)
-    k: int = eqx.field(static=True, default=1)
+    k: int = eqx.field(static=True, default=1, converter=whole)
     n: int | None = eqx.field(static=True, default=None, kw_only=True)
     left: bool = eqx.field(static=True, default=False, kw_only=True)
 

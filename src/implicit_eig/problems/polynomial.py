@@ -10,7 +10,7 @@ from ..checks.clusters import near_mask
 from ..checks.policy import Policy, tolerance
 from ._abstract import Operators
 from ._sums import AbstractSums
-from ._validation import check_k
+from ._validation import check_k, whole
 
 
 class Polynomial(AbstractSums):
@@ -43,9 +43,9 @@ class Polynomial(AbstractSums):
         -0.5
     """
 
-    k: int = eqx.field(static=True)
+    k: int = eqx.field(static=True, converter=whole)
     left: bool = eqx.field(static=True, default=False)
-    guard: int = eqx.field(static=True, default=0)
+    guard: int = eqx.field(static=True, default=0, converter=whole)
 
     def __check_init__(self):
         check_k("Polynomial", self.k, self.guard)

@@ -30,7 +30,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
@@ -45,7 +44,7 @@ from ._embedding import embedding
 from ._separate import near_blocks, separate_orthonormal
 from ._singular_check import UnfitFactors, UnfitTriplets, normalize
 from ._turns import beyond_rounding, turn_defect_of_pairs
-from ._validation import check_k, membership
+from ._validation import check_k, membership, whole
 from .normalization import AbstractNormalization, rescale
 
 
@@ -91,8 +90,8 @@ class Singular(AbstractProblem):
         [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     """
 
-    k: int = eqx.field(static=True, converter=lambda k: int(k) if isinstance(k, np.integer) else k)
-    guard: int = eqx.field(static=True, default=0)
+    k: int = eqx.field(static=True, converter=whole)
+    guard: int = eqx.field(static=True, default=0, converter=whole)
 
     def __check_init__(self):
         check_k("Singular", self.k, self.guard)

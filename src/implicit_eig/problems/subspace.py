@@ -48,7 +48,7 @@ from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operato
 from ._subspace_check import UnfitBasis, schur_basis
 from ._sums import check_square
 from ._turns import turn_defect
-from ._validation import check_k
+from ._validation import check_k, whole
 from .hermitian import Invariant
 from .normalization import AbstractNormalization
 
@@ -87,7 +87,7 @@ class Subspace(AbstractProblem):
         [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
 
-    k: int = eqx.field(static=True)
+    k: int = eqx.field(static=True, converter=whole)
 
     def __check_init__(self):
         check_k("Subspace", self.k)
