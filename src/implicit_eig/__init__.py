@@ -18,6 +18,7 @@ from ._errors import (
 )
 from .checks.gauge import gauge_defect
 from .checks.policy import Action, Policy, SolveReport
+from .crossings.matrix_function import MatrixFunction, matrix_function
 from .crossings.one_sided import directional_derivatives
 from .crossings.subgradient import minimum_norm_subgradient
 from .crossings.tracking import Followed, Tracked, follow, track
@@ -106,6 +107,7 @@ __all__ = [
     "LargestComponent",
     "LinearSolveError",
     "LinearSolveWarning",
+    "MatrixFunction",
     "Nonlinear",
     "Pardiso",
     "Policy",
@@ -138,6 +140,7 @@ __all__ = [
     "host_operator",
     "implicit_function",
     "linear_solver",
+    "matrix_function",
     "minimum_norm_subgradient",
     "plot",
     "refine",

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
@@ -34,13 +35,26 @@ class Steps:
 
     def __call__(self, constants: list[Array], *args: Array) -> list[Array]:
         """Return the results."""
-        return jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, constants))(*args)
+        # a result may be a number that stands in the steps
+        return list(
+            map(jnp.asarray, jex.jaxpr_as_fun(jex.ClosedJaxpr(self.jaxpr, constants))(*args))
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Steps) and self.hash == other.hash and self.key == other.key
 
     def __hash__(self) -> int:
         return self.hash
+
+
+class Traced(eqx.Module):
+    """A function of one array in steps that can be compared, and the arrays in it."""
+
+    steps: Steps = eqx.field(static=True)
+    arrays: list[Array]
+
+    def __call__(self, x: Array) -> Array:
+        return self.steps(self.arrays, x)[0]
 
 
 # Rules are compared up to derivatives of this order: most of them call their own function again.

@@ -73,11 +73,11 @@ class Eigensolver(AbstractRoot):
             EigensolverError: the solver's eigenpairs fail their check (when run).
         """
         canonical = self.canonical(operators)
-        state, stats = find_root(self, canonical)
-        state = _separate(self.problem, state)
-        solution = self.solution(state, canonical)
+        whole, stats = find_root(self, canonical)
+        state = _separate(self.problem, whole)
+        solution, joint = self.solution(state, canonical), self.problem.joint(whole)
         values, equal = _alike(solution.values, state, solve=self), self.problem.clusters(state)
-        return dataclasses.replace(solution, values=values, stats=stats, _equal=equal)
+        return dataclasses.replace(solution, values=values, stats=stats, _equal=equal, _joint=joint)
 
     def values(self, *operators: Any) -> jax.Array:
         """Return the eigenvalues alone, shape (k,).
@@ -121,9 +121,9 @@ class Eigensolver(AbstractRoot):
     def solution(self, state: PyTree, canonical: Operators) -> Solution:
         """Return the solution that a state stands for, normalised."""
         solution = self.problem.solution(state)
-        if self.normalization is None:
-            return solution
-        return self.problem.rescale(self.normalization, solution, canonical, self.policy)
+        if self.normalization is not None:
+            solution = self.problem.rescale(self.normalization, solution, canonical, self.policy)
+        return dataclasses.replace(solution, _joint=self.problem.joint(state))
 
     def find(self, theta: Operators) -> tuple[PyTree, PyTree]:
         """Return the state of the solver's eigenpairs, checked, normalised, and their figures."""

@@ -14,6 +14,24 @@ else:  # on the host the arrays are NumPy's, and before the run they are shapes
     AnyArray = Array | np.ndarray | jax.ShapeDtypeStruct
 
 
+class Joint(eqx.Module):
+    """A basis of the known space in which pairs with near values share a block of S.
+
+    A X = B X S and XᴴBX = I, in the problem's own normalisation: S is diagonal in value, its
+    tangent is full inside a block. No gap inside a block is divided by, so that derivatives of
+    left f(S) rightᴴ are exact at any gap.
+
+    Attributes:
+        S: shape (k, k).
+        left: X, shape (n, k); U of singular triplets.
+        right: left vectors, or V of singular triplets; `None` for X itself.
+    """
+
+    S: Inexact[AnyArray, "k k"]
+    left: Inexact[AnyArray, "m k"]
+    right: Inexact[AnyArray, "n k"] | None = None
+
+
 class Solution(eqx.Module):
     """Hold the eigenpairs of a problem; unpacks as `values, vectors = solution`.
 
@@ -42,12 +60,12 @@ class Solution(eqx.Module):
     vectors: Inexact[AnyArray, "n k"]
     left_vectors: Inexact[AnyArray, "m k"] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
-    # For derivatives at repeated eigenvalues, of a problem whose conditions have a block S: S
-    # itself, diagonal in value, its tangent full inside a cluster; and which count as one.
+    # For derivatives at repeated eigenvalues, of a problem whose conditions have a block: the basis
+    # before its pairs are taken apart; and which values count as one.
     # Eigenvalues and vectors beyond the k, where the problem has a guard. Of what the solver
     # returned besides, the eigenvalue nearest to each, NaN if there is none; and whether it is of
     # the cluster of that.
-    _block: Inexact[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
+    _joint: Joint | None = eqx.field(default=None, repr=False)
     _equal: Bool[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
     _beyond: tuple[Shaped[AnyArray, " g"], Inexact[AnyArray, "n g"]] | None = eqx.field(
         default=None, repr=False

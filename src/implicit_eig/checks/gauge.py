@@ -216,7 +216,8 @@ def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) ->
         "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
         f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "
         f"{_distance(values)} Single values of a cluster have no derivative: use their sum, "
-        "`directional_derivatives` or `minimum_norm_subgradient`. For second derivatives write a "
-        "nonlinear function of them through the vectors or by `Subspace`, as the page Conventions "
-        "of the documentation says. Or accept this with `Policy(gauge=Action.IGNORE)`."
+        "`directional_derivatives` or `minimum_norm_subgradient`. Write a function of them and "
+        "their vectors, and for second derivatives any nonlinear one, by `matrix_function`, as "
+        "the page Theory of clusters of the documentation says. Or accept this with "
+        "`Policy(gauge=Action.IGNORE)`."
     )

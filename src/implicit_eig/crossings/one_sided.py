@@ -148,9 +148,7 @@ def _block_dot(
     """Return Ṡ and the tangent of the state."""
     residual_dot = jvp_at(lambda t: solve.residual(z, t), theta, theta_dot)
     z_dot = solve.solve_linearised(z, theta, residual_dot)
-    return jvp_at(
-        lambda z: solve.problem.solution(solve.problem.separate(z))._block, z, z_dot
-    ), z_dot
+    return jvp_at(lambda z: solve.problem.block(solve.problem.separate(z)), z, z_dot), z_dot
 
 
 @compiled
@@ -222,7 +220,7 @@ def _of_pairs(
             "`directional_derivatives(order=2)`: a Hermitian problem; got "
             f"{type(problem).__name__}. For simple values nest `jax.jvp`."
         )
-    if problem.solution(z)._block is None:
+    if problem.block(z) is None:
         raise InputError(
             "`directional_derivatives(solve=...)`: a problem of the package with single values; "
             f"got {type(problem).__name__}. Use `Hermitian`, `Singular`, `General`, `Polynomial` "

@@ -77,15 +77,15 @@ def minimum_norm_subgradient(
 
     def block(params: PyTree) -> tuple[Any, Any]:
         solution = f(params)
-        known = isinstance(solution, Solution) and solution._block is not None
-        if not known or jnp.iscomplexobj(solution.values):
+        joint = solution._joint if isinstance(solution, Solution) else None
+        if joint is None or jnp.iscomplexobj(solution.values):
             other = "that of another problem" if isinstance(solution, Solution) else "no `Solution`"
             raise InputError(
                 "`minimum_norm_subgradient(f, ...)`: f(params) -> the `Solution` of a Hermitian or "
                 f"singular value problem, as `eigensolver` returns it; got {other}. Return "
                 "`solve(A)` itself, of `Hermitian(k)` or `Singular(k)`."
             )
-        return solution._block, (solution.values, solution._equal, solution.vectors)
+        return joint.S, (solution.values, solution._equal, solution.vectors)
 
     S, pull, (values, equal, vectors) = jax.vjp(block, params, has_aux=True)
     if host.is_traced((values, equal)):

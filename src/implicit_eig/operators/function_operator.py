@@ -8,18 +8,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
 
-from .._alike import Steps
+from .._alike import Steps, Traced
 from .packed import register_sparse
-
-
-class _Product(eqx.Module):
-    """The function of an operator, in steps that can be compared, and the arrays in it."""
-
-    steps: Steps = eqx.field(static=True)
-    arrays: list[Array]
-
-    def __call__(self, vector: Array) -> Array:
-        return self.steps(self.arrays, vector)[0]
 
 
 def comparable(operator: lx.FunctionLinearOperator) -> lx.FunctionLinearOperator:
@@ -39,7 +29,7 @@ def comparable(operator: lx.FunctionLinearOperator) -> lx.FunctionLinearOperator
         constvars=[*jaxpr.constvars, *jaxpr.invars[:count]], invars=jaxpr.invars[count:]
     )
     found = list(map(jnp.asarray, [*closed.consts, *leaves]))
-    fn: Any = _Product(Steps(opened), found)
+    fn: Any = Traced(Steps(opened), found)
     return lx.FunctionLinearOperator(fn, like, operator.tags, closure_convert=False)
 
 

@@ -16,7 +16,7 @@ from ..checks.policy import Policy
 from ..linear_solvers._systems import AbstractSquareSystem, Structure
 from ..operators import as_operator
 from ..operators.views import solver_view, traced_view
-from ..solution import Solution
+from ..solution import Joint, Solution
 from ..systems._abstract import AbstractFormulation
 from ..systems.auto import AutoSystem, refusal
 from ..systems.jacobian import JacobianSystem, as_many
@@ -85,6 +85,14 @@ class AbstractGauge(eqx.Module):
 
     def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
         """Return which eigenvalues count as one; `None` where the gauge is not known."""
+        return None
+
+    def block(self, state: PyTree) -> Array | None:
+        """Return the block S of conditions on eigenpairs; `None` where they have none."""
+        return None
+
+    def joint(self, state: PyTree) -> Joint | None:
+        """Return the basis that a matrix function is stated in; `None` if the problem has none."""
         return None
 
     def separate(self, state: PyTree) -> PyTree:

@@ -199,7 +199,11 @@ class AbstractPairs(AbstractProblem):
         left = scale_columns(state.V, norms).conj() if self.left else None
         # a factor of 1, whose cotangent is what the norm takes away from that of x
         X = scale_columns(state.X, diagonal(state.near) / norms)
-        return Solution(state.lam, X, left, _block=state.S)
+        return Solution(state.lam, X, left)
+
+    def block(self, state: Pairs) -> Inexact[Array, "k k"]:
+        """Return S."""
+        return state.S
 
     def conditions(self, state: Pairs, *operators: Any) -> tuple[Array, ...]:
         """Return T(λ) x; with left vectors also T(λ)ᵀ v and, within clusters, VᵀT'(λ)X − s I."""

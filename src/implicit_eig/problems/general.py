@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Inexact
 from .._errors import InputError
 from ..checks.clusters import cluster_mask
 from ..checks.policy import Policy
+from ..solution import Joint
 from ..systems.matrices import Shifted
 from ._abstract import Operators
 from ._pairs import Pairs
@@ -106,6 +107,10 @@ class General(AbstractSums):
     def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
         """Return which eigenpairs share a block: also those with near eigenvalues."""
         return near_blocks(lam, equal)
+
+    def joint(self, state: Pairs) -> Joint | None:
+        """Return (S, X, Y), YᴴBX = I, where left vectors are part of the solution."""
+        return Joint(state.S, state.X, state.V.conj()) if self.left else None
 
     def separate(self, state: Pairs) -> Pairs:
         """Return the state with the block of each cluster apart from the others."""

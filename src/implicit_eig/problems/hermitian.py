@@ -21,10 +21,10 @@ real). What remains,
 are the only linear solves, (A − λᵢB) zᵢ = −(W − BXG)ᵢ, for S is diagonal in value.
 
 From the basis of a block come its single pairs, see `_separate`. Values that are equal to rounding,
-a cluster, stay one block. First derivatives are exact for all functions that do not depend on the
-basis of a cluster, and so are second ones of the vectors and of sums of its values. But λᵢ is the
-diagonal of S and no more: second derivatives of, say, a sum of squared values lack the part of the
-off-diagonal of Ṡ.
+a cluster, stay one block. Derivatives of functions of its space are exact, and of sums of its
+values. But λᵢ is the diagonal of S and no more: second derivatives of, say, a sum of squared
+values lack the part of the off-diagonal of Ṡ, and already first ones of functions that mix f(λ)
+with the vectors. Those take S and X from before the separation: `matrix_function`.
 
 Source: Nelson (1976) AIAA J. 14, 1201; Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78.
 """
@@ -40,7 +40,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..operators import apply, diagonal
-from ..solution import Solution
+from ..solution import Joint, Solution
 from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Pencil
 from ..systems.auto import known_in_full, pencil_systems
 from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
@@ -179,7 +179,15 @@ class Hermitian(AbstractProblem):
 
     def solution(self, state: "Invariant") -> Solution:
         """Return the eigenpairs, λ being the diagonal of S."""
-        return Solution(diagonal(state.S).real, state.X, _block=state.S)
+        return Solution(diagonal(state.S).real, state.X)
+
+    def block(self, state: "Invariant") -> Inexact[Array, "k k"]:
+        """Return S."""
+        return state.S
+
+    def joint(self, state: "Invariant") -> Joint:
+        """Return (S, X)."""
+        return Joint(state.S, state.X)
 
     def separate(self, state: "Invariant") -> "Invariant":
         """Return the state with the block of each cluster apart from the others."""

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._errors import InputError
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..operators import apply, apply_adjoint, diagonal, dtype_of
-from ..solution import Solution
+from ..solution import Joint, Solution
 from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Pencil
 from ..systems.auto import known_in_full, pencil_systems
 from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
@@ -161,7 +161,15 @@ class Singular(AbstractProblem):
 
     def solution(self, state: Triplets) -> Solution:
         """Return the triplets, σ being the diagonal of S."""
-        return Solution(diagonal(state.S).real, state.V, state.U, _block=state.S)
+        return Solution(diagonal(state.S).real, state.V, state.U)
+
+    def block(self, state: Triplets) -> Inexact[Array, "k k"]:
+        """Return S."""
+        return state.S
+
+    def joint(self, state: Triplets) -> Joint:
+        """Return (S, U, V)."""
+        return Joint(state.S, state.U, state.V)
 
     def separate(self, state: Triplets) -> Triplets:
         """Return the state with the block of each cluster apart from the others."""
