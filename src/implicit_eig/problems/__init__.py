@@ -1,1 +1,1 @@
-"""What the answer of a solver fulfils: one kind of problem per file."""
+"""The kinds of problem whose solution is differentiated, one per file."""

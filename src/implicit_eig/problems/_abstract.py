@@ -1,4 +1,4 @@
-"""What a kind of eigenproblem has to say about itself: its conditions, its gauge, its views."""
+"""What each kind of eigenproblem defines: its conditions, its gauge and its views."""
 
 import abc
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ..systems.auto import AutoSystem, refusal
 from ..systems.jacobian import JacobianSystem, as_many
 from .normalization import AbstractNormalization, rescale
 
-# what `canonical` returns: lineax operators, unless the problem has arguments of another kind
+# what `canonical` returns: lineax operators, unless the problem takes arguments of another kind
 Operators = tuple[Any, ...]
 # (system, right side) -> solution
 LinearSolve = Callable[[AbstractSquareSystem, PyTree[Array]], PyTree[Array]]
@@ -33,20 +33,20 @@ class AbstractLinearised(eqx.Module):
 
     @abc.abstractmethod
     def tangent(self, residual_dot: PyTree, solve: LinearSolve) -> PyTree:
-        """Return ṡ, by `solve(system, right side)` where that takes linear systems.
+        """Return ṡ, solving linear systems by `solve(system, right side)` where it needs any.
 
-        Linear in `residual_dot`, and differentiable by JAX in all else.
+        The result is linear in `residual_dot`, and JAX can differentiate it in all other arguments.
         """
 
 
 class AbstractConditions(eqx.Module):
-    """The conditions F(state, operators) = 0, whose derivatives are those of the answer."""
+    """The conditions F(state, operators) = 0, whose derivatives are those of the solution."""
 
     k: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def state(self, solution: Solution) -> PyTree:
-        """Return what the conditions are stated in, and differentiated."""
+        """Return the state, the unknowns in which the conditions are stated and differentiated."""
 
     @abc.abstractmethod
     def solution(self, state: PyTree) -> Solution:
@@ -68,14 +68,14 @@ class AbstractConditions(eqx.Module):
         return LinearisedByJAX(self, operators, state)
 
     def values_dot(self, state: PyTree, residual_dot: PyTree) -> Array | None:
-        """Return the tangent of the eigenvalues, shape (k,); `None` where it takes a solve."""
+        """Return the tangent of the eigenvalues, shape (k,); `None` where it needs a solve."""
         return None
 
 
 class AbstractGauge(eqx.Module):
-    """What a solution leaves open: phases, and bases in the clusters of its eigenvalues.
+    """What a solution leaves undetermined: phases, and bases within clusters of eigenvalues.
 
-    By default nothing is known to be: functions of the solution are not judged.
+    By default no such freedom is assumed, and functions of the solution are not checked for it.
     """
 
     @property
@@ -84,7 +84,7 @@ class AbstractGauge(eqx.Module):
         return False
 
     def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
-        """Return which eigenvalues count as one; `None` where the gauge is not known."""
+        """Return which eigenvalues count as equal; `None` where the gauge is not known."""
         return None
 
     def block(self, state: PyTree) -> Array | None:
@@ -96,7 +96,7 @@ class AbstractGauge(eqx.Module):
         return None
 
     def separate(self, state: PyTree) -> PyTree:
-        """Return the state of single eigenpairs, where the conditions are those of a space."""
+        """Return the state of single eigenpairs, where the conditions are those of a subspace."""
         return state
 
     def diagonal(self, state: PyTree) -> PyTree:
@@ -106,33 +106,33 @@ class AbstractGauge(eqx.Module):
     def gauge_defect(
         self, state: PyTree, cotangent: PyTree, clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-        """Return how much a function with this cotangent changes with the gauge, and its size.
+        """Return how much a function with this cotangent changes with the gauge, and a scale.
 
         Entry (i, i) belongs to the phase of eigenpair i, (i, j) to a rotation of eigenpairs i and j
-        of a cluster; the size is that of ‖x̄‖ ‖x‖.
+        of a cluster; the scale is that of ‖x̄‖ ‖x‖.
         """
         real = jnp.zeros(clusters.shape)
         return real, jnp.ones_like(real[0, 0])
 
 
 class AbstractViews(eqx.Module):
-    """What passes between the user's solver and the conditions, and its checks."""
+    """The conversions between the user's solver and the conditions, and their checks."""
 
     @property
     def is_hermitian(self) -> bool:
-        """Return whether all operators are, so that products with adjoints are not needed."""
+        """Return whether all operators are Hermitian, so that adjoint products are not needed."""
         return False
 
     def suited_to(self, solver: Any) -> Any:
-        """Return the problem, completed by what a ready-made solver knows of it."""
+        """Return the problem, completed by what a ready-made solver knows about it."""
         return self
 
     def with_guard(self) -> Any:
-        """Return the problem that the solver is given, of k eigenpairs and `guard` more."""
+        """Return the problem given to the solver, with k eigenpairs and `guard` more."""
         return self
 
     def with_left_vectors(self) -> Any:
-        """Return the problem whose solution has left vectors, where a condition is seen by them."""
+        """Return the problem with left eigenvectors, where these show an ill condition."""
         return self
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
@@ -167,11 +167,11 @@ class AbstractViews(eqx.Module):
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Solution:
-        """Return the solution, completed by linear solves for what its solver did not give."""
+        """Return the solution, with what the solver did not return found by linear solves."""
         return solution
 
     def metric(self, operators: Operators) -> lx.AbstractLinearOperator | None:
-        """Return B, `None` for I; for `normalization=BNorm()`."""
+        """Return B for `normalization=BNorm()`; `None` for I."""
         raise InputError(
             f"`eigensolver(problem={type(self).__name__}(...), normalization=BNorm())`: a problem "
             "with an operator B; got one without. Use `TwoNorm()`."
@@ -201,7 +201,7 @@ class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
     """
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
-        """Return the solver's pairs as they are, if they fulfil the conditions."""
+        """Return the solver's eigenpairs unchanged, if they satisfy the conditions."""
         caller = f"`eigensolver(problem={type(self).__name__}(...))`"
         state = self.state(solution)
         return check_conditions(caller, policy, self.conditions, state, operators, {}, solution)
@@ -224,7 +224,7 @@ class AbstractProblem(AbstractConditions, AbstractGauge, AbstractViews):
         return self.conditions(self.state(solution), *self.canonical(operators))
 
     def condition_numbers(self, state: PyTree, operators: Operators) -> Float[Array, " k"]:
-        """Return 1/|yᴴBx| of unit vectors for each pair; 1 unless a problem says otherwise."""
+        """Return 1/|yᴴBx| of unit vectors for each eigenpair; 1 unless a problem overrides it."""
         return jnp.ones(self.k, jnp.finfo(self.solution(state).vectors.dtype).dtype)
 
 

@@ -1,4 +1,4 @@
-"""How the tangents of pairs are coupled: S is diagonal in value, not in its tangent."""
+"""How the tangents of eigenpairs are coupled: S is diagonal, but its tangent is full."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from ..operators import diagonal
 def divide(fn: Callable[[Array], Array], b: Array, divisor: Array) -> Array:
     """Return the solution of fn(C) = b, where `fn` multiplies by `divisor` in value.
 
-    As a solve it also has the derivative with respect to what `fn` closes over.
+    Written as a solve, it is also differentiated with respect to what `fn` closes over.
     """
 
     def solve(_: Any, b: Array) -> Array:
@@ -31,8 +31,8 @@ def couplings(
 ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "k k"]]:
     """Return Ṡ and the turn K: with C = K − N/2, CS − SC = G − Ṡ, Ṡ within blocks, K between.
 
-    That is KS − SK = H − Ṡ with H = G + (NS − SN)/2, which is Hermitian where operators cause G
-    and N; K is skew-Hermitian then. Without an N it is zero.
+    That is KS − SK = H − Ṡ with H = G + (NS − SN)/2. Where G and N come from the operators, H is
+    Hermitian and K skew-Hermitian. Where no N is given, it is zero.
     """
     H = G if N is None else G + (N @ S - S @ N) / 2
 

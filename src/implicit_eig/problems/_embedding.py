@@ -14,8 +14,8 @@ from ..operators import SparseOperator, apply, apply_adjoint, dtype_of
 from ..operators.host_operator import AbstractHostMatrix
 from ..operators.packed import PackedOperator, pack, pattern_of, register_sparse
 
-# Of a dense A, H has (m + n)² entries against the mn of A: 4 times as many if A is square. It is
-# formed up to twice that (m/n below 5.8), and where it is small anyway.
+# For a dense A, H has (m + n)² entries against the mn of A, which is 4 times as many if A is
+# square. It is formed up to twice that ratio (m/n below 5.8), and whenever it is small.
 GROWTH = 8
 
 
@@ -40,7 +40,7 @@ def embedding(A: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
 
 
 class Embedding(lx.AbstractLinearOperator):
-    """H by products with A and Aᴴ."""
+    """H, applied by products with A and Aᴴ."""
 
     A: lx.AbstractLinearOperator
 
@@ -50,7 +50,7 @@ class Embedding(lx.AbstractLinearOperator):
         return jnp.concatenate([apply(self.A, v), apply_adjoint(self.A, u)])[:, 0]
 
     def as_matrix(self) -> Inexact[Array, "d d"]:
-        """Return the dense matrix: for tests and small problems."""
+        """Return the dense matrix, for tests and small problems."""
         return _dense(self.A.as_matrix())
 
     def transpose(self) -> lx.AbstractLinearOperator:
@@ -63,7 +63,7 @@ class Embedding(lx.AbstractLinearOperator):
         return jax.ShapeDtypeStruct((self.A.out_size() + self.A.in_size(),), dtype_of(self.A))
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
-        """Return that of (u; v) again."""
+        """Return the shape and dtype of (u; v), as H is square."""
         return self.in_structure()
 
 
@@ -71,7 +71,7 @@ register_sparse(Embedding)
 
 
 class HostEmbedding(AbstractHostMatrix):
-    """H of a matrix whose entries the host knows."""
+    """H for a matrix whose entries are known on the host."""
 
     A: AbstractHostMatrix
 
@@ -86,7 +86,7 @@ class HostEmbedding(AbstractHostMatrix):
         return sp.csr_matrix(sp.bmat([[None, A], [A.conj().T, None]]))
 
     def transpose(self) -> "HostEmbedding":
-        """Return Hᵀ, that of the conjugate of A."""
+        """Return Hᵀ, the embedding of the conjugate of A."""
         conjugate: Any = lx.conj(self.A)
         return HostEmbedding(conjugate)
 
@@ -95,7 +95,7 @@ class HostEmbedding(AbstractHostMatrix):
         return jax.ShapeDtypeStruct((self.A.out_size() + self.A.in_size(),), dtype_of(self.A))
 
     def out_structure(self) -> jax.ShapeDtypeStruct:
-        """Return that of (u; v) again."""
+        """Return the shape and dtype of (u; v), as H is square."""
         return self.in_structure()
 
 

@@ -1,4 +1,4 @@
-"""What is checked of Hermitian operators, and of the pairs A x = λ B x that a solver returns."""
+"""Checks of Hermitian operators, and of the eigenpairs of A x = λ B x that a solver returns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,8 +29,8 @@ INDEFINITE = (
 
 @compiled
 def hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]:
-    """Return the operators, dense ones made Hermitian, and the figures to be judged."""
-    # each is judged by the rounding of its own dtype
+    """Return the operators, dense ones made Hermitian, and the figures for `unfit_operators`."""
+    # each operator is judged by the rounding of its own dtype
     arrays, static = eqx.partition(operators, eqx.is_array)
     still = eqx.combine(jax.lax.stop_gradient(arrays), static)
     figures = [_hermitian_figures(operator) for operator in still]
@@ -46,18 +46,18 @@ def hermitian_parts(operators: Operators) -> tuple[Operators, tuple[Array, ...]]
 
 
 def _hermitian_figures(operator: lx.AbstractLinearOperator) -> tuple[Array, Array, Array]:
-    """Return |uᴴ(A − Aᴴ)v| for random u and v, what rounding explains of it, and vᴴAv."""
+    """Return |uᴴ(A − Aᴴ)v| for random u and v, the part that rounding explains, and vᴴAv."""
     V = probe(jax.ShapeDtypeStruct((operator.in_size(), 2), dtype_of(operator)))
     AV = apply(operator, V)
     M = V.conj().T @ AV
-    # |u|ᴴ|A v|, u and v being of norm 1 and of entries alike
+    # |u|ᴴ|A v|, since u and v have norm 1 and entries of similar size
     size = jnp.max(column_sums(AV)) / len(V) ** 0.5
     rounding = PRODUCT * float(jnp.finfo(V.dtype).eps) * size
     return jnp.abs(M[0, 1] - M[1, 0].conj()), rounding, M[1, 1].real
 
 
 def unfit_operators(defect: Any, rounding: Any, quadratic_form: Any) -> Iterator[Objection]:
-    """Object to A and B by the figures of `hermitian_parts`."""
+    """Object to A and B, judged by the figures of `hermitian_parts`."""
     for name, d, r, q in zip("AB", defect, rounding, quadratic_form, strict=False):
         yield from _unfit(name, d, r, q)
 
@@ -95,7 +95,7 @@ def normalize(
     B: lx.AbstractLinearOperator | None,
     policy: Policy,
 ) -> tuple[Solution, tuple[Array, ...], Array]:
-    """Return the B-orthonormal pairs, the figures of `UnfitPairs`, the relative residuals."""
+    """Return B-orthonormal eigenpairs, the figures of `UnfitPairs`, and relative residuals."""
     lam, X = solution.values, solution.vectors
     finite = jnp.isfinite(lam) & jnp.all(jnp.isfinite(X), axis=0)
     largest = jnp.max(jnp.abs(X), axis=0)
@@ -111,9 +111,9 @@ def normalize(
     pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
     eps = float(jnp.finfo(X.dtype).eps)
     rounding = PRODUCT * eps * pencil.sizes() * column_sums(X)
-    # a value near 0 has no scale of its own: there the residual counts against rounding
+    # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    # what the solver's rounding, that of norms, has done; two values can be off either way
+    # the error of the solver, measured by norms; either of two eigenvalues can be off
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
     at_most = 2 * jnp.max(jnp.abs(X)) * residual
     equal, cut = clusters_beyond(lam, pencil.rounding(), at_most, misfit, solution._rest, policy)
@@ -122,7 +122,7 @@ def normalize(
 
 
 class UnfitPairs(eqx.Module):
-    """Object to what the solver returned."""
+    """Object to the eigenpairs that the solver returned."""
 
     residual_rtol: float = eqx.field(static=True)
 

@@ -1,28 +1,29 @@
-"""Pairs of T(λ) x = 0, T holomorphic in λ: pencils, polynomials, any function.
+"""Eigenpairs of T(λ) x = 0, T holomorphic in λ: pencils, polynomials, any function.
 
-Tangents. Pairs of equal values, and of a pencil those of near ones, move as one, with a block S
-that is diag(λ) in value and full in its tangent. With a normalisation cᴴX = I inside blocks, c
-constant, the
-conditions, here of a pencil,
+Tangents. Eigenpairs with equal eigenvalues, and for a pencil those with near ones, move together,
+with a block S that is equal to diag(λ) and whose tangent is full. With a normalisation cᴴX = I
+inside blocks, c constant, the conditions, here of a pencil,
 
     A X − B X S = 0,    cᴴX = I
 
-are holomorphic in S and X, so complex derivatives are those of JAX. For each pair i
+are holomorphic in S and X, so complex derivatives are those of JAX. For each eigenpair i
 
     T(λᵢ) ẋᵢ + Σⱼ T'(λⱼ) xⱼ Ṡⱼᵢ = −(Ṫ X)ᵢ,    cⱼᴴẋᵢ = 0,    j in the block of i,
 
-one bordered system, nonsingular exactly when the cluster of i is complete and has as many vectors
-as values. Where λᵢ is alone the sum has one term. Near pairs are taken apart by `_separate`. In
-reverse mode it is the transpose that is solved; where the left vectors are known, T(λ)ᴴ y = 0, the
-part of a cotangent of the values is a combination of these, and no solve is left:
+is one bordered system, nonsingular exactly when the cluster of i is complete and has as many
+independent eigenvectors as eigenvalues. Where λᵢ is simple the sum has one term. Near eigenpairs
+are separated by `_separate`. In reverse mode the transposed system is solved; where the left
+eigenvectors are known, T(λ)ᴴ y = 0, the part of a cotangent that belongs to the eigenvalues is a
+combination of them, and no solve is left:
 
     λ̇ = −yᴴṪx / yᴴT'(λ)x.
 
-The left vectors V = Ȳ have the conditions T(λ)ᵀ v = 0, VᵀT'(λ)X = s I inside blocks, whose
-tangent follows from Ṡ and Ẋ by the transposed systems.
+The left eigenvectors V = Ȳ satisfy T(λ)ᵀ v = 0, VᵀT'(λ)X = s I inside blocks; their tangent
+follows from Ṡ and Ẋ by the transposed systems.
 
 Source: Andrew, Chu & Lancaster (1993) SIAM J. Matrix Anal. 14, 903, doi:10.1137/0614061; differs
-in: a border of norms, a border for a whole cluster, and left vectors by the same systems.
+in: a border from the normalisation, a border for a whole cluster, and left eigenvectors by the
+same systems.
 """
 
 import abc
@@ -61,9 +62,9 @@ from ._validation import membership
 
 
 class Pairs(eqx.Module):
-    """The state: the block, vectors, conjugates of the left vectors, zero where unknown; clusters.
+    """The state: block, eigenvectors, conjugates of left eigenvectors (0 if unknown), clusters.
 
-    `near` is 1 for two pairs of a cluster and 0 for others; it is constant.
+    `near` is 1 for two eigenpairs of one cluster and 0 for others; it is constant.
     """
 
     S: Inexact[Array, "k k"]
@@ -73,23 +74,23 @@ class Pairs(eqx.Module):
 
     @property
     def lam(self) -> Inexact[Array, " k"]:
-        """The values."""
+        """Return the eigenvalues."""
         return diagonal(self.S)
 
 
 class AbstractPairs(AbstractProblem):
-    """A kind of problem whose pairs are roots of T(λ) x = 0."""
+    """A kind of problem whose eigenpairs are the solutions of T(λ) x = 0."""
 
     left: eqx.AbstractVar[bool]
 
     @property
     @abc.abstractmethod
     def left_scale(self) -> float:
-        """The number vᵀT'(λ)x of the left vectors as they are returned."""
+        """Return the number vᵀT'(λ)x of the left eigenvectors as they are returned."""
 
     @property
     def name(self) -> str:
-        """The kind's name, for messages."""
+        """Return the kind's name, for messages."""
         return type(self).__name__
 
     @abc.abstractmethod
@@ -106,7 +107,7 @@ class AbstractPairs(AbstractProblem):
     ) -> Inexact[Array, "n k"]:
         """Return T at the block S applied to X, A X − B X S for a pencil; or that of Tᵀ at Sᵀ.
 
-        S is diagonal in value: column i is T(λᵢ) xᵢ.
+        S is equal to a diagonal matrix: column i is T(λᵢ) xᵢ.
         """
 
     @abc.abstractmethod
@@ -117,26 +118,26 @@ class AbstractPairs(AbstractProblem):
         X: Inexact[Array, "n k"],
         operators: Operators,
     ) -> Inexact[Array, "k k"]:
-        """Return VᵀT'X of pairs with the block S, entry (i, j) for vᵢ and xⱼ; linear in V and X."""
+        """Return VᵀT'X at the block S, entry (i, j) for vᵢ and xⱼ; linear in V and X."""
 
     @abc.abstractmethod
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which pairs move as one cluster, `rounding` being that of each value."""
+        """Return which eigenpairs form a cluster, `rounding` being that of each eigenvalue."""
 
     def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
-        """Return which pairs share a block of the conditions: at least those of one cluster."""
+        """Return which eigenpairs share a block of the conditions: at least each cluster."""
         return equal
 
     @abc.abstractmethod
     def spans(self, n: int) -> bool:
-        """Return whether the k pairs are all that there are, and T is linear in λ."""
+        """Return whether the k eigenpairs are all that exist, and T is linear in λ."""
 
     def with_left_vectors(self) -> "AbstractPairs":
-        """Return the problem with left vectors in its solution."""
+        """Return the problem with left eigenvectors in its solution."""
         return dataclasses.replace(self, left=True)
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
-        """Return the pairs with ‖x‖ = 1 and left vectors, if given, to match, checked."""
+        """Return the checked eigenpairs with ‖x‖ = 1, and left eigenvectors scaled to match."""
         norms = column_norms(solution.vectors)
         X = scale_columns(solution.vectors, 1 / jnp.where(norms > 0, norms, 1))
         border = self.border(jnp.diag(solution.values), X, operators)
@@ -162,13 +163,13 @@ class AbstractPairs(AbstractProblem):
         linear_solver: lx.AbstractLinearSolver,
         policy: Policy,
     ) -> Solution:
-        """Return the solution with left vectors, by transposed solves if `left` wants them.
+        """Return the solution with left eigenvectors, by transposed solves if `left` is set.
 
-        Where left vectors are known the condition of the values is checked.
+        Where left eigenvectors are known, the condition of the eigenvalues is checked.
         """
         state = self.state(solution)
         if self.left:
-            # what their solves show is judged below
+            # no warning from these solves: the condition that they show is judged below
             silent = dataclasses.replace(policy, exceptional=Action.IGNORE)
             V = _find_left(self, state, operators, linear_solver, silent)
             state = dataclasses.replace(state, V=V)
@@ -183,7 +184,7 @@ class AbstractPairs(AbstractProblem):
         return column_norms(state.V) * border / abs(self.left_scale)
 
     def state(self, solution: Solution) -> Pairs:
-        """Return (Λ, X, V) and the clusters of a checked solution; another has none."""
+        """Return (Λ, X, V) and the clusters of a checked solution; an unchecked one has none."""
         X = solution.vectors
         V = jnp.zeros_like(X)
         if solution.left_vectors is not None:
@@ -191,13 +192,13 @@ class AbstractPairs(AbstractProblem):
         return Pairs(jnp.diag(solution.values), X, V, membership(solution))
 
     def solution(self, state: Pairs) -> Solution:
-        """Return the pairs, with the left vectors if `left` asks for them.
+        """Return the eigenpairs, with the left eigenvectors if `left` is set.
 
-        The state keeps cᴴX = I, a solution ‖x‖ = 1: the same numbers and first derivatives.
+        The state keeps cᴴX = I and a solution ‖x‖ = 1, with equal values and first derivatives.
         """
         norms = jnp.sqrt(jnp.sum(state.X * state.X.conj(), axis=0).real)
         left = scale_columns(state.V, norms).conj() if self.left else None
-        # a factor of 1, whose cotangent is what the norm takes away from that of x
+        # a factor of 1, whose cotangent is the part that the norm removes from that of x
         X = scale_columns(state.X, diagonal(state.near) / norms)
         return Solution(state.lam, X, left)
 
@@ -211,20 +212,20 @@ class AbstractPairs(AbstractProblem):
         return (*right, *self.left_conditions(state, operators)) if self.left else right
 
     def blocks_of(self, state: Pairs) -> Float[Array, "k k"]:
-        """Return 1 for two pairs that share a block, else 0."""
+        """Return 1 for two eigenpairs that share a block, else 0."""
         return self.blocks(state.lam, state.near > 0).astype(state.near.dtype)
 
     def clusters(self, state: Pairs) -> Bool[Array, "k k"]:
-        """Return which values count as one."""
+        """Return which eigenvalues count as equal."""
         return state.near > 0
 
     def gauge_defect(
         self, state: Pairs, cotangent: Pairs, clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-        """Return what X → X(I + K), V → V(I − Kᵀ), K within clusters, changes, and its size."""
+        """Return the change by X → X(I + K), V → V(I − Kᵀ), K within clusters, and its scale."""
         M = cotangent.X.T @ state.X - (cotangent.V.T @ state.V).T
         size = product_sizes(cotangent.X, state.X) + product_sizes(cotangent.V, state.V)
-        # of a function of |x|² nearly all of x̄ may be along x, where the norm is fixed
+        # a function of |x|² can have nearly all of x̄ along x, a direction fixed by the norm
         along = jnp.abs(diagonal(cotangent.near))
         defect = beyond_rounding(jnp.where(clusters, jnp.abs(M), 0), cotangent.near)
         return defect, jnp.max(size) + jnp.max(along)
@@ -232,7 +233,7 @@ class AbstractPairs(AbstractProblem):
     def linearise(
         self, state: Pairs, operators: Operators, system: AbstractFormulation
     ) -> "LinearisedPairs":
-        """Return the linearised conditions: bordered, or of all pairs."""
+        """Return the linearised conditions: bordered systems, or the sums over all eigenpairs."""
         n = len(state.X)
         found = f"k = {self.k}, n = {n}"
         if known_in_full(system, self.spans(n), self.name, "n pairs of a pencil", found):
@@ -251,7 +252,7 @@ class AbstractPairs(AbstractProblem):
 
     def left_conditions(self, state: Pairs, operators: Operators) -> tuple[Array, Array]:
         S, X, V = state.S, state.X, state.V
-        # column i is that of pair i, as in every other condition
+        # column i belongs to eigenpair i, as in every other condition
         scale = self.pairing(S, V, X, operators).T
         scale = scale - self.left_scale * jnp.eye(self.k, dtype=S.dtype)
         blocks = self.blocks_of(state).astype(S.dtype)
@@ -266,7 +267,7 @@ def _find_left(
     linear_solver: lx.AbstractLinearSolver,
     policy: Policy,
 ) -> Array:
-    """Return V, by the transposed systems where it is not known: Mᵀ (v, 0) = (0, s)."""
+    """Return V, found by the transposed systems where it is not known: Mᵀ (v, 0) = (0, s)."""
     known = jnp.any(state.V != 0, axis=0)
     wanted = jnp.where(known, 0, -problem.left_scale).astype(state.V.dtype)
     system = bordered(problem, operators, state).transpose()
@@ -275,7 +276,7 @@ def _find_left(
 
 
 class LinearisedPairs(AbstractLinearised):
-    """The derivation above; no system where all pairs of a pencil are known."""
+    """The derivation above; no system is solved where all eigenpairs of a pencil are known."""
 
     problem: AbstractPairs
     operators: Operators
@@ -283,7 +284,7 @@ class LinearisedPairs(AbstractLinearised):
     system: BorderedConditions | None
 
     def tangent(self, residual_dot: tuple[Array, ...], solve: LinearSolve) -> Pairs:
-        """Return λ̇, ẋ, and v̇ if the left vectors are part of the solution."""
+        """Return λ̇, ẋ, and v̇ if the left eigenvectors are part of the solution."""
         problem, operators, state = self.problem, self.operators, self.state
         S_dot, X_dot = self._solve(residual_dot[0], jnp.zeros_like(state.S), False, solve)
         near_dot = jnp.zeros_like(state.near)

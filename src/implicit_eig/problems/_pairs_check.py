@@ -1,4 +1,4 @@
-"""What is checked of the pairs of T(λ) x = 0 that a solver returns."""
+"""Checks of the eigenpairs of T(λ) x = 0 that a solver returns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from ..operators import column_norms, column_sums, scale_columns
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
 
-# 1 − |xᵢᴴxⱼ|² below this: one vector given twice.
+# 1 − |xᵢᴴxⱼ|² below this means that one eigenvector is given twice.
 INDEPENDENCE = 1e-6
 
 
@@ -28,9 +28,9 @@ def normalize(
     near: Array,
     left_scale: float,
 ) -> tuple[Solution, tuple[Array, ...]]:
-    """Return the pairs with left vectors such that VᵀT'(λ)X is `left_scale`, and the figures.
+    """Return eigenpairs with left vectors such that VᵀT'(λ)X is `left_scale`, and the figures.
 
-    The vectors are of norm 1 already; `norms` are what they were.
+    The vectors have norm 1 already; `norms` are their norms before that scaling.
     """
     lam, X = solution.values, solution.vectors
     Y: Any = solution.left_vectors
@@ -61,7 +61,7 @@ def normalize(
 
 
 class UnfitPairs(eqx.Module):
-    """Object to what the solver returned."""
+    """Object to the eigenpairs that the solver returned."""
 
     problem: str = eqx.field(static=True)
     residual_rtol: float = eqx.field(static=True)
@@ -105,7 +105,7 @@ class UnfitPairs(eqx.Module):
                 "conditions by `implicit_function`."
             )
 
-        # NaN is left to the residual
+        # NaN is reported by the residual test
         yield Objection(defects > tolerance(None, defects.dtype), not_as_declared)
         eps = float(np.finfo(residual.dtype).eps)
         allowed = self.residual_rtol * parts + PRODUCT * eps * size[None, :]
@@ -131,8 +131,9 @@ class UnfitPairs(eqx.Module):
                 f"{pairs[0]}. Sort them alike."
             ),
         )
-        # The residual of the vector of one pair with the value of another is |λᵢ − λⱼ| ‖T'(λ)x‖,
-        # nearly; `slopes` are these norms: the residual test takes such values for one.
+        # The eigenvector of one pair with the eigenvalue of another has a residual of about
+        # |λᵢ − λⱼ| ‖T'(λ)x‖, where `slopes` are these norms. If that much is allowed, the residual
+        # test cannot tell the two eigenvalues apart.
         close = abs(lam[:, None] - lam[None, :]) * slopes[:, None] <= allowed[0][:, None]
         twice = close & (1 - overlaps**2 < INDEPENDENCE) & ~np.eye(k, dtype=bool)
 
@@ -148,6 +149,6 @@ class UnfitPairs(eqx.Module):
 
 
 def near_exceptional_points(condition: Any, lam: Any) -> Iterator[Objection]:
-    """Object to values at an exceptional point, or near one."""
+    """Object to eigenvalues at an exceptional point, or near one."""
     source = lambda i: f"for pair {i}, {lam[i]:.6g}"  # noqa: E731
     yield ill_conditioned(condition, "`eigensolver(...)`", source)

@@ -1,4 +1,4 @@
-"""How the linearised conditions of pairs are solved: by bordered systems, or by all pairs."""
+"""Solve the linearised conditions of eigenpairs: by bordered systems, or from all eigenpairs."""
 
 import dataclasses
 from typing import Any
@@ -18,15 +18,15 @@ from ._couplings import divide
 class BorderedConditions(AbstractSquareSystem):
     """The linearised conditions, or their transpose, with M in the scale of a border.
 
-    In value they are bordered systems, one a pair; in their tangent the pairs of a cluster are
-    coupled by the block S.
+    Undifferentiated, they are bordered systems, one for each eigenpair. In their tangent the
+    eigenpairs of a cluster are coupled by the block S.
     """
 
     systems: BorderedPairs
     problem: Any
     operators: Any
     state: Any
-    beta: Float[Array, " k"]  # the scale of the border T'X; that of the other is systems.alpha
+    beta: Float[Array, " k"]  # scale of the border T'X; that of the other border is systems.alpha
     transposed: bool = eqx.field(static=True, default=False)
 
     def handed(self) -> BorderedPairs:
@@ -41,7 +41,7 @@ class BorderedConditions(AbstractSquareSystem):
     def right_side(self, top: Array, bottom: Array) -> Array:
         """Return the right side for T U + T'X M = −top, cᴴU = −bottom, or for the transpose.
 
-        M and bottom, shape (k, k), count inside clusters alone.
+        Only the entries inside clusters of M and bottom, shape (k, k), are used.
         """
         on_row = self.beta if self.transposed else self.systems.alpha
         return -jnp.concatenate([top, self._inside(on_row, top) * bottom])
@@ -82,7 +82,7 @@ class BorderedConditions(AbstractSquareSystem):
 
 
 def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
-    """Return the linearised conditions with their borders, of a part of the size of T(λ)."""
+    """Return the linearised conditions with borders scaled to a part of the size of T(λ)."""
     matrices = problem.matrices(state.lam, operators)
     border = problem.border(state.S, state.X, operators)
     norms = column_norms(lax.stop_gradient(border))
@@ -90,7 +90,7 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
     beta = alpha / jnp.where(norms > 0, norms, 1)
     col, near = scale_columns(border, beta), problem.blocks_of(state)
     row = scale_columns(dual(state.X, near).conj(), alpha)
-    # the known left vectors in the scale of the border
+    # the known left eigenvectors in the scale of the border
     size = jnp.sum(state.V * col, axis=0)
     left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
     structure = matrices.structure(len(state.X))
@@ -101,10 +101,10 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
 def solve_complete(
     problem: Any, operators: Any, state: Any, top: Array, bottom: Array, transposed: bool
 ) -> tuple[Array, Array]:
-    """Return (M, U) as above, of a pencil with all n pairs known: no system at all.
+    """Return (M, U) as above for a pencil with all n eigenpairs known, without solving a system.
 
-    With VᵀBX = I and uᵢ = X a the top says (λⱼ − λᵢ) aⱼ = −(Vᵀ top)ⱼᵢ outside the cluster of i;
-    inside it the bottom gives a, and the top M.
+    With VᵀBX = I and uᵢ = X a the first equation is (λⱼ − λᵢ) aⱼ = −(Vᵀ top)ⱼᵢ outside the cluster
+    of i. Inside it the second equation gives a, and the first one M.
 
     Source: Giles (2008) An extended collection of matrix derivative results, section 3.1.
     """
@@ -128,7 +128,7 @@ def solve_complete(
         return X @ a, jnp.where(near, G + S @ a - a @ S, jnp.zeros_like(G))
 
     if transposed:
-        # (U, M) of the transpose stand where (top, bottom) stood
+        # in the transpose, (U, M) take the place of (top, bottom)
         transpose = jax.linear_transpose(forward, jnp.zeros_like(top), jnp.zeros_like(bottom))
         U, M = transpose((top, bottom))
     else:

@@ -1,20 +1,21 @@
-"""From the basis of a space to the single vectors in it.
+"""Pass from the basis of a subspace to the single eigenvectors in it.
 
-The conditions are stated for blocks: pairs whose values are near each other share one, S, which is
-Λ in value and full in its tangent. No gap inside a block is divided by, so the tangents of S and
-of its basis X are exact to rounding at any gap. The single pairs are those of S = PΛP⁻¹, and their
-vectors XP. As P is I in value, both are returned as they are; but they turn, Ṗ = PK,
+The conditions are stated for blocks: eigenpairs whose eigenvalues are near each other share one, S,
+which is equal to Λ and whose tangent is full. Nothing is divided by a gap inside a block, so the
+tangents of S and of its basis X are exact to rounding at any gap. The single eigenpairs are those
+of S = PΛP⁻¹, and their vectors are XP. As P is equal to I, both are returned unchanged; but they
+turn, Ṗ = PK,
 
     KΛ − ΛK = P⁻¹ṠP − Λ̇,    Λ̇ diagonal, K off the diagonal:    Kⱼᵢ = (P⁻¹ṠP)ⱼᵢ / (λᵢ − λⱼ).
 
-Values that are equal to rounding, or that the user declares to be equal, stay one block.
+Eigenvalues that are equal to rounding, or that the user declares to be equal, stay one block.
 
-A function of the single vectors needs K, however large it is. One of the space alone does not, and
-what it makes of K is rounding divided by a gap. In reverse mode the cotangent of K tells the two
-apart: what is rounding is dropped, so that gradients of functions of the space are exact at any
-gap, and those of single vectors have the error eps/g that the vectors have themselves. Forward
-mode has no cotangent. It turns the vectors, so that tangents have the error eps/g whatever the
-function is; and so have second derivatives.
+A function of the single vectors needs K, however large it is. A function of the subspace alone does
+not, and what K contributes to it is rounding divided by a gap. In reverse mode the cotangent of K
+distinguishes the two: it is dropped where it is rounding. So gradients of functions of the subspace
+are exact at any gap, and gradients of functions of single vectors have the error eps/g that the
+vectors themselves have. In forward mode there is no cotangent, and the vectors are always turned,
+so tangents have the error eps/g for every function; and so have second derivatives.
 
 Source: Giles (2008) An extended collection of matrix derivative results, section 3.1, for K.
 """
@@ -34,12 +35,12 @@ from ..operators import scale_columns
 from ._couplings import couplings
 from ._turns import product_sizes
 
-# Values closer than this part of the largest share a block.
+# Eigenvalues closer than this fraction of the largest share a block.
 NEAR = 0.01
 
 
 def near_blocks(lam: Inexact[Array, " k"], equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
-    """Return which pairs share a block: those of one cluster, and those with near values."""
+    """Return which eigenpairs share a block: those of one cluster, or with near eigenvalues."""
     lam = lax.stop_gradient(lam)
     largest = jnp.max(jnp.where(jnp.isfinite(lam), jnp.abs(lam), 0))
     return equal | (jnp.abs(lam[:, None] - lam[None, :]) <= NEAR * largest)
@@ -50,8 +51,8 @@ def separate_orthonormal(
 ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"], Float[Array, "k k"]]:
     """Return (Λ, XQ, near) with S = QΛQᴴ, S Hermitian.
 
-    Λ has a block for each cluster; `near` is 1 for two pairs of one, else 0. It is constant, but
-    its cotangent says how large were the cotangents of turns in what is differentiated again.
+    Λ has a block for each cluster; `near` is 1 for two eigenpairs of one, else 0. It is constant,
+    but its cotangent carries the size of the cotangents of turns when gradients are differentiated.
     """
     S, X, near, _ = _separate_orthonormal(S, X, near)
     return S, X, near
@@ -72,7 +73,7 @@ def separate(
 
 @jax.custom_jvp
 def _separate_orthonormal(S: Array, X: Array, near: Array) -> tuple[Array, ...]:
-    """Return also Q."""
+    """Return Q in addition to what `separate_orthonormal` returns."""
     return S, X, near, _identity(S)
 
 
@@ -81,7 +82,7 @@ def _separate_orthonormal(S: Array, X: Array, near: Array) -> tuple[Array, ...]:
 def _separate_orthonormal_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     S_dot, X_dot, near_dot = tangents
     out = S, X, near, Q = _separate_orthonormal(*primals)
-    # solves by what is I in value cost nothing before they are differentiated themselves
+    # solves with a matrix equal to I cost nothing until they are differentiated themselves
     M = _solve(lambda M: Q @ M @ Q.conj().T, S_dot)
     Y = _solve(lambda Y: Y @ Q.conj().T, X_dot)
     S_dot, K, (Y,), near_dot = _turn(S, M, (X,), (Y,), near, near_dot)
@@ -91,7 +92,7 @@ def _separate_orthonormal_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 @jax.custom_jvp
 def _separate(S: Array, X: Array, V: Array, near: Array) -> tuple[Array, ...]:
-    """Return also P and P⁻¹."""
+    """Return P and P⁻¹ in addition to what `separate` returns."""
     return S, X, V, near, _identity(S), _identity(S)
 
 
@@ -124,7 +125,7 @@ def _solve(fn: Any, b: Array) -> Array:
 def _turn(
     S: Array, M: Array, vectors: tuple, dots: tuple, near: Array, near_dot: Array
 ) -> tuple[Array, Array, tuple, Array]:
-    """Return Λ̇ and K, whose cotangent is dropped where it is rounding, with what stands beside."""
+    """Return Λ̇, K, `dots` and `near_dot`; a cotangent of K that is rounding is dropped."""
     S_dot, K = couplings(S, M, None, near > 0)
     K, dots, near_dot = watch(_drop_rounding, (K, dots, near_dot), (vectors, near))
     return S_dot, K, dots, near_dot
@@ -135,9 +136,9 @@ def _drop_rounding(bars: Any, residuals: Any) -> Any:
     return _without_rounding(bars, residuals)
 
 
-# A tangent is judged by its own size: it need not vanish where the cotangent does. In gradients of
-# gradients what stands here is divided by gaps, and so is the rounding in all that it causes: the
-# cotangent of `near` carries its size to where that is judged.
+# A tangent is judged by its own size, because it need not vanish where the cotangent does. In
+# gradients of gradients it is divided by gaps, and so is the rounding in all that follows from it:
+# the cotangent of `near` carries its size to where that rounding is judged.
 @_drop_rounding.def_jvp
 @full_precision
 def _drop_rounding_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
@@ -161,7 +162,7 @@ def _without_rounding(bars: Any, residuals: Any) -> Any:
 
 
 def _sizes(vectors: tuple, bars: tuple) -> Array:
-    """Return the size of what is summed in the cotangent of a turn, symmetric; constant."""
+    """Return the size of the terms summed in the cotangent of a turn; symmetric and constant."""
     parts = [product_sizes(x, bar) for x, bar in zip(vectors, bars, strict=True)]
     sizes = sum(parts[1:], parts[0])
     return lax.stop_gradient(sizes + sizes.T)

@@ -1,4 +1,4 @@
-"""What is checked of the triplets A v = σ u, Aᴴ u = σ v that a solver returns."""
+"""Checks of the singular triplets A v = σ u, Aᴴ u = σ v that a solver returns."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,16 +24,16 @@ from ._validation import dependent, orthonormalize
 def normalize(
     solution: Solution, A: lx.AbstractLinearOperator, policy: Policy
 ) -> tuple[Solution, tuple[Array, ...], Array]:
-    """Return triplets with UᴴU = VᴴV = I, figures to be judged, and relative residuals.
+    """Return triplets with UᴴU = VᴴV = I, the figures to be judged, and relative residuals.
 
-    Left vectors that are zero are those that the solver did not give: A v, scaled.
+    Left vectors that are zero were not given by the solver, and are set to A v, scaled.
     """
     sigma, V, U = solution.values, solution.vectors, jnp.asarray(solution.left_vectors)
     finite = jnp.isfinite(sigma) & jnp.all(jnp.isfinite(V), axis=0)
     finite = finite & jnp.all(jnp.isfinite(U), axis=0)
     V = _unit(V)
     U = _unit(jnp.where(jnp.any(U != 0, axis=0, keepdims=True), U, apply(A, V)))
-    # in a cluster the two Gram matrices are equal, so one change of basis serves both
+    # within a cluster the two Gram matrices are equal, so one change of basis serves both
     gram = (U.conj().T @ U + V.conj().T @ V) / 2
     (U, V), gram = orthonormalize(gram, U, V)
     AV, AU = apply(A, V), apply_adjoint(A, U)
@@ -50,9 +50,9 @@ def normalize(
     zero = jnp.broadcast_to(VALUE * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
     angle = jnp.sum(U.conj() * AV, axis=0)
     figures = (sigma, residual, scale, rounding, zero, angle, finite, *gram)
-    # a value near 0 has no scale of its own: there the residual counts against rounding
+    # a singular value near 0 sets no scale: there the residual is compared with rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    # what the solver's rounding has done: two values can be off either way
+    # the error of the solver: either of two singular values can be off
     parts = U, joined[:m], V, joined[m:]
     misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
     value_rounding = VALUE * eps * (size + jnp.abs(sigma))
@@ -72,7 +72,7 @@ def _unit(X: Array) -> Array:
 
 
 class UnfitTriplets(eqx.Module):
-    """Object to what the solver returned."""
+    """Object to the triplets that the solver returned."""
 
     residual_rtol: float = eqx.field(static=True)
 
@@ -147,7 +147,7 @@ def _number(z: Any) -> str:
 
 
 class UnfitFactors(eqx.Module):
-    """Object to the factors of a normalisation."""
+    """Object to the factors of a normalisation that differ from a phase."""
 
     name: str = eqx.field(static=True)
     rtol: float = eqx.field(static=True)

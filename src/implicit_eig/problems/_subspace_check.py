@@ -1,4 +1,4 @@
-"""The Schur basis of the space that a solver's vectors span, and what is checked of it."""
+"""The Schur basis of the subspace that a solver's vectors span, and its checks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -43,13 +43,13 @@ def schur_basis(
     eps = float(jnp.finfo(X.dtype).eps)
     rounding = PRODUCT * eps * (size_A + column_sums(S) * size_B) * column_sums(X)
     figures = (residual, scale, rounding, rank, skew, finite, jnp.all(jnp.isfinite(L)))
-    # a value near 0 has no scale of its own: there the residual counts against rounding
+    # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
     floor = jnp.maximum(scale, rounding / eps**0.5)
     return S, X, figures, residual / jnp.where(floor > 0, floor, 1)
 
 
 def _schur(S: Array) -> tuple[Array, Array]:
-    """Return T, Q of S = Q T Qᴴ; JAX has a Schur form on CPUs alone."""
+    """Return T, Q of S = Q T Qᴴ, computed on the host: JAX has a Schur form only on CPUs."""
     if jax.default_backend() == "cpu":
         T, Q = jax.scipy.linalg.schur(S, output="complex")
         return T, Q

@@ -36,7 +36,7 @@ class AbstractSums(AbstractPairs):
 
     @abc.abstractmethod
     def most_pairs(self, count: int, n: int) -> int:
-        """Return how many pairs `count` operators have; raise `InputError` if they have none."""
+        """Return how many eigenpairs `count` operators have; raise `InputError` if none."""
 
     def matrices(self, lam: Inexact[Array, " k"], operators: Operators) -> Sum:
         """Return the sums at each of the λᵢ."""
@@ -87,7 +87,7 @@ class AbstractSums(AbstractPairs):
 
 
 def check_square(name: str, k: int, most: int, operators: Operators) -> Operators:
-    """Return the operators, square and of one size, in one dtype, with at most `most` pairs."""
+    """Return the operators, square and of one size, in one dtype, if k is at most `most`."""
     first = operators[0]
     if k > most:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What is checked of the vectors, and of k, of more than one kind of problem."""
+"""Checks of k and of the eigenvectors that several kinds of problem share."""
 
 from typing import Any, NamedTuple
 
@@ -15,17 +15,17 @@ from ..checks.rounding import INNER
 from ..operators import diagonal, scale_columns
 from ..solution import Solution
 
-# Unit vectors whose Gram matrix has an eigenvalue below this do not span their space.
+# Unit vectors whose Gram matrix has an eigenvalue below this count as linearly dependent.
 INDEPENDENCE = 1e-3
 
 
 def whole(number: Any) -> Any:
-    """Return an integer of NumPy as one of Python; other things as they are."""
+    """Return a NumPy integer as a Python one; anything else unchanged."""
     return int(number) if isinstance(number, np.integer) else number
 
 
 def check_k(name: str, k: Any, guard: Any = 0) -> None:
-    """Raise `InputError` unless k is a positive integer, and `guard` none below 0."""
+    """Raise `InputError` unless k is a positive integer and `guard` a nonnegative one."""
     for argument, value, least, wanted in (
         ("k", k, 1, "a positive number of pairs"),
         ("guard", guard, 0, "a number of pairs, 0 or more"),
@@ -39,10 +39,10 @@ def check_k(name: str, k: Any, guard: Any = 0) -> None:
 def orthonormalize(
     gram: Inexact[Array, "k k"], *bases: Inexact[Array, "... k"]
 ) -> tuple[tuple[Inexact[Array, "... k"], ...], "Gram"]:
-    """Return `bases` in the basis M with Mᴴ gram M = I, and what there is to judge.
+    """Return `bases` in the basis M with Mᴴ gram M = I, and the figures to be judged.
 
-    By the Cholesky factor, which also makes the vectors of a cluster orthogonal; others it leaves
-    as they are, to rounding. Vectors that are orthogonal already are scaled and no more.
+    The Cholesky factor also makes the vectors of a cluster orthogonal; other vectors it leaves
+    unchanged, to rounding. Vectors that are orthogonal already are only scaled.
     """
     norms = jnp.sqrt(jnp.maximum(diagonal(gram).real, 0))
     inverse = 1 / jnp.where(norms > 0, norms, 1)
@@ -64,7 +64,7 @@ def orthonormalize(
 
 
 class Gram(NamedTuple):
-    """The Gram matrix of unit vectors, their norms before, and whether they span their space."""
+    """The Gram matrix of unit vectors, their norms before, and whether they are independent."""
 
     matrix: Any
     norms: Any
@@ -88,7 +88,7 @@ def dependent(requirement: str, overlap: str, gram: Any, independent: Any) -> Ob
 
 
 def membership(solution: Solution) -> Float[Array, "k k"]:
-    """Return 1 for two pairs of a cluster, else 0; a solution that is not checked has none."""
+    """Return 1 for two eigenpairs of a cluster, else 0; an unchecked solution has no clusters."""
     k = solution.vectors.shape[1]
     equal = jnp.eye(k, dtype=bool) if solution._equal is None else jnp.asarray(solution._equal)
     return equal.astype(jnp.finfo(solution.vectors.dtype).dtype)

@@ -101,7 +101,7 @@ class General(AbstractSums):
         return self.k == n
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as one."""
+        """Return which eigenvalues count as equal."""
         return cluster_mask(lam, rounding, policy)
 
     def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
@@ -113,5 +113,5 @@ class General(AbstractSums):
         return Joint(state.S, state.X, state.V.conj()) if self.left else None
 
     def separate(self, state: Pairs) -> Pairs:
-        """Return the state with the block of each cluster apart from the others."""
+        """Return the state with the block of each cluster separated from the others."""
         return Pairs(*separate(state.S, state.X, state.V, state.near))

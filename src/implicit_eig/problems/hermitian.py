@@ -1,8 +1,9 @@
 """The Hermitian eigenproblem, standard and generalised: A X = B X Λ, Xᴴ B X = I.
 
-Tangents. The basis of a space moves smoothly where single vectors in it do not, so the condition
-is written with a block for pairs whose values are near each other, A X = B X S: S is Λ in value,
-and its tangent is full inside a block. With W = ȦX − ḂXS and G = XᴴW,
+Tangents. The basis of a subspace moves smoothly where single eigenvectors in it do not, so the
+condition is written with a block for eigenpairs whose eigenvalues are near each other,
+A X = B X S. S is equal to Λ, and its tangent is full inside a block. With W = ȦX − ḂXS and
+G = XᴴW,
 
     A Ẋ − B Ẋ S = −W + BXṠ.
 
@@ -14,17 +15,18 @@ vectors, and with the Hermitian H = G + (NS − SN)/2
     KS − SK = H      between blocks,      so Kⱼᵢ = Hⱼᵢ / (λᵢ − λⱼ);
 
 inside a block K = 0 is the choice that does not turn the basis (and keeps the phase: xᵢᴴBẋᵢ is
-real). What remains,
+real). The remaining equations,
 
     A Z − B Z S = −(W − BXG),    XᴴBZ = 0,
 
-are the only linear solves, (A − λᵢB) zᵢ = −(W − BXG)ᵢ, for S is diagonal in value.
+are the only linear solves, (A − λᵢB) zᵢ = −(W − BXG)ᵢ, because S is equal to a diagonal matrix.
 
-From the basis of a block come its single pairs, see `_separate`. Values that are equal to rounding,
-a cluster, stay one block. Derivatives of functions of its space are exact, and of sums of its
-values. But λᵢ is the diagonal of S and no more: second derivatives of, say, a sum of squared
-values lack the part of the off-diagonal of Ṡ, and already first ones of functions that mix f(λ)
-with the vectors. Those take S and X from before the separation: `matrix_function`.
+The single eigenpairs follow from the basis of a block, see `_separate`. Eigenvalues that are equal
+to rounding, a cluster, stay one block. Derivatives of functions of its space and of sums of its
+eigenvalues are exact. But λᵢ is only the diagonal of S: second derivatives of, say, a sum of
+squared eigenvalues lack the contribution of the off-diagonal part of Ṡ, and so do first derivatives
+of functions that mix f(λ) with the eigenvectors. `matrix_function` takes S and X from before the
+eigenpairs are separated, and has it.
 
 Source: Nelson (1976) AIAA J. 14, 1201; Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78.
 """
@@ -59,8 +61,8 @@ from ._validation import check_k, membership, whole
 class Invariant(eqx.Module):
     """The state of the conditions A X = B X S, Xᴴ B X = I: the block S, the basis X, clusters.
 
-    `near` is 1 for two pairs of a cluster and 0 for others; `beyond` are values and vectors of
-    pairs outside the conditions, where the solver gave some. Both are constant.
+    `near` is 1 for two eigenpairs of one cluster and 0 for others; `beyond` holds eigenvalues and
+    eigenvectors outside the conditions, where the solver returned some. Both are constant.
     """
 
     S: Inexact[Array, "k k"]
@@ -190,7 +192,7 @@ class Hermitian(AbstractProblem):
         return Joint(state.S, state.X)
 
     def separate(self, state: "Invariant") -> "Invariant":
-        """Return the state with the block of each cluster apart from the others."""
+        """Return the state with the block of each cluster separated from the others."""
         S, X, near = separate_orthonormal(state.S, state.X, state.near)
         return Invariant(S, X, near, state.beyond)
 
@@ -210,7 +212,7 @@ class Hermitian(AbstractProblem):
         return apply(A, X) - BX @ S, X.conj().T @ BX - identity
 
     def clusters(self, state: "Invariant") -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as one."""
+        """Return which eigenvalues count as equal."""
         return state.near > 0
 
     def gauge_defect(
@@ -233,7 +235,7 @@ class Hermitian(AbstractProblem):
     def linearise(
         self, state: "Invariant", operators: Operators, system: AbstractFormulation
     ) -> "LinearisedPairs":
-        """Return the linearised conditions: of A − λᵢB deflated or bordered, or of all pairs."""
+        """Return the linearised conditions: A − λᵢB deflated or bordered, or all eigenpairs."""
         pencil = Pencil(*_both(operators), state.S, state.X, state.beyond)
         n, k = state.X.shape
         if known_in_full(system, k == n, "Hermitian", f"n = {n} pairs", f"k = {k}"):
@@ -242,7 +244,7 @@ class Hermitian(AbstractProblem):
 
 
 class LinearisedPairs(AbstractLinearised):
-    """The derivation above; no systems where all n pairs are known."""
+    """The derivation above; no systems are solved where all n eigenpairs are known."""
 
     state: Invariant
     pencil: Pencil
@@ -260,7 +262,7 @@ class LinearisedPairs(AbstractLinearised):
         S_dot, K = couplings(S, G, N, near_blocks(self.pencil.lam, state.near > 0))
         X_dot = X @ (K if N is None else K - N / 2)
         if systems is not None:
-            # B stands with X, never with what is transposed: its transposed product is slow
+            # B is kept with X, never with the transposed factor: its transposed product is slow
             R = systems.BX @ G - W
             Z = systems.solution(solve(systems, systems.right_side(R)))
             X_dot = X_dot + Z - X @ (systems.BX.conj().T @ Z)

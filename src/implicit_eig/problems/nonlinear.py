@@ -93,17 +93,17 @@ class Nonlinear(AbstractPairs):
         return 1.0
 
     def suited_to(self, solver: Any) -> "Nonlinear":
-        """Return the problem with the n of Newton's start."""
+        """Return the problem with the n of the start of `solvers.newton`."""
         if self.n is None and isinstance(solver, Newton):
             return dataclasses.replace(self, n=solver.n)
         return self
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
-        """Return the arguments with arrays of JAX, and operators that multiply complex vectors."""
+        """Return the arguments with JAX arrays, and operators that multiply complex vectors."""
         return jax.tree_util.tree_map_with_path(_canonical, operators, is_leaf=_is_given_operator)
 
     def traced_views(self, operators: Operators) -> tuple[Any, ...]:
-        """Return the arguments, as T receives them."""
+        """Return the arguments in the form that T receives."""
         return operators
 
     def host_views(self, operators: Operators) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ class Nonlinear(AbstractPairs):
         return jax.tree.map(_host_view, operators, is_leaf=is_operator)
 
     def check_operators(self, operators: Operators, policy: Policy) -> Operators:
-        """Return the arguments, if T maps (n,) complex numbers to as many."""
+        """Return the arguments, if T maps n complex numbers to n complex numbers."""
         n, dtype = self._size(operators), working_dtype(operators)
         lam, x = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((), (n,)))
         try:
@@ -143,7 +143,7 @@ class Nonlinear(AbstractPairs):
         operators: Operators,
         transposed: bool = False,
     ) -> Inexact[Array, "n k"]:
-        """Return T(λᵢ) xᵢ or T(λᵢ)ᵀ xᵢ: a user's function is of numbers λ, not of blocks."""
+        """Return T(λᵢ) xᵢ or T(λᵢ)ᵀ xᵢ: a user's T takes numbers λ, not blocks."""
         matrices = self.matrices(diagonal(S), operators)
         return (matrices.transposed() if transposed else matrices).product(X)
 
@@ -158,7 +158,7 @@ class Nonlinear(AbstractPairs):
         return V.T @ self.border(S, X, operators)
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return that each eigenpair moves alone."""
+        """Return that no two eigenpairs form a cluster: each moves alone."""
         return jnp.eye(len(lam), dtype=bool)
 
     def spans(self, n: int) -> bool:
@@ -197,5 +197,5 @@ def _canonical(path: Any, leaf: Any) -> Any:
 def _host_view(leaf: Any) -> Any:
     if is_operator(leaf):
         return solver_view(leaf.operator)
-    # copied: the solver may overwrite what it is given
+    # copied, because the solver may overwrite its arguments
     return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf

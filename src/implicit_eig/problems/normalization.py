@@ -1,8 +1,8 @@
 """How vectors are scaled, apart from the gauge in which their derivative is found.
 
-The conditions fix a vector up to a factor c(θ), and its tangent in some gauge, ẋ + (ċ/c) x. A
-function f with f(c x) = f(x) for every number c removes what is arbitrary: f(x(θ)) has the same
-derivatives of every order in all gauges, so f is plain JAX code and differentiated as such.
+The conditions fix an eigenvector up to a factor c(θ), and its tangent in some gauge, ẋ + (ċ/c) x.
+A function f with f(c x) = f(x) for every number c removes this freedom: f(x(θ)) has the same
+derivatives of every order in all gauges, so f is plain JAX code and is differentiated as such.
 """
 
 import abc
@@ -98,7 +98,7 @@ class LargestComponent(AbstractNormalization):
     """
 
     def factors(self, X: Inexact[Array, "n k"], metric: Metric) -> Inexact[Array, " k"]:
-        """Return the phase of the largest component, whose place carries no derivative."""
+        """Return the phase of the largest component, whose index carries no derivative."""
         i = jnp.argmax(jnp.abs(jax.lax.stop_gradient(X)), axis=0)
         largest = jnp.take_along_axis(X, i[None, :], axis=0)[0]
         return largest / jnp.abs(largest).astype(X.dtype)
@@ -171,7 +171,7 @@ def rescale(
 
 
 class _Zeros(eqx.Module):
-    """Object to vectors that cannot be scaled."""
+    """Object to eigenvectors that cannot be scaled."""
 
     normalization: str = eqx.field(static=True)
 

@@ -90,6 +90,6 @@ class Polynomial(AbstractSums):
         return False
 
     def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as one; a cluster's border T'(λ) is exact to its width."""
+        """Return which eigenvalues count as equal; the border T'(λ) allows for their spread."""
         rtol = policy.degeneracy_rtol
         return near_mask(lam, rounding, tolerance(None, lam.dtype) if rtol is None else rtol)

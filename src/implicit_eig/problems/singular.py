@@ -1,11 +1,11 @@
 """Singular triplets: A v = σ u, Aᴴ u = σ v, ‖u‖ = ‖v‖ = 1, A of shape (m, n).
 
-Tangents. They are pairs of the Hermitian H = [[0, A], [Aᴴ, 0]], which has them twice:
+Tangents. They are eigenpairs of the Hermitian H = [[0, A], [Aᴴ, 0]], which has each of them twice:
 
     H [U; V] = [U; V] S,    H [U; −V] = −[U; −V] S.
 
-S is Σ in value, with a full block for each cluster in its tangent (`problems.hermitian`). So a
-tangent has parts along the known (U; V) and (U; −V), both by division, and a rest Y across them:
+S is equal to Σ, and its tangent has a full block for each cluster (`problems.hermitian`). So a
+tangent has parts along the known (U; V) and (U; −V), both by division, and a rest Y outside them:
 
     U̇ = U (C + D) + Y_u,    V̇ = V (C − D) + Y_v.
 
@@ -17,10 +17,10 @@ With W_u = ȦV, W_v = ȦᴴU, K = UᴴW_u and L = VᴴW_v, the rule for H says
     H Y − Y S = −(W_u − UK; W_v − VL),    UᴴY_u = 0,  VᴴY_v = 0,
 
 the last being the only linear solves, (H − σᵢ) yᵢ = rᵢ. Where all min(m, n) triplets are known,
-Y lies in the null space of H, and −YS is the right side: no solve.
+Y lies in the null space of H, so −YS is the right side, and Y follows without a solve.
 
 Source: Papadopoulo & Lourakis (2000) ECCV, 554, doi:10.1007/3-540-45054-8_36; differs in: some
-triplets rather than all, complex ones, clusters.
+triplets instead of all, complex ones, clusters.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ from .normalization import AbstractNormalization, rescale
 
 
 class Triplets(eqx.Module):
-    """The state of the conditions A V = U S, Aᴴ U = V S, UᴴU + VᴴV = 2I; `near` as for pairs."""
+    """The state of the conditions A V = U S, Aᴴ U = V S, UᴴU + VᴴV = 2I, and its clusters."""
 
     S: Inexact[Array, "k k"]
     U: Inexact[Array, "m k"]
@@ -143,7 +143,7 @@ class Singular(AbstractProblem):
         operators: Operators,
         policy: Policy,
     ) -> Solution:
-        """Return the triplets with u and v turned by one phase; other factors are refused."""
+        """Return the triplets with u and v turned by one phase; refuse other factors."""
         metric = lambda: self.metric(operators)  # noqa: E731
         modulus = jnp.abs(normalization.factors(solution.vectors, metric))
         rtol = tolerance(None, modulus.dtype)
@@ -172,7 +172,7 @@ class Singular(AbstractProblem):
         return Joint(state.S, state.U, state.V)
 
     def separate(self, state: Triplets) -> Triplets:
-        """Return the state with the block of each cluster apart from the others."""
+        """Return the state with the block of each cluster separated from the others."""
         W = jnp.concatenate([state.U, state.V])
         S, W, near = separate_orthonormal(state.S, W, state.near)
         m = len(state.U)
@@ -197,7 +197,7 @@ class Singular(AbstractProblem):
         )
 
     def clusters(self, state: Triplets) -> Bool[Array, "k k"]:
-        """Return which singular values count as one."""
+        """Return which singular values count as equal."""
         return state.near > 0
 
     def gauge_defect(
@@ -230,7 +230,7 @@ class Singular(AbstractProblem):
 
 
 class LinearisedTriplets(AbstractLinearised):
-    """The derivation above; no systems where all min(m, n) triplets are known."""
+    """The derivation above; no systems are solved where all min(m, n) triplets are known."""
 
     state: Triplets
     systems: AbstractPencilSystems | None
@@ -250,7 +250,7 @@ class LinearisedTriplets(AbstractLinearised):
             Y = divide(lambda Y: -(Y @ S), R, jnp.broadcast_to(-lam[None, :], R.shape))
         else:
             Y = systems.solution(solve(systems, systems.right_side(R)))
-        # (U; −V) is left in the systems: what rounding finds along it is taken out here
+        # the systems do not deflate (U; −V): its components, which are rounding, are removed here
         Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
         W = jnp.concatenate([U, V])
         rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ turn
@@ -258,6 +258,6 @@ class LinearisedTriplets(AbstractLinearised):
 
 
 def _pencil(state: Triplets, operators: Operators) -> Pencil:
-    """Return the embedding with its known pairs (u; v)/√2."""
+    """Return the embedding with its known eigenpairs, (u; v)/√2."""
     W = jnp.concatenate([state.U, state.V]) / 2**0.5
     return Pencil(embedding(operators[0]), None, state.S, W)

@@ -9,8 +9,8 @@ The basis may turn within the space; Ẋ = XC + Z, C = −½ XᴴḂX, XᴴBZ = 
 
     A Z − B Z S − BX Ṡ' = −W,    (BX)ᴴ Z = 0
 
-is a Sylvester equation with a border, nonsingular exactly when S shares no value with the rest of
-the spectrum. The values of S, how close they are and whether they are defective never enter.
+is a Sylvester equation with a border, nonsingular exactly when S shares no eigenvalue with the rest
+of the spectrum. How close the eigenvalues of S are, and whether they are defective, is irrelevant.
 
 Source: Karow & Kressner (2014) SIAM J. Matrix Anal. 35, 599, for the equation; Stewart & Sun (1990)
 Matrix perturbation theory, section V.2.
@@ -112,7 +112,7 @@ class Subspace(AbstractProblem):
         operators: Operators,
         policy: Policy,
     ) -> Solution:
-        """Refuse, because single vectors have no meaning here."""
+        """Refuse, because single vectors of a basis have no meaning of their own."""
         raise InputError(
             "`eigensolver(problem=Subspace(...), normalization=...)`: a problem whose vectors mean "
             "something one by one; got a basis of a space. Leave `normalization` out."
@@ -133,7 +133,7 @@ class Subspace(AbstractProblem):
         return Solution(S, X, None, {"residuals": stats})
 
     def state(self, solution: Solution) -> Invariant:
-        """Return (S, X), all of one cluster."""
+        """Return (S, X), all in one cluster."""
         near = jnp.ones((self.k, self.k), jnp.finfo(solution.vectors.dtype).dtype)
         return Invariant(solution.values, solution.vectors, near)
 
@@ -151,7 +151,7 @@ class Subspace(AbstractProblem):
         return apply_complex(A, X) - BX @ S, X.conj().T @ BX - jnp.eye(self.k, dtype=X.dtype)
 
     def clusters(self, state: Invariant) -> Bool[Array, "k k"]:
-        """Return that all eigenvalues belong together."""
+        """Return that all eigenvalues form one cluster."""
         return state.near > 0
 
     def gauge_defect(
@@ -160,7 +160,7 @@ class Subspace(AbstractProblem):
         """Return how much a function changes with the basis, and its size."""
         S = state.S
         defect, size = turn_defect(S, state.X, cotangent.S, cotangent.X, clusters)
-        # a shift of S turns nothing
+        # a multiple of I in S commutes with every turn
         spread = S - jnp.trace(S) / self.k * jnp.eye(self.k, dtype=S.dtype)
         eps = float(jnp.finfo(S.dtype).eps)
         norms = jnp.linalg.norm(spread) + PRODUCT * eps * jnp.linalg.norm(S)
