@@ -1,4 +1,4 @@
-"""What is common to the forms of the linearised eigenproblem."""
+"""The parts common to all forms of the linearised eigenproblem."""
 
 import abc
 from typing import Any
@@ -16,10 +16,10 @@ from ..operators import apply, column_sums, diagonal, has_entries, is_dense
 
 
 class Pencil(eqx.Module):
-    """The pencil A − λB with its known pairs, A X = B X S, Xᴴ B X = I; B = `None` for I.
+    """The pencil A − λB with its known eigenpairs, A X = B X S, Xᴴ B X = I; B = `None` for I.
 
-    S is diagonal in value, S = Λ. In its tangent the block of each cluster is full. `beyond` are
-    values and vectors of other pairs, where some are known: they have no part in the conditions.
+    S is equal to Λ, which is diagonal. In its tangent the block of each cluster is full. `beyond`
+    holds the eigenvalues and eigenvectors of other known eigenpairs, outside the conditions.
     """
 
     A: lx.AbstractLinearOperator
@@ -30,16 +30,16 @@ class Pencil(eqx.Module):
 
     @property
     def lam(self) -> Float[Array, " k"]:
-        """The values, shape (k,)."""
+        """Return the eigenvalues, shape (k,)."""
         return diagonal(self.S).real
 
     def host_lam(self) -> np.ndarray:
-        """Return the values on the host, where S is a NumPy array and JAX is not to be called."""
+        """Return the eigenvalues on the host, where S is a NumPy array and JAX must not be used."""
         return np.real(np.diagonal(self.S))
 
     @property
     def structure(self) -> Structure:
-        """How much of A and B is known."""
+        """Return how much of A and B is known."""
         if not (has_entries(self.A) and has_entries(self.B)):
             return Structure.MATRIX_FREE
         return Structure.DENSE if is_dense(self.A) or is_dense(self.B) else Structure.SPARSE
@@ -56,9 +56,9 @@ class Pencil(eqx.Module):
         return lax.stop_gradient(size)
 
     def rounding(self) -> Float[Array, " k"]:
-        """Return what rounding can do to each value: some eps |xᵢ|ᵀ |A − λᵢB| |xᵢ|; shape (k,).
+        """Return the effect of rounding on each eigenvalue: some eps |xᵢ|ᵀ |A − λᵢB| |xᵢ|; (k,).
 
-        Like the values it does not depend on the units of the unknowns, which ‖A‖ ‖xᵢ‖² does.
+        Like the eigenvalues, and unlike ‖A‖ ‖xᵢ‖², it does not depend on the units of the unknowns.
         """
         sizes = jnp.abs(self.X)
         largest = jnp.max(sizes, axis=1, keepdims=True)
@@ -68,37 +68,37 @@ class Pencil(eqx.Module):
         return lax.stop_gradient(VALUE * eps * (of_A[:, 0] + jnp.abs(self.lam) * of_B[:, 0]))
 
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-        """Return a typical value of A − λᵢB outside the span of X, signed; shape (k,).
+        """Return a typical size of A − λᵢB outside the span of X, signed; shape (k,).
 
-        The Rayleigh quotient of a random vector: within the spectrum, of the right unit,
-        of the sign of the spectrum where A − λᵢB is definite there.
+        It is the Rayleigh quotient of a random vector, so it lies within the spectrum, has the
+        right unit, and has the sign of the spectrum where A − λᵢB is definite there.
         """
         v = probe(self.X[:, :1])
         v = v - self.X @ (BX.conj().T @ v)
         Av, Bv = apply(self.A, v), apply(self.B, v)
         vAv, vBv = jnp.vdot(v, Av).real, jnp.vdot(v, Bv).real
         quotient = vAv - self.lam * vBv
-        # |v|ᴴ|A v|, where entries are alike
+        # |v|ᴴ|A v|, since the entries are of similar size
         size = column_sums(Av) + jnp.abs(self.lam) * column_sums(Bv)
         size = size * (column_sums(v) / len(v))
-        # an indefinite spectrum can balance out: keep at least a tenth of its size
+        # with an indefinite spectrum the quotient can cancel: keep at least a tenth of its size
         sign = jnp.where(quotient < 0, -1, 1).astype(size.dtype)
         size = sign * jnp.maximum(jnp.abs(quotient), 0.1 * size)
         return jnp.where(vBv > 0, size / jnp.where(vBv > 0, vBv, 1), 1)
 
     def part_beyond(self, R: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Return the part of (A − λᵢB)⁻¹ rᵢ along the pairs (μ, V) beyond; shape (n, k)."""
+        """Return the part of (A − λᵢB)⁻¹ rᵢ along the known eigenpairs `beyond`; shape (n, k)."""
         assert self.beyond is not None
         mu, V = self.beyond
         gap = mu[:, None] - self.lam[None, :]
-        # a value that is one of the k is left to the solver, which says so
+        # an eigenvalue equal to one of the k is left to the solver, which reports it
         apart = jnp.abs(gap) > VALUE * float(jnp.finfo(gap.dtype).eps) * jnp.abs(mu[:, None])
         inverse = jnp.where(apart, 1 / jnp.where(apart, gap, 1), 0)
         return V @ (inverse.astype(R.dtype) * (V.conj().T @ R))
 
 
 class AbstractPencilSystems(AbstractLinearSystems):
-    """The systems (A − λᵢB) zᵢ = rᵢ, XᴴBZ = 0, one for each pair of a pencil, in some form."""
+    """The systems (A − λᵢB) zᵢ = rᵢ, XᴴBZ = 0, one for each eigenpair of a pencil, in some form."""
 
     pencil: eqx.AbstractVar[Pencil]
     BX: eqx.AbstractVar[Inexact[Array, "n k"]]
@@ -108,30 +108,30 @@ class AbstractPencilSystems(AbstractLinearSystems):
         return R
 
     def solution(self, U: Any) -> Inexact[Array, "n k"]:
-        """Return Z from the solution of the systems."""
+        """Return Z, given the solution of the systems."""
         return U
 
     def is_hermitian(self) -> bool:
-        """Return True: so far all pencils are."""
+        """Return True, because all pencils here are Hermitian."""
         return True
 
     def sizes(self) -> Float[Array, " k"]:
-        """Return those of the pencil."""
+        """Return the sizes of the pencil."""
         return self.pencil.sizes()
 
     @staticmethod
     def name(i: int) -> str:
-        """Return the pair."""
+        """Return the name of eigenpair i."""
         return f"the linearised system of pair {i}"
 
     @staticmethod
     def if_singular() -> str:
-        """Return what it means."""
+        """Return the meaning of a singular system."""
         return "If it is singular, the last value belongs to a cluster that k cuts."
 
 
 class AbstractFormulation(eqx.Module):
-    """A form in which the linearised conditions are solved, which a problem has or refuses.
+    """A form in which the linearised conditions are solved; a problem supports or refuses it.
 
     Examples:
         >>> from implicit_eig import Bordered, Deflated, FullSpectrum
@@ -141,14 +141,14 @@ class AbstractFormulation(eqx.Module):
 
 
 class AbstractPencilForm(AbstractFormulation):
-    """A form for the known pairs of a Hermitian pencil."""
+    """A form for the known eigenpairs of a Hermitian pencil."""
 
     @abc.abstractmethod
     def assemble(self, pencil: Pencil) -> AbstractPencilSystems:
-        """Return the systems, one for each pair."""
+        """Return the systems, one for each eigenpair."""
 
 
 def hermitian_tags(dtype: Any, definite: bool) -> frozenset:
-    """Return lineax's tags of a Hermitian operator; symmetric means Mᵀ = M there."""
+    """Return lineax's tags of a Hermitian operator; in lineax, symmetric means Mᵀ = M."""
     tags = set() if jnp.issubdtype(dtype, jnp.complexfloating) else {lx.symmetric_tag}
     return frozenset(tags | {lx.positive_semidefinite_tag} if definite else tags)

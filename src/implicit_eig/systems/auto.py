@@ -1,4 +1,4 @@
-"""The default choice of a form, and what goes with what."""
+"""The default form of the linear systems, and which forms suit which problems and solvers."""
 
 import lineax as lx
 
@@ -32,10 +32,10 @@ class AutoSystem(AbstractFormulation):
 def suited(
     system: AbstractFormulation, linear_solver: lx.AbstractLinearSolver
 ) -> AbstractFormulation:
-    """Return the form, of matrices that stay sparse for a linear solver that factorises them.
+    """Return the form: one that keeps matrices sparse if the solver factorises sparse matrices.
 
     Raises:
-        InputError: the two do not go together.
+        InputError: the form and the linear solver cannot be combined.
     """
     if not (isinstance(linear_solver, AbstractOwnSolver) and linear_solver.needs_sparse):
         return system
@@ -51,10 +51,10 @@ def suited(
 def known_in_full(
     system: AbstractFormulation, complete: bool, problem: str, wanted: str, found: str
 ) -> bool:
-    """Return whether no system has to be solved, for want of anything that is not known.
+    """Return whether no system has to be solved, because all eigenpairs are known.
 
     Raises:
-        InputError: `FullSpectrum()` is asked for, and the pairs are not `complete`.
+        InputError: `FullSpectrum()` is asked for, and the eigenpairs are not `complete`.
     """
     if isinstance(system, FullSpectrum) and not complete:
         raise InputError(
@@ -70,7 +70,7 @@ def pencil_systems(
     """Return the systems of a Hermitian pencil in the form asked for.
 
     Raises:
-        InputError: it is none of those for a pencil.
+        InputError: the form is none of those for a pencil.
     """
     form = system.partial if isinstance(system, AutoSystem) else system
     if not isinstance(form, AbstractPencilForm):
@@ -79,7 +79,7 @@ def pencil_systems(
 
 
 def refusal(system: AbstractFormulation, problem: str, wanted: str) -> InputError:
-    """Return the error for a form that a problem does not have."""
+    """Return the error for a form that a problem does not support."""
     return InputError(
         f"`eigensolver(problem={problem}(...), system={type(system).__name__}())`: {wanted}. "
         "Leave `system` out."

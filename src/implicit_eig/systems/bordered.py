@@ -1,12 +1,12 @@
-"""Bordering: the known pairs near λᵢ are appended as rows and columns.
+"""Bordering: the known eigenvectors near λᵢ are appended as rows and columns.
 
     Mᵢ = [ A − λᵢB      α BX Nᵢ    ]        unknowns (z, μ), right side (r, 0)
          [ α Nᵢ XᴴB    α (I − Nᵢ)  ]
 
-Nᵢ = diag of 1 for the known pairs within NEAR of λᵢ (always pair i, the whole of its cluster) and
-0 for the others, whose row then says μⱼ = 0. Mᵢ is nonsingular unless k cuts a cluster, and keeps
-the sparsity of A and B but for the border, whose scale is α. For a right side with Xᴴr = 0 the
-solution has Xᴴ B z = 0, for near and far pairs alike, and μ = 0.
+Nᵢ is diagonal, with 1 for the known eigenpairs within NEAR of λᵢ (always eigenpair i and all of its
+cluster) and 0 for the others, whose row then says μⱼ = 0. Mᵢ is nonsingular unless k cuts a
+cluster, and keeps the sparsity of A and B except in the border, whose scale is α. For a right side
+with Xᴴr = 0 the solution has Xᴴ B z = 0, for near and far eigenpairs alike, and μ = 0.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from ..operators import apply, at, scale_columns
 from ..operators.views import host_view
 from ._abstract import AbstractPencilForm, AbstractPencilSystems, Pencil, hermitian_tags
 
-# Relative to λᵢ. A pair left out amplifies rounding by up to 1/NEAR, and only along its own
-# vector, from which the solution is cleared afterwards; each pair kept costs a dense row.
+# Relative to λᵢ. An eigenpair left out amplifies rounding by up to 1/NEAR, only along its own
+# eigenvector, which is projected out afterwards; each eigenpair kept costs a dense row.
 NEAR = 1e-3
-# The size of the border against that of A − λᵢB. One as large as the entries of A wins the
-# pivoting of a sparse factorisation and fills it: 20 s instead of 1.2 s for n = 90,000.
+# The size of the border relative to A − λᵢB. A border as large as the entries of A supplies the
+# pivots of a sparse factorisation and causes fill-in: 20 s instead of 1.2 s for n = 90,000.
 BORDER = 1e-3
 
 Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
@@ -61,7 +61,7 @@ class Bordered(AbstractPencilForm):
 
 
 class BorderedSystems(AbstractPencilSystems):
-    """The matrices Mᵢ, by their parts."""
+    """The matrices Mᵢ, held as their parts."""
 
     structure: Structure
     pencil: Pencil
@@ -70,7 +70,7 @@ class BorderedSystems(AbstractPencilSystems):
     alpha: Float[Array, " k"]
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
-        """Return (R, 0), the zeros as a linear function of R, or JAX could not transpose."""
+        """Return (R, 0), with zeros that depend linearly on R, as JAX needs for a transpose."""
         k = R.shape[1]
         return R, jnp.broadcast_to(0 * R[:1], (k, k))
 
@@ -107,7 +107,7 @@ class BorderedSystems(AbstractPencilSystems):
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
     def host_columns(self) -> Callable[[int], Any]:
-        """Return i -> Mᵢ: an array, or a CSC matrix."""
+        """Return the function i -> Mᵢ: an array, or a CSC matrix."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
         BX, alphas, nears = map(np.asarray, (self.BX, self.alpha, self.near))

@@ -1,15 +1,15 @@
-"""Bordered systems of T(λ) x = 0 of any kind, of which no Hermitian structure is known.
+"""Bordered systems of any T(λ) x = 0, without use of a Hermitian structure.
 
     Mᵢ = [ T(λᵢ)     C Nᵢ       ]        unknowns (ẋ, μ), with Ṡ a multiple of μ
          [ Nᵢ Rᵀ     α (I − Nᵢ) ]
 
-C has the columns T'(λⱼ) xⱼ and R those of the normalisation. Nᵢ = diag of 1 for the pairs that
-move together with pair i and 0 for the others, whose row then says μⱼ = 0: pair i alone where its
-value is simple, all of them for an invariant subspace. Mᵢ is nonsingular exactly when λᵢ is no
-value of another pair. The scale of the border is a part of T(λᵢ), so that a sparse factorisation
-does not fill, as in `systems.bordered`. The transpose, the same matrix with Aⱼᵀ for Aⱼ and C and R
-exchanged, yields left vectors: Mᵢᵀ (v, μ) = (0, eᵢ) has v in proportion to the conjugate of y,
-T(λᵢ)ᵀ v = 0.
+C has the columns T'(λⱼ) xⱼ, and R those of the normalisation. Nᵢ is diagonal, with 1 for the
+eigenpairs that move together with eigenpair i and 0 for the others, whose row then says μⱼ = 0:
+eigenpair i alone where its eigenvalue is simple, all of them for an invariant subspace. Mᵢ is
+nonsingular exactly when λᵢ is no eigenvalue of another eigenpair. The border is scaled to a
+fraction of T(λᵢ), so that a sparse factorisation does not fill in, as in `systems.bordered`. The
+transpose, the same matrix with Aⱼᵀ for Aⱼ and C and R exchanged, yields left eigenvectors:
+Mᵢᵀ (v, μ) = (0, eᵢ) has v proportional to the conjugate of y, T(λᵢ)ᵀ v = 0.
 
 Source: Andrew & Tan (1998) SIAM J. Matrix Anal. 20, 78; Govaerts (2000) Numerical methods for
 bifurcations of dynamical equilibria, SIAM, section 3.2 for bordered matrices.
@@ -41,12 +41,12 @@ from .matrices import AbstractMatrices, Shifted, Sum
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
 Unknowns = Inexact[Array, "m k"]
 
-# The border against T(λ); see `systems.bordered`.
+# The size of the border relative to T(λ); see `systems.bordered`.
 BORDER = 1e-3
 
 
 class BorderedPairs(AbstractLinearSystems):
-    """The matrices Mᵢ, by their parts."""
+    """The matrices Mᵢ, held as their parts."""
 
     structure: Structure
     matrices: AbstractMatrices
@@ -54,19 +54,19 @@ class BorderedPairs(AbstractLinearSystems):
     row: Inexact[Array, "n p"]
     near: Float[Array, "p k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " p"]
-    X: Inexact[Array, "n p"]  # the vectors of the pairs, or a basis of their space
+    X: Inexact[Array, "n p"]  # the eigenvectors, or a basis of their space
     # vectors, 0 where unknown, with Mᵢᵀ (vⱼ, 0) = (0, eⱼ) where entry (j, i) of `equal` is not 0
     left: Inexact[Array, "n p"]
     equal: Float[Array, "p k"]
 
     @staticmethod
     def name(i: int) -> str:
-        """Return the pair."""
+        """Return the name of eigenpair i."""
         return f"the bordered system of pair {i}"
 
     @staticmethod
     def if_singular() -> str:
-        """Return what it means."""
+        """Return the meaning of a singular system."""
         return (
             "If it is singular, the value of this pair is defective, or its cluster is cut by k; "
             "of `Nonlinear`, it is not simple."
@@ -81,10 +81,10 @@ class BorderedPairs(AbstractLinearSystems):
         return self.matrices.sizes(self.col[:, :1])
 
     def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"] | None:
-        """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left vector for (0, ·).
+        """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left eigenvector for (0, ·).
 
         With κ = ‖y‖ ‖T'x‖ / |yᴴT'x| the first is at most κ for every r, and the second is κ. Where
-        r is so small a part of the right side that rounding may have made λ̇, nothing is seen.
+        r is such a small part of the right side that λ̇ may be rounding, the bound is kept small.
         """
         n = len(self.col)
         col, row = (column_norms(border)[:, None] for border in (self.col, self.row))
@@ -121,13 +121,13 @@ class BorderedPairs(AbstractLinearSystems):
         return ShiftedPencil(A, B, -matrices.weights[1], self.X, border, False, flipped)
 
     def handover(self) -> Handover:
-        """Return that JAX makes the arrays of a user's function."""
+        """Return that JAX makes the arrays for a user's function."""
         if self.structure is Structure.DENSE and not isinstance(self.matrices, Sum):
             return Handover.ARRAY
         return super().handover()
 
     def host_columns(self) -> Callable[[int], Any]:
-        """Return i -> Mᵢ: an array, or a CSC matrix."""
+        """Return the function i -> Mᵢ: an array, or a CSC matrix."""
         dtype: Any = np.asarray(self.col).dtype
         assert isinstance(self.matrices, Sum)
         matrix = self.matrices.host_matrices(len(self.col), dtype)
@@ -145,7 +145,7 @@ class BorderedPairs(AbstractLinearSystems):
         return column
 
     def transposed(self) -> "BorderedPairs":
-        """Return Mᵢᵀ, of which no left vectors are known."""
+        """Return Mᵢᵀ, without known left eigenvectors."""
         return dataclasses.replace(
             self,
             matrices=self.matrices.transposed(),
@@ -155,7 +155,7 @@ class BorderedPairs(AbstractLinearSystems):
         )
 
     def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
-        """Solve with Mᵢᵀ; a right side (0, eⱼ) costs nothing where the left vectors are known."""
+        """Solve with Mᵢᵀ; known left eigenvectors give the solution for (0, eⱼ) without a solve."""
         n = len(self.col)
         unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
         known = (self.equal > 0) & (unknown @ self.near == 0)[None, :]
@@ -172,12 +172,12 @@ class BorderedPairs(AbstractLinearSystems):
 
 
 class BorderedBasis(BorderedPairs):
-    """The same for a basis of a space, in which single values need not be well conditioned."""
+    """The same for a basis of a subspace, whose single eigenvalues may be ill conditioned."""
 
     @staticmethod
     def name(i: int) -> str:
-        """Return the column."""
+        """Return the name of column i."""
         return f"the bordered system of column {i}"
 
     def condition_bound(self, b: Unknowns, U: Unknowns) -> None:
-        """Return `None`: the columns are coupled, and no one shows the condition of a value."""
+        """Return `None`: the columns are coupled, so none bounds a single condition number."""

@@ -2,10 +2,10 @@
 
     Mᵢ = (A − λᵢB) + BX Dᵢ XᴴB,      Dᵢ = τᵢ I − (Λ − λᵢ I)
 
-maps xⱼ to τᵢ B xⱼ for every known pair, and acts as A − λᵢB on their B-orthogonal complement.
-So Mᵢ is nonsingular unless k cuts a cluster, whatever is degenerate among the known pairs, and
+maps xⱼ to τᵢ B xⱼ for every known eigenpair, and acts as A − λᵢB on their B-orthogonal complement.
+So Mᵢ is nonsingular unless k cuts a cluster, for any degeneracy among the known eigenvalues, and
 definite where the unknown part of the spectrum lies on one side of λᵢ. For a right side with
-Xᴴr = 0 the solution of Mᵢ z = r has XᴴB z = 0 and solves (A − λᵢB) z = r; τᵢ never enters it.
+Xᴴr = 0 the solution of Mᵢ z = r has XᴴB z = 0 and solves (A − λᵢB) z = r, independently of τᵢ.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Deflated(AbstractPencilForm):
 
 
 class DeflatedSystems(AbstractPencilSystems):
-    """The matrices Mᵢ, by their parts; more pairs can be deflated than have a system."""
+    """The matrices Mᵢ, held as their parts; more eigenpairs can be deflated than have a system."""
 
     structure: Structure
     pencil: Pencil
@@ -57,11 +57,11 @@ class DeflatedSystems(AbstractPencilSystems):
 
     @property
     def shift(self) -> Float[Array, "p k"]:
-        """Column i is the diagonal of Dᵢ."""
+        """Return the array whose column i is the diagonal of Dᵢ."""
         return self.shifts(self.pencil.lam)
 
     def shifts(self, lam: Any) -> Any:
-        """Return `shift` for the values, by NumPy on the host."""
+        """Return `shift` for the given eigenvalues, by NumPy on the host."""
         return self.tau[None, :] - (self.known[:, None] - lam[None, :])
 
     def mv(self, U: Inexact[Array, "n k"], skip_zeros: bool = False) -> Inexact[Array, "n k"]:
@@ -88,7 +88,7 @@ class DeflatedSystems(AbstractPencilSystems):
         return lx.FunctionLinearOperator(product, A.in_structure(), tags, closure_convert=False)
 
     def host_columns(self) -> Callable[[int], Any]:
-        """Return i -> Mᵢ: an array, or a `LinearOperator` of SciPy products."""
+        """Return the function i -> Mᵢ: an array, or a `LinearOperator` of SciPy products."""
         A = host_view(self.pencil.A)
         B = None if self.pencil.B is None else host_view(self.pencil.B)
         BX, lam = np.asarray(self.BX), self.pencil.host_lam()
@@ -110,15 +110,15 @@ class DeflatedSystems(AbstractPencilSystems):
         return column
 
     def shifted_pencil(self) -> ShiftedPencil:
-        """Return the parts of the systems."""
+        """Return the parts of the systems, for shift and invert."""
         A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam
         return ShiftedPencil(A, B, lam, self.X, self.tau, True)
 
     def solve(self, run: Run, b: Inexact[Array, "n k"]) -> tuple[Inexact[Array, "n k"], Report]:
-        """Solve all systems; what lies along pairs beyond the k is known, and these are deflated.
+        """Solve all systems; eigenpairs beyond the k give their part of the solution, deflated.
 
-        Where they are not exact enough, or belong to a cluster of the k, the systems themselves
-        have the last word.
+        Where those eigenpairs are not accurate enough, or belong to a cluster of the k, the
+        original systems are solved as well.
         """
         if self.pencil.beyond is None:
             return run(self, b)

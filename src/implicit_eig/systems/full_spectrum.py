@@ -1,7 +1,7 @@
-"""All n pairs are known: the tangent of each vector is a combination of the vectors.
+"""Derivatives from all n eigenpairs: each tangent is a combination of the eigenvectors.
 
-Nothing lies outside their span, so there is no system to solve:  Ẋ = XC, with the couplings C of
-`problems.hermitian`.
+No direction lies outside their span, so there is no system to solve: Ẋ = XC, with the couplings C
+of `problems.hermitian`.
 
 Source: Giles (2008) An extended collection of matrix derivative results, section 3.1.
 """

@@ -1,6 +1,6 @@
-"""T(λ) by the user's function T(λ, x, *args), of which products are known.
+"""T(λ) given by the user's function T(λ, x, *args), through its products.
 
-Its transpose is that of its derivative in x, which is T(λ) itself.
+The transpose is that of the derivative in x, which is T(λ) itself because T is linear in x.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from ..operators import at, column_sums, dtype_of, is_dense
 from ..operators.views import ComplexView
 from .matrices import AbstractMatrices
 
-# A combination by a complex number, which a conjugation of x does not pass.
+# A combination with a complex coefficient: a function that conjugates x is not linear in it.
 FACTOR = 0.6 + 0.8j
 
 
 def is_operator(leaf: Any) -> bool:
-    """Return whether this is an operator among the arguments."""
+    """Return whether this leaf of the arguments is an operator."""
     return isinstance(leaf, ComplexView)
 
 
 def leaves(args: PyTree) -> list[Any]:
-    """Return the arguments' operators, arrays and all else."""
+    """Return the operators, arrays and other leaves of the arguments."""
     return jax.tree.leaves(args, is_leaf=is_operator)
 
 
@@ -45,8 +45,8 @@ def working_dtype(args: PyTree) -> Any:
 def structure_of(args: PyTree, n: int) -> Structure:
     """Return `DENSE` where a matrix of n² numbers may be made from n products.
 
-    Never from a sparse or matrix-free operator. Else where n is small, or an argument has as
-    many numbers itself.
+    A sparse or matrix-free operator among the arguments excludes it. Otherwise it holds where n is
+    small, or where an argument itself has as many numbers.
     """
     found = leaves(args)
     if any(is_operator(leaf) and not is_dense(leaf.operator) for leaf in found):
@@ -108,7 +108,7 @@ class Function(AbstractMatrices):
             return self.T(lam, x, *self.args)
 
         def apply_transposed(lam: Array, v: Array) -> Array:
-            # at zero, where the derivative of a linear function is what it is everywhere
+            # at zero, because the derivative of a linear function is the same everywhere
             _, pull = jax.vjp(lambda x: apply(lam, x), jnp.zeros_like(v))
             return pull(v)[0]
 

@@ -37,17 +37,17 @@ class JacobianSystem(AbstractLinearSystems):
 
     @staticmethod
     def name(i: int) -> str:
-        """Return the equation."""
+        """Return the name of the equation."""
         return "∂F/∂z · ż = −∂F/∂args · args_dot, or its transpose,"
 
     @staticmethod
     def if_singular() -> str:
-        """Return what it means."""
+        """Return the meaning of a singular system."""
         return "If ∂F/∂z is singular there, the solution is not isolated and has no derivative."
 
     def mv(self, U: Array, skip_zeros: bool = False) -> Array:
         """Return ∂F/∂z u, or its transpose."""
-        # a single system, never zero
+        # the vector of a single system is never zero, so `skip_zeros` changes nothing
         return self.column(0, False).mv(U[:, 0])[:, None]
 
     def is_hermitian(self) -> bool:
@@ -58,7 +58,7 @@ class JacobianSystem(AbstractLinearSystems):
         """Return the norm of a product with a random vector; shape (1,)."""
         u = to_real(self.z)
         size = system_norms(self.mv(probe(u)[:, None]))
-        # NaN stands for that of the root; conditions of which the derivative is NaN are unsolved
+        # a NaN root is reported elsewhere; a NaN derivative at a finite root is unsolved: inf
         return jnp.where(jnp.isnan(size) & ~jnp.any(jnp.isnan(u)), jnp.inf, size)
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
@@ -79,12 +79,12 @@ class JacobianSystem(AbstractLinearSystems):
         return lx.FunctionLinearOperator(of_any, like, tags, closure_convert=False)
 
     def handover(self) -> Handover:
-        """Return that JAX makes an array of a small one."""
+        """Return that JAX makes an array, where the system is small."""
         small = jax.eval_shape(to_real, self.z).size <= DENSE_LIMIT
         return Handover.ARRAY if small else Handover.PRODUCTS
 
     def host_columns(self) -> Callable[[int], Any]:
-        """Refuse: JAX has the products."""
+        """Refuse, because only JAX has the products."""
         raise NotImplementedError
 
     def solve_transposed(self, run: Run, b: Array) -> tuple[Array, Report]:

@@ -1,7 +1,7 @@
-"""The k matrices T(λᵢ) of a problem T(λ) x = 0, as far as they are known.
+"""The k matrices T(λᵢ) of a problem T(λ) x = 0, to the extent that they are known.
 
-`Sum`: T(λ) = Σⱼ fⱼ(λ) Aⱼ of operators, a polynomial; `Shifted`: A − λB. `Function`, in
-`systems.function`: products by the user's function.
+`Sum` is T(λ) = Σⱼ fⱼ(λ) Aⱼ with operators Aⱼ, for example a polynomial, and `Shifted` is A − λB.
+`Function`, in `systems.function`, multiplies by the user's function.
 """
 
 import abc
@@ -54,11 +54,11 @@ class AbstractMatrices(eqx.Module):
 
     @abc.abstractmethod
     def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-        """Return the sizes of what cancels in T(λᵢ) xᵢ = 0."""
+        """Return the sizes of the terms that cancel in T(λᵢ) xᵢ = 0."""
 
     @abc.abstractmethod
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
-        """Return how far T is from linear in x, and from holomorphic in λ; relative."""
+        """Return the relative defects of T in being linear in x and holomorphic in λ."""
 
 
 class Sum(AbstractMatrices):
@@ -68,7 +68,7 @@ class Sum(AbstractMatrices):
     weights: tuple[Inexact[Array, " k"], ...]
 
     def structure(self, n: int) -> Structure:
-        """Return the least that is known of an operator; dense if one of them is."""
+        """Return `DENSE` if an operator is dense, else the structure of the least known one."""
         if not all(map(has_entries, self.operators)):
             return Structure.MATRIX_FREE
         return Structure.DENSE if any(map(is_dense, self.operators)) else Structure.SPARSE
@@ -96,11 +96,11 @@ class Sum(AbstractMatrices):
         return self._parts(X)
 
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
-        """Return 0."""
+        """Return 0, because a sum of operators has no such defects."""
         return jnp.zeros((2, X.shape[1]), X.real.dtype)
 
     def host_matrices(self, n: int, dtype: Any) -> Callable[[int], Any]:
-        """Return i -> Σⱼ fⱼᵢ Aⱼ as a NumPy array or a SciPy matrix, of known entries.
+        """Return the function i -> Σⱼ fⱼᵢ Aⱼ, as NumPy arrays or SciPy matrices.
 
         Called on the host, where the leaves of `self` are NumPy arrays.
         """
@@ -122,11 +122,11 @@ class Sum(AbstractMatrices):
 
 
 class Shifted(Sum):
-    """T(λᵢ) = A − λᵢB, or its transpose: weights 1 and −λᵢ, `is_transposed` says which."""
+    """T(λᵢ) = A − λᵢB, or its transpose if `is_transposed`; the weights are 1 and −λᵢ."""
 
     is_transposed: bool = eqx.field(static=True, default=False)
 
     def transposed(self) -> "Shifted":
-        """Return the other."""
+        """Return the transpose of A − λᵢB, or A − λᵢB again."""
         other = super().transposed()
         return Shifted(other.operators, other.weights, not self.is_transposed)

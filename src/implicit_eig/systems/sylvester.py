@@ -1,9 +1,9 @@
 """The Sylvester system of an invariant subspace.
 
-    A Z − B Z S + C M = R₁,    Rᵀ Z = R₂,        S upper triangular in value
+    A Z − B Z S + C M = R₁,    Rᵀ Z = R₂,        S equal to an upper triangular matrix
 
-is a recursion over its columns: with S = diag(sⱼⱼ) + N, column j is a bordered system of
-A − sⱼⱼB whose right side holds the columns before it, B Z Nⱼ. The transpose runs from the last
+is solved by recursion over its columns: with S = diag(sⱼⱼ) + N, column j is a bordered system of
+A − sⱼⱼB whose right side contains the columns before it, B Z Nⱼ. The transpose runs from the last
 column to the first.
 
 Source: Bartels & Stewart (1972) Commun. ACM 15, 820, for the recursion.
@@ -24,7 +24,7 @@ from .bordered_pairs import BorderedPairs, Unknowns
 
 
 class Sylvester(AbstractSquareSystem):
-    """Bordered systems of the diagonal of S, coupled by the rest of it."""
+    """Bordered systems for the diagonal of S, coupled by the rest of S."""
 
     systems: BorderedPairs
     B: lx.AbstractLinearOperator | None
