@@ -1,1 +1,1 @@
-"""How the tangent or adjoint system is solved."""
+"""The linear solvers of the tangent and adjoint systems."""

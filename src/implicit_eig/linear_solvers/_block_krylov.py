@@ -1,38 +1,39 @@
-"""All pairs' shifted systems from one block Krylov space, on the host.
+"""The shifted systems of all eigenpairs, solved in one block Krylov space on the host.
 
 With T = (A − σB)⁻¹ B and μᵢ = λᵢ − σ,
 
     (A − λᵢB) zᵢ = rᵢ      ⇔      (I − μᵢ T) zᵢ = sᵢ,      sᵢ = (A − σB)⁻¹ rᵢ :
 
-every pair has the same operator T but for a multiple and the identity, so one space
+T is the same for every eigenpair; only a multiple of it and the identity enter. So one space
 span(S, TS, T²S, …) serves them all. With an orthonormal basis V of it, T V = V H + W Eᴴ,
 
     (I − μᵢ H) yᵢ = Vᴴ sᵢ,      zᵢ = V yᵢ,      residual = μᵢ W Eᴴ yᵢ :
 
-all residuals lie in the span of the newest block W. Its directions in which no residual is above
-its tolerance are left out of the next block, so that pairs that have converged, and right sides
-that depend on each other, cost no further solves. What is left out counts as a residual from then
-on; when it is the larger part, the caller starts again from the true residual.
+all residuals lie in the span of the newest block W. The directions of W in which no residual
+exceeds its tolerance are left out of the next block, so that converged eigenpairs, and linearly
+dependent right sides, cost no further solves. What is left out counts as a residual from then on;
+when it is the larger part, the caller starts again from the true residual.
 
-A residual ρ here is one of (I − μT) z = s: small in its smooth part, while the true one,
-(A − σB) ρ, is large in the other. One step more of the fixed point, z' = s + μTz, leaves
-μTρ here and
+The residual ρ here is that of (I − μT) z = s. It may be small while the true residual,
+(A − σB) ρ, is large in its rough components. One further step of the fixed-point iteration,
+z' = s + μTz, leaves μTρ here and
 
     μ B ρ
 
-as the true residual; and T z is known in the space. So the step costs no solve, both residuals are
-under control, and a second pass to smooth the first is saved: 59 solves for 69, 416 for 469.
+as the true residual, and T z is known in the space. So the step costs no solve, it bounds both
+residuals, and it saves a second pass to smooth the first: 59 solves instead of 69, 416 instead of
+469.
 
-For a Hermitian pencil T is self-adjoint in the inner product of B, whatever the sign of A − σB:
-H is block tridiagonal and a new block is made orthogonal to the last two only.
+For a Hermitian pencil T is self-adjoint in the inner product of B, whatever the sign of A − σB, so
+H is block tridiagonal and a new block is orthogonalised against the last two only.
 
-Where T is real and right sides are not, the space is spanned by real vectors, of which these are
-complex combinations: a conjugate pair of systems then costs what one of them does, and a real
-one half.
+Where T is real and the right sides are not, the space is spanned by real vectors, which are
+combined with complex coefficients. A conjugate pair of systems then costs as much as one of them,
+and a real system half as much.
 
-Vectors are columns in Fortran order, the layout in which the triangular solves take them. The
-products are those of SciPy's BLAS, which these solves use too: NumPy's has threads of its own,
-and the two sets wait for each other (0.9 s instead of 0.65 s for six pairs, n = 90,000).
+Blocks of vectors are in Fortran order, the layout that the triangular solves expect. Products use
+SciPy's BLAS, as these solves do: NumPy's has its own threads, and the two thread pools wait for
+each other (0.9 s instead of 0.65 s for six eigenpairs, n = 90,000).
 
 Source: Simoncini & Gallopoulos (1996) Math. Comp. 65, 1429 and O'Leary (1980) Linear Algebra
 Appl. 29, 293 for block spaces; Li & Kennedy (2025) Struct. Multidisc. Optim. 68:4 for shift and
@@ -47,7 +48,7 @@ from scipy.linalg import eigh, get_blas_funcs
 
 Map = Callable[[np.ndarray], np.ndarray]
 
-# Directions of the block Gram matrix below so many eps of its largest are dependent.
+# Eigenvalues of the block Gram matrix below this many eps of its largest mean linear dependence.
 DEPENDENT = 50
 
 
@@ -64,13 +65,13 @@ def combine(V: np.ndarray, C: np.ndarray) -> np.ndarray:
 
 
 def add(W: np.ndarray, factor: float, V: np.ndarray, C: np.ndarray) -> np.ndarray:
-    """Return W + factor V C, in the place of W."""
+    """Return W + factor V C, computed in the memory of W."""
     gemm: Any = get_blas_funcs("gemm", (W,))
     return gemm(factor, V, C, 1.0, W, overwrite_c=True)
 
 
 def side_by_side(V: Any) -> np.ndarray:
-    """Return the real and the imaginary parts of the columns, as columns."""
+    """Return the real parts of the columns followed by their imaginary parts, as columns."""
     return np.asfortranarray(np.concatenate([V.real, V.imag], axis=1))
 
 
@@ -88,22 +89,22 @@ def solve_shifted(
     """Return Z with (I − μᵢ T) zᵢ ≈ sᵢ, columns of shape (n, k), and the number of blocks.
 
     Args:
-        T: block -> T V of it, projected; it is given the dual of V.
-        dual: V -> B V for Hermitian pencils, V itself otherwise: the inner product.
+        T: block V -> the projected T V; it receives the dual of V.
+        dual: V -> B V for Hermitian pencils, V itself otherwise: it defines the inner product.
         S: right sides, none of them zero, in the range of the projection.
         mu: λᵢ − σ; shape (k,).
-        rtol: allowed residual of each system before the last step, against ‖sᵢ‖; shape (k,).
-        atol: the same, as a number. Norms are those of `dual`; the smaller of the two counts.
+        rtol: allowed residual of each system before the last step, relative to ‖sᵢ‖; shape (k,).
+        atol: the same, absolute. Norms are those of `dual`; the smaller of the two counts.
         max_steps: largest number of blocks.
-        hermitian: T is self-adjoint in the inner product of `dual`.
-        real: T is; then the space is one of real vectors.
+        hermitian: whether T is self-adjoint in the inner product of `dual`.
+        real: whether T is real; the space is then one of real vectors.
     """
     BS = dual(S)
     scale = np.sqrt(np.abs(np.einsum("ij,ij->j", S.conj(), BS)))
     tol = np.minimum(rtol, atol / scale)
     W = S / scale
     space = _Space(T, dual, mu, hermitian, W, W if BS is S else BS / scale, real)
-    weights = space.coordinates(space.sides / tol)  # the residuals over their tolerances, in W
+    weights = space.coordinates(space.sides / tol)  # residuals over their tolerances, in W
     for _ in range(max_steps):
         space.extend(weights)
         residual, left_out = space.solve()
@@ -115,15 +116,15 @@ def solve_shifted(
 
 
 class _Space:
-    """An orthonormal basis V of blocks, with T V = V H + W Eᴴ and the solutions in it.
+    """An orthonormal basis V of blocks, with T V = V H + W Eᴴ, and the solutions in it.
 
     Attributes:
-        blocks, duals: of V; of the duals those that a new block is made orthogonal to.
+        blocks, duals: those of V; of the duals, those against which a new block is orthogonalised.
         offsets: where each block begins among the columns of V, and where the last ends.
-        omitted: for each block the directions that were left out of it, and coordinates in them.
-        W, BW, G: what T has made of the newest block, orthogonal to V; its dual; its Gram matrix.
+        omitted: for each block the directions that were left out, and coordinates in them.
+        W, BW, G: T applied to the newest block, orthogonal to V; its dual; its Gram matrix.
         sides, C: the right sides, in the first W and in V.
-        Y, last: the solutions in V; of W, what stands in the residuals.
+        Y, last: the solutions in V; the coefficients of W in the residuals.
     """
 
     def __init__(
@@ -153,11 +154,11 @@ class _Space:
         self.Y = self.last = self.C
 
     def coordinates(self, C: np.ndarray) -> np.ndarray:
-        """Return the coordinates C in W, of real numbers where W is real."""
+        """Return the coordinates C in W, as real numbers where W is real."""
         return side_by_side(C) if np.isrealobj(self.W) and np.iscomplexobj(C) else C
 
     def extend(self, weights: np.ndarray) -> None:
-        """Add those directions of W in which residuals are, and multiply them by T."""
+        """Add those directions of W in which there are residuals, and multiply them by T."""
         mix, coordinates, q = _next_block(self.G, weights)
         m, (k, dtype) = self.offsets[-1], (len(self.mu), self.C.dtype)
         self.H = np.pad(self.H, ((0, q), (0, q)))
@@ -177,7 +178,7 @@ class _Space:
         self.G = inner(self.W, self.BW)
 
     def _orthogonal(self, W: np.ndarray) -> np.ndarray:
-        """Return W without its part in V, which goes to H."""
+        """Return W without its component in V, which is added to H."""
         start, end = self.offsets[-2:]
         for j in range(max(0, len(self.blocks) - 2) if self.hermitian else 0, len(self.blocks)):
             h = inner(self.duals[j], W)
@@ -200,7 +201,7 @@ class _Space:
         return residual, np.sqrt(squares)
 
     def solution(self, S: np.ndarray) -> np.ndarray:
-        """Return s + μ T z, with T z by what it is made of."""
+        """Return s + μ T z, with T z computed from the basis."""
         Z = add(S, 1.0, self.W, self.last)
         HY = self.H @ self.Y
         for j, block in enumerate(self.blocks):
@@ -214,10 +215,10 @@ class _Space:
 
 
 def _next_block(G: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Choose an orthonormal block from vectors of Gram matrix G by the residuals in them.
+    """Choose an orthonormal block from vectors of Gram matrix G by their residuals.
 
-    Returns the mix (p, r) of the p vectors that makes orthonormal ones of them, their coordinates
-    in these (r, p), and how many of these, the first, are the block.
+    Returns the matrix (p, r) that turns the p vectors into r orthonormal ones, the coordinates of
+    the p vectors in these (r, p), and how many of the r, from the first, form the block.
     """
     spectrum, vectors = np.linalg.eigh((G + G.conj().T) / 2)
     kept = spectrum > DEPENDENT * np.finfo(G.dtype).eps * spectrum[-1]
@@ -235,7 +236,7 @@ def _solve_small(H: np.ndarray, mu: np.ndarray, C: np.ndarray, hermitian: bool) 
     if hermitian:
         theta, vectors = eigh((H + H.conj().T) / 2, driver="evd", check_finite=False)
         gap = 1 - theta[:, None] * mu
-        gap[gap == 0] = np.finfo(theta.dtype).eps  # an unknown value equal to a known one
+        gap[gap == 0] = np.finfo(theta.dtype).eps  # an unknown eigenvalue equal to a known one
         return vectors @ ((vectors.conj().T @ C) / gap)
     shifted = np.eye(len(H), dtype=H.dtype) - mu[:, None, None] * H
     return solve_each(shifted, C)

@@ -1,9 +1,9 @@
-"""Shift and invert for dense pencils: one LU factorisation for all pairs, in JAX.
+"""Shift and invert for dense pencils: one LU factorisation for all eigenpairs, in JAX.
 
     (A − λᵢB) zᵢ = rᵢ      ⇔      (I − μᵢ T) zᵢ = (A − σB)⁻¹ rᵢ,      T = (A − σB)⁻¹ B,  μᵢ = λᵢ − σ
 
-T is self-adjoint in the inner product of B, whatever the sign of A − σB: MINRES in that inner
-product, all pairs as one block, needs a triangular solve and a product with B a step.
+T is self-adjoint in the inner product of B, whatever the sign of A − σB. MINRES in that inner
+product, with all eigenpairs as one block, needs a triangular solve and a product with B per step.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def solve_dense(
             product, lambda v: apply(B, v), lambda v, Bv: v, inverse(r), INSIDE * shrink, max_steps
         )
 
-    # on the known pairs the system is BX τᵢ, on their complement A − λᵢB
+    # on the known eigenpairs the system is BX τᵢ, on their complement A − λᵢB
     along = X.conj().T @ b
     R = b - BX @ along
     Z, verdicts, stats = refine(sweep, residual, R, rtol, max_steps)

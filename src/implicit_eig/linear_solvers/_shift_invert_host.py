@@ -1,4 +1,4 @@
-"""Shift and invert for sparse pencils, on the host: what is known of the solutions is split off."""
+"""Shift and invert for sparse pencils, on the host; known parts of the solutions are separated."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from .factorizations import Shift, shift
 
 
 def on_host(pencil: ShiftedPencil) -> ShiftedPencil:
-    """Return the pencil with its operators as CSR matrices, whose leaves must be concrete."""
+    """Return the pencil, whose leaves must be concrete, with its operators as CSR matrices."""
     A, B = host_view(pencil.A), None if pencil.B is None else host_view(pencil.B)
     known = jax.tree.map(np.asarray, pencil.known)
     return pencil._replace(
@@ -28,8 +28,8 @@ def solve_on_host(
 ) -> tuple[np.ndarray, Outcome]:
     """Solve the systems of the pencil; `options` are method, rtol and max_steps.
 
-    Returns the solutions, of the shape of b, and what became of them; a step is one of a space
-    that pairs share.
+    Returns the solutions, of the shape of b, and their outcomes; a step is one block of a space
+    that eigenpairs share.
     """
     outcome = Outcome.start(b.shape[1])
     todo = np.flatnonzero(np.any(b != 0, axis=0))
@@ -52,7 +52,7 @@ def solve_on_host(
 def _solve_deflated(
     krylov: Krylov, sigma: Shift, pairs: np.ndarray, b: np.ndarray, *options: Any
 ) -> tuple[np.ndarray, Outcome]:
-    """On the known pairs the system is BX τᵢ, on their complement A − λᵢB."""
+    """Solve: on the known eigenpairs the system is BX τᵢ, on their complement A − λᵢB."""
     R = np.asfortranarray(b)
     along = inner(krylov.dual_image, R)
     R = add(R, -1.0, krylov.image, along)
@@ -69,12 +69,12 @@ def _solve_bordered(
     rtol: float,
     max_steps: int,
 ) -> tuple[np.ndarray, Outcome]:
-    """Solve among known vectors, on their complement, and again among them.
+    """Solve among the known vectors, on their complement, and again among the known vectors.
 
-    Let U span the known vectors, of which A − λᵢB makes W = BU. In bases of U and of its
-    complement, of W and of its complement, A − λᵢB is block triangular, and so is its adjoint, the
-    other way round, with W for U: three solves are exact where the vectors are, and a round more
-    gains as many digits as these have.
+    Let U span the known vectors, which A − λᵢB maps to the span of W = BU. In bases of U and its
+    complement, and of W and its complement, A − λᵢB is block triangular. So is its adjoint, in the
+    opposite order, with W in place of U. Three solves are therefore exact if the vectors are, and
+    each further round gains as many digits as the vectors have.
     """
     border = _Border(krylov, pairs)
     n = len(krylov.known)
@@ -103,7 +103,7 @@ def _solve_bordered(
 
 
 class _Border:
-    """The bordered systems of some pairs: their products, and their solution among known pairs."""
+    """The bordered systems of some eigenpairs: products, and solutions among known eigenpairs."""
 
     def __init__(self, krylov: Krylov, pairs: np.ndarray):
         col, row, near, alpha = krylov.pencil.known
@@ -111,7 +111,7 @@ class _Border:
         self.near, self.rest = near[:, pairs], (1 - near[:, pairs]) * alpha[:, None]
         self.krylov, self.lam = krylov, krylov.lam[pairs]
         U, W = krylov.known, krylov.dual_image
-        # the matrices among the vectors that are known: (k', k') and (k', p), (p, k')
+        # the matrices among the known vectors: (k', k') and (k', p), (p, k')
         A, B = inner(W, times(krylov.A, U)), inner(W, times(krylov.B, U))
         top = A - self.lam[:, None, None] * B
         near = self.near.T
@@ -131,7 +131,7 @@ class _Border:
         return np.concatenate([top, near * (self.row.T @ Z) + self.rest[:, todo] * mu])
 
     def solve_known(self, todo: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """Return uᵢ of the known vectors and of the border, so that nothing of rᵢ is left there."""
+        """Return uᵢ among the known vectors and the border that removes rᵢ from them."""
         n, U = len(self.col), self.krylov.known
         right = np.concatenate([inner(self.krylov.dual_image, r[:n]), r[n:]])
         a = solve_each(self.matrices[todo], right)
@@ -139,16 +139,16 @@ class _Border:
 
 
 def _among(krylov: Krylov) -> Shift:
-    """Return a shift amid the values, none of them; real for real matrices unless that is far."""
+    """Return a shift amid the eigenvalues; real for real matrices unless that is far from them."""
     lam, real = krylov.pencil.lam, krylov.is_real(0.0)
-    if real:  # those below the real axis are solved for above it
+    if real:  # systems below the real axis are solved as their conjugates above it
         lam = lam.real + 1j * np.abs(lam.imag)
     centre = complex(np.mean(lam))
     spread = float(np.max(np.abs(lam - centre)))
     if real and centre.imag <= spread:
         centre = complex(centre.real)
     step = 0.1 * spread + 0.01 * krylov.size
-    # of a few places the one that is farthest from the values
+    # of a few candidates, the one farthest from the eigenvalues
     places = centre + step * np.array([-1.0, -0.5, 0.5])
     distances = np.min(np.abs(places[:, None] - lam[None, :]), axis=1)
     return shift(places[np.argmax(distances)]) or 0.0

@@ -16,18 +16,18 @@ from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
 from .factorizations import Shift, SingularError, shift
 
-# Pairs that share a space. A larger group needs fewer steps, and memory for all its blocks.
+# Eigenpairs that share a space. A larger group needs fewer steps, but memory for all its blocks.
 GROUP = 20
-# Rounding of a sum is below so many eps of its terms.
+# The rounding error of a sum is below this many eps of its terms.
 ZERO = 10
-# From true residual to true residual; each pass gains many digits, or rounding is met.
+# Passes, each from one true residual to the next; each gains many digits, or reaches rounding.
 PASSES = 10
 
 
 def solve_by_shifts(
     krylov: "Krylov", sigma: Shift, pairs: np.ndarray, R: np.ndarray, *options: Any
 ) -> tuple[np.ndarray, Outcome]:
-    """Solve by one shift for all pairs, then by one for each pair that it did not solve."""
+    """Solve by one shift for all eigenpairs, then by one for each that it did not solve."""
     try:
         Z, outcome = krylov.solve(sigma, pairs, R, *options)
         reason = "does not converge"
@@ -57,12 +57,12 @@ def solve_by_shifts(
 
 
 class Krylov:
-    """A pencil or its adjoint on the complement of known vectors, and the spaces to solve there.
+    """A pencil or its adjoint on the complement of known vectors, and the spaces to solve in.
 
     Attributes:
-        norms: bounds of those of A and B.
-        size: of the values, or of a part of the spectrum.
-        known, image: bases of the known vectors' space and of what A − λB maps it to.
+        norms: bounds of the norms of A and B.
+        size: the largest |λᵢ|, or a fraction of ‖A‖/‖B‖ where that is rounding.
+        known, image: bases of the space of the known vectors and of its image under A − λB.
         dual, dual_image: with them dualᴴ known = I and dual_imageᴴ image = I.
     """
 
@@ -71,7 +71,7 @@ class Krylov:
         self.hermitian = pencil.hermitian
         self.A, self.B, self.lam = pencil[:3]
         self.norms = _norm(self.A), _norm(self.B)
-        # the values may be rounding of 0
+        # the eigenvalues may be 0 to rounding
         size, spectrum = float(np.max(np.abs(self.lam))), self.norms[0] / self.norms[1]
         zero = ZERO * float(np.finfo(self.lam.dtype).eps) * spectrum
         self.size = size if size > zero else 1e-3 * spectrum
@@ -81,7 +81,7 @@ class Krylov:
             self.known = self.dual_image = np.asfortranarray(pencil.X)
             self.image = self.dual = times(self.B, self.known)
         else:
-            # orthonormal bases: no left vectors are needed
+            # with orthonormal bases no left eigenvectors are needed
             real = self.is_real(0.0)
             known = _real_orthonormal(pencil.X, pencil.lam) if real else _orthonormal(pencil.X)
             image = known if self.B is None else _orthonormal(times(self.B, known))
@@ -89,7 +89,7 @@ class Krylov:
                 self.A, self.B, self.lam = _adjoint(self.A), _adjoint(self.B), self.lam.conj()
                 known, image = image, known
             self.known, self.dual, self.image, self.dual_image = known, known, image, image
-        # of B from the norm of `to_dual` to the norm of vectors, at most
+        # a bound of B from the norm of `to_dual` to the norm of vectors
         self.size_B = self.norms[1] ** (0.5 if self.hermitian else 1.0)
 
     def is_real(self, sigma: Shift) -> bool:
@@ -100,11 +100,11 @@ class Krylov:
         return times(self.B, V) if self.hermitian else V
 
     def complement(self, V: np.ndarray) -> np.ndarray:
-        """Project a block on the vectors without known ones, in its place."""
+        """Project a block on the complement of the known vectors, in place."""
         return add(V, -1.0, self.known, inner(self.dual, V))
 
     def allowed(self, rtol: float, lam: np.ndarray, Z: np.ndarray, norm: np.ndarray) -> np.ndarray:
-        """Return what counts as solved of a residual, relative to `norm`: `rtol`, or rounding."""
+        """Return the residual that counts as solved, relative to `norm`: `rtol`, or rounding."""
         parts = self.norms[0] + np.abs(lam) * self.norms[1]
         rounding = np.finfo(Z.dtype).eps * parts * np.linalg.norm(Z, axis=0) / norm
         return np.maximum(rtol, np.minimum(rounding, SOLVED))
@@ -123,7 +123,7 @@ class Krylov:
         rtol: float,
         max_steps: int,
     ) -> tuple[np.ndarray, Outcome]:
-        """Return Z with (A − λᵢB) zᵢ = rᵢ for these pairs."""
+        """Return Z with (A − λᵢB) zᵢ = rᵢ for these eigenpairs."""
         factors = factorize(self.pencil.A, self.pencil.B, sigma, method)
         solve = factors.solve_adjoint if self.adjoint else factors.solve
         at = np.conj(sigma) if self.adjoint else sigma
@@ -135,7 +135,7 @@ class Krylov:
             return inverse(V if self.hermitian else times(self.B, V))
 
         lam = self.lam[pairs].astype(R.dtype)
-        # of a real pencil the conjugate system stands as near to σ as the value to its conjugate
+        # for a real pencil, solve the conjugate system where σ is nearer to the conjugate of λᵢ
         turned = (np.imag(lam) * np.imag(at) < 0) & self.is_real(0.0)
         lam, R = _conjugate(lam, turned), _conjugate(R, turned)
         Z, rest = np.zeros_like(R), R
@@ -144,7 +144,7 @@ class Krylov:
         norm[norm == 0] = 1
         verdicts, taken = outcome = Outcome.start(pairs.size)
         active = np.flatnonzero(size > rtol)
-        # neighbours share a space: they need steps of about the same number
+        # neighbours share a space, because they need about the same number of steps
         active = active[np.argsort(np.abs(lam[active] - at))]
         for _ in range(PASSES):
             if not active.size:
@@ -179,7 +179,7 @@ class Krylov:
 def unsolved(
     todo: np.ndarray, size: np.ndarray, new: np.ndarray, allowed: np.ndarray, verdicts: np.ndarray
 ) -> np.ndarray:
-    """Return those of `todo` to go on with; note the new residuals and the verdicts."""
+    """Return those of `todo` to continue with; record the new residuals and the verdicts."""
     solved, stalled = new <= allowed, ~(new < 0.5 * size[todo])
     verdicts[todo[solved]] = SUCCESS
     verdicts[todo[~solved & stalled & (verdicts[todo] == SUCCESS)]] = STAGNATION
@@ -188,7 +188,7 @@ def unsolved(
 
 
 def times(M: sp.csr_matrix | None, V: np.ndarray) -> np.ndarray:
-    """Return M V, by columns: faster than SciPy's product with a block, which is in rows."""
+    """Return M V, column by column: faster than SciPy's product with a block, stored by rows."""
     if M is None:
         return V
     out = np.empty(V.shape, np.result_type(M.dtype, V.dtype), order="F")
@@ -210,10 +210,10 @@ def _orthonormal(V: np.ndarray) -> np.ndarray:
 
 
 def _real_orthonormal(V: Any, lam: Any) -> np.ndarray:
-    """Return a real orthonormal basis of the vectors of a real pencil, and of their conjugates.
+    """Return a real orthonormal basis of a real pencil's eigenvectors and their conjugates.
 
-    It has one column for a real value and two for a conjugate pair, or half of one: what the
-    vectors hold beyond is the solver's error, which would be no vector that is known.
+    It has one column for a real eigenvalue, and two for a conjugate pair, also where only one of
+    the pair is known. Further components are the solver's error, not known eigenvectors.
     """
     eps = float(np.finfo(lam.dtype).eps)
     close = eps ** (1 / 3) * np.abs(lam)
@@ -222,7 +222,7 @@ def _real_orthonormal(V: Any, lam: Any) -> np.ndarray:
     halves = int(np.sum(np.all(distances > np.max(close), axis=0)))
     real = len(lam) - len(above) - len(below)
     size = real + 2 * (len(above) + halves)
-    # the vectors of real values are real but for a phase
+    # the eigenvectors of real eigenvalues are real up to a phase
     V = V / np.linalg.norm(V, axis=0)
     largest = V[np.argmax(np.abs(V), axis=0), np.arange(V.shape[1])]
     parts = side_by_side(V * (largest.conj() / np.abs(largest)))

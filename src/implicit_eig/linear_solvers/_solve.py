@@ -4,9 +4,9 @@ M u = b is solved inside `lax.custom_linear_solve`, which supplies the derivativ
 
     M u̇ = ḃ − Ṁ u,        b̄ = M⁻ᵀ ū,
 
-so that the solver is never differentiated, every order of derivative is another solve with
-the same solver, and a cotangent that is zero when traced costs none. A column that is zero
-when run costs none either.
+so that the solver is never differentiated, and a derivative of any order is another solve with
+the same solver. A cotangent that is zero when traced costs no solve, and neither does a column
+that is zero when run.
 """
 
 import abc
@@ -63,22 +63,22 @@ VERDICTS = (
     lx.RESULTS.conlim,
     lx.RESULTS.nonfinite_input,
 )
-# Written out: to compare members is a computation, which would start JAX at import.
+# Written as integers: comparing members is a computation, which would start JAX at import.
 SUCCESS, MAX_STEPS, BREAKDOWN, STAGNATION = 0, 1, 3, 4
-# A solver of unknown tolerance is held to ten times this: to 1e-5, where the solvers of SciPy and
-# `jax.scipy.sparse.linalg` stop if nothing is said.
+# A solver of unknown tolerance is accepted up to ten times this, 1e-5, the default tolerance of
+# the solvers of SciPy and `jax.scipy.sparse.linalg`.
 UNKNOWN_RTOL = 1e-6
-# A solver that does not say how many it took.
+# The number of steps of a solver that does not report it.
 UNKNOWN_STEPS = -1
 DENSE_SOLVERS = (lx.AutoLinearSolver, lx.LU, lx.QR, lx.SVD, lx.Cholesky)
 
 
 class Outcome(NamedTuple):
-    """What a solver says of its solutions.
+    """What a solver reports about its solutions.
 
     Attributes:
-        verdicts: for each an index into `VERDICTS`; shape (k,).
-        steps: of an iteration, 0 of a direct solver, `UNKNOWN_STEPS`; shape (k,).
+        verdicts: for each solution an index into `VERDICTS`; shape (k,).
+        steps: those of an iteration, 0 for a direct solver, or `UNKNOWN_STEPS`; shape (k,).
     """
 
     verdicts: Any
@@ -86,36 +86,36 @@ class Outcome(NamedTuple):
 
     @staticmethod
     def like(k: int) -> "Outcome":
-        """Return the shapes, for a call of the host."""
+        """Return the shapes, for a host call."""
         each = jax.ShapeDtypeStruct((k,), jnp.int32)
         return Outcome(each, each)
 
     @staticmethod
     def start(k: int) -> "Outcome":
-        """Return arrays of the host to fill: success, in no steps."""
+        """Return host arrays to fill in, initially success in no steps."""
         return Outcome(np.full(k, SUCCESS, np.int32), np.zeros(k, np.int32))
 
 
 class AbstractBatchedLinearSolver(AbstractOwnSolver):
-    """A linear solver that takes all systems at once."""
+    """A linear solver that receives all systems at once."""
 
     @abc.abstractmethod
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Outcome]:
-        """Return the solutions and what became of them."""
+        """Return the solutions and their outcomes."""
 
     def compute(
         self, state: Any, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve for one vector: what `lineax.linear_solve` calls."""
+        """Solve for one vector; called by `lineax.linear_solve`."""
         return solve_one(self, state, vector)
 
 
 def solve_one(
     solver: AbstractOwnSolver, operator: lx.AbstractLinearOperator, vector: PyTree[Array]
 ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-    """Return x with M x = b of one operator and vector, as `lineax` wants it."""
+    """Return x with M x = b for one operator and vector, in the form that `lineax` expects."""
     system = one_system(operator)
     b = jax.tree.map(lambda leaf: leaf[..., None], vector)
     U, outcome = solve_all(system, b, solver.choice(system, b, True))
@@ -124,7 +124,7 @@ def solve_one(
 
 
 def as_result(verdict: Array) -> lx.RESULTS:
-    """Return the member of `VERDICTS` that `verdict`, perhaps traced, is the index of."""
+    """Return the member of `VERDICTS` with the index `verdict`, which may be traced."""
     result = VERDICTS[SUCCESS]
     for i, member in enumerate(VERDICTS):
         result = lx.RESULTS.where(verdict == i, member, result)
@@ -164,7 +164,7 @@ def chosen(
     """Return the linear solver that does the work of `solver`."""
     if not isinstance(solver, AbstractOwnSolver):
         return solver
-    # a monitor is told on the host in any case
+    # a monitor is called on the host in any case
     no_host = policy.linear_solve in (Action.NAN, Action.IGNORE) and policy.monitor is None
     return solver.choice(system.handed(), b, not no_host)
 
@@ -205,9 +205,9 @@ def _solve_scaled(
     solver: lx.AbstractLinearSolver,
     accepted: float,
 ) -> tuple[PyTree[Array], Report]:
-    # Right sides of norm 1: an absolute tolerance of the solver then means a relative one. NaN in a
-    # right side or in a system is reported where it arose: it is solved as zero, and the solution
-    # is NaN by its size.
+    # Right sides have norm 1, so that an absolute tolerance of the solver means a relative one.
+    # NaN in a right side or a system is reported where it arose. It is solved as zero here, and
+    # the solution becomes NaN when it is scaled by its size.
     sizes = systems.sizes()
     size = jnp.where(jnp.isnan(sizes), jnp.nan, system_norms(b))
     inverse = 1 / jnp.where(size > 0, size, 1)
@@ -223,14 +223,14 @@ def _solve_scaled(
 
 
 def _plain_norms(U: PyTree[Array]) -> Array:
-    """Return ‖u_i‖ for each system, shape (k,), of about 1 or less, squared as it is."""
+    """Return ‖u_i‖ for each system, shape (k,), by plain squares, for norms of about 1 or less."""
     return jnp.sqrt(jnp.sum(absolute_columns(U) ** 2, axis=0))
 
 
 def solve_all(
     systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
 ) -> tuple[PyTree[Array], Outcome]:
-    """Return the solutions and outcomes by any solver."""
+    """Return the solutions and outcomes, by a solver of any kind."""
     if isinstance(solver, AbstractBatchedLinearSolver):
         return solver.solve_systems(systems, b)
     return solve_by_column(systems, b, solver)
@@ -239,7 +239,7 @@ def solve_all(
 def solve_by_column(
     systems: AbstractLinearSystems, b: PyTree[Array], solver: lx.AbstractLinearSolver
 ) -> tuple[PyTree[Array], Outcome]:
-    """Return the solutions and outcomes by a solver of single systems, which take turns."""
+    """Return the solutions and outcomes by a solver of single systems, one after another."""
     if isinstance(solver, DENSE_SOLVERS) and systems.structure is not Structure.DENSE:
         raise InputError(
             f"`eigensolver(linear_solver={type(solver).__name__}())`: dense operators, since it "
@@ -252,8 +252,8 @@ def solve_by_column(
     unknown = 0 if isinstance(inner, DENSE_SOLVERS) else UNKNOWN_STEPS
 
     def solve(i: Array, rhs: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
-        if type(solver) is lx.LU:  # no subclass, which may do something else
-            # as lineax does, which inside `jax.shard_map` takes its operator for another's
+        if type(solver) is lx.LU:  # not a subclass, which may do something else
+            # lineax's own steps: inside `jax.shard_map` it mistakes its operator for another one
             flat, unravel = ravel_pytree(rhs)
             factors = jsl.lu_factor(_matrix(systems.column(i, definite), flat, unravel))
             return unravel(jsl.lu_solve(factors, flat)), Outcome(jnp.int32(0), jnp.int32(0))
@@ -281,7 +281,7 @@ def solve_by_column(
 def _matrix(
     operator: lx.AbstractLinearOperator, flat: Array, unravel: Callable[[Array], PyTree]
 ) -> Array:
-    """Return the operator as an array on right sides like `flat`."""
+    """Return the operator as an array that multiplies right sides like `flat`."""
     if isinstance(operator, lx.MatrixLinearOperator):
         return operator.matrix
     product = lambda e: ravel_pytree(operator.mv(unravel(e)))[0]  # noqa: E731
@@ -308,7 +308,7 @@ def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -
 
 
 class _Monitor(eqx.Module):
-    """Tell the user's monitor of a solve."""
+    """Report a solve to the user's monitor."""
 
     monitor: Callable[[SolveReport], None] = eqx.field(static=True)
     solver: str = eqx.field(static=True)
@@ -341,13 +341,13 @@ class _Unsolved(eqx.Module):
                 f"`Policy(linear_solve_rtol=...)`. {self.systems.if_singular()}"
             )
 
-        # `not <=` also catches NaN. A solver's own complaint counts only where the true
+        # `not <=` also catches NaN. A failure reported by a solver counts only where the true
         # residual agrees: reaching `max_steps` with a small residual is a solved system.
         yield Objection(~(residual <= allowed), message)
 
 
 class _IllConditioned(eqx.Module):
-    """Object to values that a solution shows to be ill conditioned."""
+    """Object to eigenvalues that a solution shows to be ill conditioned."""
 
     systems: type[AbstractLinearSystems] = eqx.field(static=True)
 

@@ -1,4 +1,4 @@
-"""What a linear solver is handed: k systems M_i u_i = b_i of one shape."""
+"""What a linear solver receives: k systems M_i u_i = b_i of one shape."""
 
 import abc
 import enum
@@ -16,12 +16,12 @@ from jaxtyping import Array, PyTree
 from ..operators import column_norms, has_entries, is_dense
 from ..operators.views import host_view
 
-# In shift and invert: the residual inside the space, whose norm is another, against that required.
+# In shift and invert: the residual inside the space, in its own norm, relative to the required one.
 INSIDE = 0.3
 
 
 class Structure(enum.Enum):
-    """How much of the matrices is known, which decides what solvers can be used."""
+    """How much of the matrices is known, which decides which solvers can be used."""
 
     DENSE = "dense arrays"
     SPARSE = "entries on a sparse pattern"
@@ -41,11 +41,11 @@ class Report(NamedTuple):
 
     Attributes:
         residuals: ‖b − M u‖ / ‖b‖.
-        allowed: the largest that counts as solved.
-        verdicts: what the solver says, an index into `VERDICTS` of `_solve`.
-        steps: of an iteration, 0 of a direct solver, -1 where they are not known.
-        conditions: what the solution shows of the condition number of each eigenvalue, from
-            below; `None` where it shows nothing.
+        allowed: the largest residual that counts as solved.
+        verdicts: the solver's report, an index into `VERDICTS` of `_solve`.
+        steps: those of an iteration, 0 for a direct solver, -1 where they are not known.
+        conditions: a lower bound, from the solution, of the condition number of each eigenvalue;
+            `None` where it gives none.
     """
 
     residuals: Any
@@ -55,7 +55,7 @@ class Report(NamedTuple):
     conditions: Any
 
     def then(self, other: "Report") -> "Report":
-        """Return the report of a solve from which `other` went on: the worse, of all steps."""
+        """Return the report of this solve continued by `other`: the worse one, with all steps."""
         excess, of_other = (
             jnp.nan_to_num(r.residuals / r.allowed, nan=jnp.inf) for r in (self, other)
         )
@@ -68,27 +68,27 @@ class Report(NamedTuple):
         return Report(*worse, steps=steps, conditions=conditions)
 
 
-# (systems, b) -> u and the report of it
+# (systems, b) -> u and its report
 Run = Callable[["AbstractLinearSystems", PyTree[Array]], tuple[PyTree[Array], Report]]
 
 
 class AbstractSquareSystem(eqx.Module):
-    """A square linear system M u = b, solved by `systems`, which linear solvers are handed."""
+    """A square linear system M u = b, solved by means of `systems` that linear solvers receive."""
 
     @abc.abstractmethod
     def handed(self) -> "AbstractLinearSystems":
-        """Return the systems by which it is solved."""
+        """Return the systems that linear solvers receive."""
 
     @abc.abstractmethod
     def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
         """Return M u; linear in `U`, and transposable without `skip_zeros`.
 
-        With it, a zero column of u costs no product, where products are made one by one.
+        With it, a zero column of u costs no product, where products are made column by column.
         """
 
     @abc.abstractmethod
     def solve(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
-        """Solve M u = b by `run(systems, b)`, which solves those that are handed over."""
+        """Solve M u = b by `run(systems, b)`, which solves the systems of `handed`."""
 
     @abc.abstractmethod
     def solve_transposed(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
@@ -96,7 +96,7 @@ class AbstractSquareSystem(eqx.Module):
 
 
 class Border(NamedTuple):
-    """How known pairs of A x = λ B x are bordered, by parts; see `systems.bordered_pairs`.
+    """The border of known eigenpairs of A x = λ B x, by parts; see `systems.bordered_pairs`.
 
     [ A − λᵢB    C Nᵢ       ]
     [ Nᵢ Rᵀ      α (I − Nᵢ) ]
@@ -109,10 +109,10 @@ class Border(NamedTuple):
 
 
 class ShiftedPencil(NamedTuple):
-    """The matrices A − λᵢB, of which the pairs (λᵢ, X) are known and deflated.
+    """The matrices A − λᵢB, of which the eigenpairs (λᵢ, X) are known and deflated.
 
-    Hermitian: (A − λᵢB) + BX Dᵢ XᴴB, XᴴBX = I, which maps xⱼ to τᵢ B xⱼ for every known pair;
-    `known` is τ. Others: those with a `Border`, or their transposes.
+    If Hermitian, they are (A − λᵢB) + BX Dᵢ XᴴB, XᴴBX = I, which maps xⱼ to τᵢ B xⱼ for every known
+    eigenpair; `known` is τ. Otherwise they have a `Border`, or are transposes of such matrices.
     """
 
     A: Any
@@ -124,10 +124,10 @@ class ShiftedPencil(NamedTuple):
     transposed: bool = False
 
     def shift(self, xp: Any) -> Any:
-        """Return a shift for all pairs, none of the values, by NumPy or `jax.numpy`; Hermitian.
+        """Return a shift for all eigenpairs, by NumPy or `jax.numpy`; for Hermitian pencils.
 
-        It lies outside the known values, on the side where the unknown ones are not: A − σB is
-        definite if the known pairs are the lowest or the highest.
+        It lies outside the known eigenvalues, on the side without unknown ones: A − σB is definite
+        if the known eigenvalues are the lowest or the highest.
         """
         lam, tau = self.lam, self.known
         side = xp.where(xp.sum(xp.sign(tau)) >= 0, -1, 1).astype(lam.dtype)
@@ -150,12 +150,12 @@ class AbstractLinearSystems(AbstractSquareSystem):
     @staticmethod
     @abc.abstractmethod
     def name(i: int) -> str:
-        """Return what system i is, for a message."""
+        """Return the name of system i, for a message."""
 
     @staticmethod
     @abc.abstractmethod
     def if_singular() -> str:
-        """Return what it means when a system is singular, for a message."""
+        """Return the meaning of a singular system, for a message."""
 
     def solve(self, run: Run, b: PyTree[Array]) -> tuple[PyTree[Array], Report]:
         """Solve all systems at once."""
@@ -167,21 +167,21 @@ class AbstractLinearSystems(AbstractSquareSystem):
 
     @abc.abstractmethod
     def sizes(self) -> Array:
-        """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,): what rounding refers to."""
+        """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,), the scale of rounding."""
 
     def condition_bound(self, b: PyTree[Array], U: PyTree[Array]) -> Array | None:
-        """Return what U for b of norm 1 shows of each value's condition number, from below.
+        """Return a lower bound of each eigenvalue's condition number, from U for b of norm 1.
 
-        `None` where a value cannot be ill conditioned.
+        `None` where an eigenvalue cannot be ill conditioned.
         """
         return None
 
     @abc.abstractmethod
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
-        """Return M_i; `i` may be traced. `definite` vouches for definiteness."""
+        """Return M_i; `i` may be traced. `definite` declares that M_i is definite."""
 
     def shifted_pencil(self) -> ShiftedPencil | None:
-        """Return the parts, where M_i = A − λᵢB but for pairs that are known."""
+        """Return the parts, where M_i is A − λᵢB with known eigenpairs deflated or bordered."""
         return None
 
     def handover(self) -> Handover:
@@ -191,10 +191,10 @@ class AbstractLinearSystems(AbstractSquareSystem):
 
     @abc.abstractmethod
     def host_columns(self) -> Callable[[int], Any]:
-        """Return i -> M_i as a NumPy array, SciPy sparse matrix or `LinearOperator`.
+        """Return a function i -> M_i: a NumPy array, SciPy sparse matrix or `LinearOperator`.
 
-        Where `handover` says `ENTRIES`. Called on the host, where the leaves of `self` are NumPy
-        arrays; the matrices act on the leaves of u_i, ravelled and joined.
+        For a `handover` of `ENTRIES`. It is called on the host, where the leaves of `self` are
+        NumPy arrays; the matrices act on the leaves of u_i, ravelled and joined.
         """
 
 
@@ -206,12 +206,12 @@ class OneSystem(AbstractLinearSystems):
 
     @staticmethod
     def name(i: int) -> str:
-        """Return that it is the system."""
+        """Return "the system", because there is only one."""
         return "the system"
 
     @staticmethod
     def if_singular() -> str:
-        """Return nothing."""
+        """Return an empty text."""
         return ""
 
     def mv(self, U: PyTree[Array], skip_zeros: bool = False) -> PyTree[Array]:
@@ -223,7 +223,7 @@ class OneSystem(AbstractLinearSystems):
         return run(OneSystem(self.structure, self.operator.transpose()), b)
 
     def is_hermitian(self) -> bool:
-        """Return what the operator's tags say; to lineax symmetric means Mᵀ = M."""
+        """Return what the operator's tags state; in lineax, symmetric means Mᵀ = M."""
         leaves = jax.tree.leaves(self.operator.in_structure())
         real = not any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves)
         return real and lx.is_symmetric(self.operator)
@@ -240,7 +240,7 @@ class OneSystem(AbstractLinearSystems):
         return self.operator
 
     def host_columns(self) -> Callable[[int], Any]:
-        """Return the operator as host code sees it."""
+        """Return the operator in the form for host code."""
         return lambda i: host_view(self.operator)
 
 
@@ -251,7 +251,7 @@ def one_system(operator: lx.AbstractLinearOperator) -> OneSystem:
 
 
 class AbstractOwnSolver(lx.AbstractLinearSolver):
-    """A linear solver whose state is the operator unless it says otherwise."""
+    """A linear solver whose state is the operator unless it overrides `init`."""
 
     @abc.abstractmethod
     def working_rtol(self, dtype: Any) -> float | None:
@@ -259,25 +259,25 @@ class AbstractOwnSolver(lx.AbstractLinearSolver):
 
     @property
     def name(self) -> str:
-        """What a monitor is told."""
+        """Return the name that a monitor receives."""
         return type(self).__name__
 
     @property
     def needs_sparse(self) -> bool:
-        """Return whether it factorises each matrix, which has to stay sparse."""
+        """Return whether it factorises each matrix, which must therefore stay sparse."""
         return False
 
     def choice(
         self, systems: AbstractLinearSystems, b: PyTree[Array], on_host: bool
     ) -> lx.AbstractLinearSolver:
-        """Return the solver that does the work: another one, of a solver that chooses.
+        """Return the solver that does the work, which a solver that chooses replaces by another.
 
-        Where a policy asks no host, `on_host` is false; a solver that needs the host is itself.
+        `on_host` is false where the policy forbids host calls; a solver that needs the host stays.
         """
         return self
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> Any:
-        """Keep the operator: no work is done before the right side is known."""
+        """Keep the operator, because no work is done before the right side is known."""
         return operator
 
     def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -289,7 +289,7 @@ class AbstractOwnSolver(lx.AbstractLinearSolver):
         return lx.conj(state), {}
 
     def assume_full_rank(self) -> bool:
-        """Return True: the systems are nonsingular."""
+        """Return True, because the systems are nonsingular."""
         return True
 
 
@@ -304,7 +304,7 @@ def columns_last(U: PyTree[Array]) -> PyTree[Array]:
 
 
 def absolute_columns(U: PyTree[Array]) -> Array:
-    """Return |u_i|, the leaves of each system in one column."""
+    """Return |u_i|, with the leaves of each system joined in one column."""
     return jnp.concatenate([jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)])
 
 
@@ -319,7 +319,7 @@ def attainable(rtol: float, dtype: Any) -> float:
 
 
 def probe(like: jax.ShapeDtypeStruct | Array, order: int = 2) -> Array:
-    """Return a fixed random array, of norm 1 in the given one: it has a part along everything."""
+    """Return a fixed random array, of norm 1 in the norm of `order`; no component vanishes."""
     rng = np.random.default_rng(20080)
     v = rng.standard_normal(like.shape)
     if jnp.issubdtype(like.dtype, jnp.complexfloating):

@@ -1,4 +1,4 @@
-"""The default choice of a linear solver, and what is tried when that does not converge."""
+"""The default choice of a linear solver, and the fallback where that does not converge."""
 
 import warnings
 from collections.abc import Callable
@@ -24,9 +24,9 @@ from .minres import MINRES
 from .shift_invert import ShiftInvert
 from .sparse_direct import SparseDirect
 
-# Up to this size an LU factorisation for each pair costs less than the steps of an iteration.
+# Up to this size an LU factorisation for each eigenpair costs less than the steps of an iteration.
 SMALL = 256
-# The longest steps of GMRES before it restarts; its memory is this many vectors.
+# GMRES restarts after at most this many steps; its memory is this many vectors.
 RESTART = 100
 
 
@@ -69,13 +69,13 @@ class AutoLinearSolver(AbstractOwnSolver):
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
 
     def working_rtol(self, dtype: Any) -> float:
-        """Return the loosest tolerance of the choices."""
+        """Return the largest tolerance of the possible choices."""
         return attainable(1e-9, dtype)
 
     def choice(
         self, systems: AbstractLinearSystems, b: PyTree[Array], on_host: bool
     ) -> lx.AbstractLinearSolver:
-        """Return the linear solver for the systems, with a second one for an iteration."""
+        """Return the linear solver for the systems, with a second one if the first iterates."""
         leaf = jax.tree.leaves(b)[0]
         by_products = systems.handover() is Handover.PRODUCTS
         dense = systems.structure is Structure.DENSE and not by_products
@@ -97,21 +97,21 @@ class AutoLinearSolver(AbstractOwnSolver):
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve for one vector by the choice."""
+        """Solve for one vector by the chosen solver."""
         return solve_one(self, state, vector)
 
 
 def iterative(hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
-    """Return the choice for systems of which only products are known."""
+    """Return the solver for systems of which only products are known."""
     if hermitian:
         return MINRES()
     rtol = 1e-10 if dtype in ("float64", "complex128") else 1e-5
-    # right sides have norm 1 here; with atol = 0 lineax divides by the zeros in them
+    # right sides have norm 1 here; with atol = 0 lineax would divide by their zero entries
     return lx.GMRES(rtol, rtol, restart=RESTART, stagnation_iters=RESTART)
 
 
 class _WithSecond(AbstractBatchedLinearSolver):
-    """Solve by one solver, and by a second one the systems that do not converge by it."""
+    """Solve by one solver, and by a second one those systems that do not converge."""
 
     first: lx.AbstractLinearSolver
     second: lx.AbstractLinearSolver
@@ -138,7 +138,7 @@ class _WithSecond(AbstractBatchedLinearSolver):
 
 
 class _Fallback(AbstractHostSolver):
-    """What is tried last; the host calls it for the systems that are left."""
+    """The last solver to be tried, called on the host for the systems that remain."""
 
     first: str = eqx.field(static=True)
 

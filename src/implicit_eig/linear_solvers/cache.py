@@ -56,7 +56,7 @@ class FactorizationCache:
             self.hits = self.misses = 0
 
     def get(self, key: Any, make: Callable[[], Factorization]) -> Factorization:
-        """Return the factorisation of `key`; made by `make`, once, if it is not here."""
+        """Return the factorisation of `key`, made once by `make` if it is not in the cache."""
         with self._lock:
             entry = self._entries.get(key)
             mine = entry is None
@@ -89,7 +89,7 @@ class FactorizationCache:
         return sum(entry.result().nbytes for entry in done)
 
 
-# A gradient of any order asks for 1; where each pair needs a shift of its own, for 1 and k more; a
+# A gradient of any order asks for 1; where each eigenpair needs a shift of its own, for k more; a
 # batch for as many as it has members.
 factorization_cache = FactorizationCache(max_bytes=2**30, max_entries=8)
 

@@ -1,6 +1,6 @@
 """Sparse factorisations on the host.
 
-A factorisation is made by `factorize(matrix)`: one of the classes below, or the user's function.
+A factorisation is made by `factorize(matrix)`: by one of the classes below or a user's function.
 """
 
 import abc
@@ -20,15 +20,15 @@ import scipy.sparse.linalg as spla
 from .._errors import InputError, LinearSolveError
 from ..host import is_traced
 
-# A pivot on the diagonal is kept while it is above this part of its column: the order that fills
-# least stands, and the small last pivot of a bordered matrix is still passed over.
+# A pivot on the diagonal is kept while it is above this fraction of its column. This keeps the
+# fill-reducing order, and the small last pivot of a bordered matrix is still avoided.
 PIVOT_THRESHOLD = 0.01
-# |M − Mᴴ| below this part of |M| is rounding: the fill-reducing order of a symmetric matrix fits.
+# |M − Mᴴ| below this part of |M| is rounding, and the ordering for symmetric matrices applies.
 SYMMETRIC = 1e-10
-# The number of right sides at which a triangular solve costs least a side: 5.7 ms, against 11.4
-# alone and 6.6 with forty (n = 90,000).
+# The number of right sides at which a triangular solve costs least for each of them: 5.7 ms,
+# against 11.4 alone and 6.6 with forty (n = 90,000).
 COLUMNS = 8
-# What a user's factors are taken to weigh, against their matrix.
+# The assumed memory of a user's factors, as a multiple of that of their matrix.
 FILL = 15
 
 Solve = Callable[[np.ndarray], Any]
@@ -57,7 +57,7 @@ class SingularError(LinearSolveError):
 
 
 class Factors(NamedTuple):
-    """What a factorisation of M came to: b -> M⁻¹ b, b -> M⁻ᴴ b if there is one, and its size."""
+    """The factors of M: b -> M⁻¹ b, b -> M⁻ᴴ b if there is one, and their size in memory."""
 
     solve: Solve
     solve_adjoint: Solve | None
@@ -115,15 +115,15 @@ class Factorization:
 
 
 class _Owner:
-    """The thread on which all factors are made and dropped.
+    """The thread on which all factors are made and released.
 
-    SuperLU in SciPy frees memory only on the thread that allocated it, and JAX runs callbacks on
-    any: https://github.com/scipy/scipy/issues/15921
+    SuperLU in SciPy frees memory only on the thread that allocated it, and JAX may run callbacks on
+    any thread: https://github.com/scipy/scipy/issues/15921
     """
 
     def __init__(self):
         self.start()
-        # threads do not survive a fork
+        # threads do not survive a fork of the process
         os.register_at_fork(after_in_child=self.start)
 
     def start(self) -> None:
@@ -142,8 +142,8 @@ class _Owner:
         return self.executor.submit(on_the_thread).result()
 
     def drop(self, box: list) -> None:
-        """Empty the box, the last that holds some factors, on this thread."""
-        # at the end of the process the thread has gone, and the memory goes too
+        """Empty the box, the last reference to some factors, on this thread."""
+        # at the end of the process the thread is gone, and the memory is freed anyway
         with contextlib.suppress(RuntimeError):
             self.executor.submit(box.clear)
 
@@ -163,7 +163,7 @@ def _factors(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factors:
         )
 
     def solve(b: np.ndarray) -> np.ndarray:
-        # copied: the user's code may use its arrays again
+        # copied, because the user's code may reuse its arrays
         return np.array(made(b))
 
     return Factors(
@@ -232,7 +232,7 @@ class SuperLU(AbstractFactorize):
                 x[:, j : j + COLUMNS] = lu.solve(b[:, j : j + COLUMNS], transposed)
             return x
 
-        # an entry of the factors is a number and an index
+        # each entry of the factors is stored as a number and an index
         nbytes = lu.nnz * (dtype.itemsize + 4)
         return Factors(solve, lambda b: solve(b, "H"), nbytes)
 
@@ -282,7 +282,7 @@ class Cholmod(AbstractFactorize):
         def solve(b: np.ndarray) -> np.ndarray:
             return factor(b.astype(double, copy=False)).astype(b.dtype, copy=False)
 
-        # an L of fill about that of a symmetric minimum degree order
+        # the fill of L is about that of a symmetric minimum-degree ordering
         return Factors(solve, solve, FILL * matrix.nnz * (double.itemsize + 4))
 
 
@@ -320,7 +320,7 @@ class Pardiso(AbstractFactorize):
 
 
 class _PardisoFactors:
-    """Factors in PARDISO's own memory, which is freed with this object."""
+    """Factors in PARDISO's own memory, which is released with this object."""
 
     def __init__(self, solver: Any, matrix: sp.csr_matrix):
         self.solver, self.matrix = solver, matrix
@@ -341,8 +341,8 @@ def is_hermitian(matrix: Any) -> bool:
 
 
 def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:
-    """Return A − σB as CSC, real where all are real."""
-    # zero where it is zero: A keeps its dtype and its pattern
+    """Return A − σB as CSC, real where A, B and σ are real."""
+    # with σ = 0, A keeps its dtype and its pattern
     if sigma == 0:
         return sp.csc_matrix(A)
     factor = A.dtype.type(sigma) if not np.iscomplex(sigma) else sigma

@@ -15,7 +15,7 @@ from ._systems import AbstractOwnSolver
 
 
 class FunctionLinearSolver(AbstractOwnSolver):
-    """Solve by a function of a product; made by `linear_solver`."""
+    """Solve by a function that receives a product; made by `linear_solver`."""
 
     fn: Callable[..., Any] = eqx.field(static=True)
     options: dict[str, Any]
@@ -23,7 +23,7 @@ class FunctionLinearSolver(AbstractOwnSolver):
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve for one vector; the function sees it ravelled."""
+        """Solve for one vector, which the function receives ravelled."""
         flat, unravel = ravel_pytree(vector)
 
         def matvec(x: Array) -> Array:
@@ -37,7 +37,7 @@ class FunctionLinearSolver(AbstractOwnSolver):
                 f"{None if x is None else jnp.shape(x)}. Return x, or (x, info)."
             )
         if jnp.iscomplexobj(x) and not jnp.iscomplexobj(flat):
-            x = jnp.real(x)  # whether that is a solution is seen by its residual
+            x = jnp.real(x)  # the residual shows whether this is a solution
         failed = False if info is None else jnp.any(jnp.asarray(info) != 0)
         result = lx.RESULTS.where(failed, lx.RESULTS.breakdown, lx.RESULTS.successful)
         return unravel(x), result, {}
@@ -78,7 +78,7 @@ class LineaxWithOptions(lx.AbstractLinearSolver):
         return self.solver.conj(state, options)
 
     def assume_full_rank(self) -> bool:
-        """Return True: the systems are nonsingular."""
+        """Return True, because the systems are nonsingular."""
         return True
 
 

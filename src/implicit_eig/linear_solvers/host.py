@@ -1,4 +1,4 @@
-"""Linear solvers that are host code: SciPy, PETSc, anything that takes a matrix and a vector."""
+"""Linear solvers that are host code: SciPy, PETSc, or any code that takes a matrix and a vector."""
 
 import abc
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class AbstractHostSolver(AbstractBatchedLinearSolver):
     def compute(
         self, state: lx.AbstractLinearOperator, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve for one vector: what `lineax.linear_solve` calls."""
+        """Solve for one vector; called by `lineax.linear_solve`."""
         operator, products = remote(state)
         arrays, static = eqx.partition(operator, eqx.is_array)
         integer = jax.ShapeDtypeStruct((), jnp.int32)
@@ -48,7 +48,7 @@ class AbstractHostSolver(AbstractBatchedLinearSolver):
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Outcome]:
-        """Solve all systems in one call of the host, or in turns; zero columns are skipped."""
+        """Solve all systems in one host call, or one after another; zero columns are skipped."""
         handover = systems.handover()
         if handover is Handover.ARRAY:
             return solve_by_column(systems, b, _OnArrays(self))
@@ -72,7 +72,7 @@ class HostLinearSolver(AbstractHostSolver):
     rtol: float | None
 
     def working_rtol(self, dtype: Any) -> float | None:
-        """Return what the user said of the function."""
+        """Return the tolerance that the user stated for the function."""
         return self.rtol
 
     def solve_host(self, A: Any, b: np.ndarray) -> Any:
@@ -118,7 +118,7 @@ def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.nd
 
 
 class _OnArrays(AbstractOwnSolver):
-    """Solve by a host solver that is given arrays, which JAX makes from products."""
+    """Solve by a host solver that receives arrays, which JAX makes from products."""
 
     solver: AbstractHostSolver
 
@@ -135,7 +135,7 @@ class _OnArrays(AbstractOwnSolver):
 
 
 class _Columns(eqx.Module):
-    """Systems whose products host code asks for."""
+    """Systems whose products are requested by host code."""
 
     asked: Remote
 
@@ -151,7 +151,7 @@ def _offered(systems: AbstractLinearSystems, b: PyTree[Array], products: list) -
 
 
 class _Times(eqx.Module):
-    """x -> Mᵢ x, or Mᵢᴴ x, of vectors ravelled and joined."""
+    """x -> Mᵢ x, or Mᵢᴴ x, on vectors ravelled and joined."""
 
     systems: AbstractLinearSystems
     like: PyTree = eqx.field(static=True)
@@ -200,7 +200,7 @@ class _HostSystems(eqx.Module):
 
 
 def _counted(A: Any) -> tuple[Any, Callable[[], int]]:
-    """Return A, and how many of its products were asked for: the steps of an iteration."""
+    """Return A, and a count of the products requested, which are the steps of an iteration."""
     if not isinstance(A, spla.LinearOperator):
         return A, lambda: 0
     columns = []

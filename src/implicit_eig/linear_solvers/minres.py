@@ -1,4 +1,4 @@
-"""MINRES for Hermitian, possibly indefinite systems, in JAX: all columns in one loop."""
+"""MINRES for Hermitian, possibly indefinite systems, in JAX, for all columns in one loop."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -79,7 +79,7 @@ class MINRES(AbstractBatchedLinearSolver):
     preconditioner: lx.AbstractLinearOperator | None = None
 
     def working_rtol(self, dtype: Any) -> float:
-        """Return `rtol`, or what `None` stands for."""
+        """Return `rtol`, or the value that `None` stands for."""
         return attainable(1e-10, dtype) if self.rtol is None else self.rtol
 
     def compute(
@@ -99,7 +99,7 @@ class MINRES(AbstractBatchedLinearSolver):
     ) -> tuple[PyTree[Array], Outcome]:
         """Solve all systems in one loop; on a CPU one after another unless they are dense.
 
-        There a step of a block costs the sum of its columns, also of those that have converged.
+        In a loop on a CPU a step costs the sum over all columns, including converged ones.
         """
         if systems.structure is Structure.DENSE:
             return self._solve_block(systems, b)
@@ -186,7 +186,7 @@ def refine(
 
 
 def _open(size: Array, previous: Array, target: Array) -> Bool[Array, " k"]:
-    """Return which columns a restart helps: one that no longer halves has met rounding."""
+    """Return which columns to restart; one whose residual no longer halves has reached rounding."""
     return (size > target) & (size < 0.5 * previous)
 
 
@@ -198,14 +198,14 @@ def minres(
     shrink: Array,
     max_steps: Array,
 ) -> tuple[Columns, Array]:
-    """Run MINRES from zero until each column's residual is `shrink` of what it was.
+    """Run MINRES from zero until each column's residual is `shrink` times the initial one.
 
     In exact arithmetic the residuals are minimal in the norm √(rᴴ y), y = dual(r).
 
     Args:
         product: (r, y) -> the operator applied to that Lanczos vector, in the space of r.
         dual: r -> y, a Hermitian positive definite map.
-        direction: (r, y) -> that of the two which is in the space of x.
+        direction: (r, y) -> the one of the two that is in the space of x.
         r: right sides; shape (n, k).
         shrink: shape (k,).
         max_steps: largest number of steps.
@@ -224,14 +224,14 @@ def minres(
         return jnp.any(s.beta > 0) & (s.step < max_steps)
 
     def body(s: _State) -> _State:
-        # a column with beta = 0 has converged: zeros from here on
+        # a column with beta = 0 has converged; its later vectors are zero
         inverse = 1 / jnp.where(s.beta > 0, s.beta, 1)
         u, v = scale_columns(s.r2, inverse), scale_columns(s.y, inverse)
         r = product(u, v) - scale_columns(s.r1, s.beta / s.beta_old)
         alpha = jnp.sum(v.conj() * r, axis=0).real
         r = r - scale_columns(s.r2, alpha * inverse)
 
-        # the next rotation
+        # the next plane rotation
         delta = s.cs * s.delta_bar + s.sn * alpha
         gamma_bar = s.sn * s.delta_bar - s.cs * alpha
         y = dual(r)

@@ -1,4 +1,4 @@
-"""Solve all pairs' systems by one factorisation of A − σB."""
+"""Solve the systems of all eigenpairs by one factorisation of A − σB."""
 
 from collections.abc import Callable
 from typing import Any
@@ -71,11 +71,11 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     max_steps: int = eqx.field(static=True, default=100)
 
     def working_rtol(self, dtype: Any) -> float:
-        """Return `rtol`, or what `None` stands for."""
+        """Return `rtol`, or the value that `None` stands for."""
         return attainable(1e-9, dtype) if self.rtol is None else self.rtol
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]) -> "_State":
-        """Keep the operator, of a sparse matrix."""
+        """Keep the operator, which must be that of a sparse matrix."""
         if is_dense(operator) or not has_entries(operator):
             raise InputError(
                 "`ShiftInvert()`: a sparse operator to factorise; got "
@@ -86,7 +86,7 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     def compute(
         self, state: "_State", vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve for one vector, shape (n,): what `lineax.linear_solve` calls."""
+        """Solve for one vector, shape (n,); called by `lineax.linear_solve`."""
         like = (jax.eval_shape(lambda: vector), jax.ShapeDtypeStruct((), jnp.int32))
         arrays, static = eqx.partition(state.operator, eqx.is_array)
         # M̄ x = b is the conjugate of M x̄ = b̄
@@ -107,7 +107,7 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     def solve_systems(
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Outcome]:
-        """Solve all systems in one call of the host; zero columns are skipped."""
+        """Solve all systems in one host call; zero columns are skipped."""
         pencil = systems.shifted_pencil()
         if pencil is None:
             raise InputError(

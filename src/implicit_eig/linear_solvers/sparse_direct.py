@@ -46,7 +46,7 @@ class SparseDirect(AbstractHostSolver):
         return True
 
     def working_rtol(self, dtype: Any) -> float | None:
-        """Return 0: a direct solver works to rounding."""
+        """Return 0, because a direct solver works to rounding."""
         return 0.0
 
     def solve_host(self, A: Any, b: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ class SparseDirect(AbstractHostSolver):
             )
         A = A.tocsc()
         if np.iscomplexobj(A) and not A.data.imag.any():
-            A = A.real.copy()  # that of a real value of a real pencil; a third of the work
+            A = A.real.copy()  # real for a real eigenvalue of a real pencil; a third of the work
         solve = Factorization(self.factorize, A)
         x = solve(b)
         return x + solve(b - A @ x)
