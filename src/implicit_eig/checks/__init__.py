@@ -1,1 +1,1 @@
-"""What is checked of operators, pairs, solves and cotangents, and what happens then."""
+"""Checks of operators, eigenpairs, solves and cotangents, and the consequences of a failure."""

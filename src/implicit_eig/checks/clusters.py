@@ -1,4 +1,4 @@
-"""Which values count as one."""
+"""Clusters: the eigenvalues that count as equal."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from .policy import Policy
 def cluster_mask(
     lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], policy: Policy
 ) -> Bool[Array, "k k"]:
-    """Return which values count as one cluster under `policy`: by default those equal to rounding.
+    """Return which eigenvalues form one cluster under `policy`, by default those equal to rounding.
 
     See `near_mask`.
     """
@@ -35,9 +35,9 @@ def near_mask(
     """Return whether |λᵢ − λⱼ| ≤ rtol · max(|λᵢ|, |λⱼ|), or is no more than rounding.
 
     Args:
-        lam: values; shape (k,).
-        rounding: what rounding can do to each value; shape (k,).
-        rtol: relative to the two values, not to the largest of all: a large one far away
+        lam: eigenvalues; shape (k,).
+        rounding: the effect of rounding on each eigenvalue; shape (k,).
+        rtol: relative to the two eigenvalues, not to the largest of all: a large one far away
             must not merge small ones.
 
     Returns:
@@ -45,16 +45,16 @@ def near_mask(
     """
     size = rtol * jnp.abs(lam) + rounding
     close = jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])
-    # infinite values and NaN too are themselves
+    # the diagonal is true for infinite eigenvalues and NaN too
     return close | jnp.eye(lam.shape[0], dtype=bool)
 
 
 def cluster_and_cut(
     mask: Callable[[Array, Array], Array], lam: Array, rounding: Array, rest: Array | None
 ) -> tuple[Bool[Array, "k k"], Bool[Array, " k"] | None]:
-    """Return `mask(lam, rounding)`, and which values count as one with that of `rest`, NaN if none.
+    """Return `mask(lam, rounding)`, and which eigenvalues count as equal to that of `rest`.
 
-    Shapes (k, k) and (k,); `None` for want of `rest`.
+    Shapes (k, k) and (k,); `rest` is NaN for an eigenvalue without one. Without `rest`, `None`.
     """
     if rest is None:
         return mask(lam, rounding), None
@@ -71,9 +71,9 @@ def clusters_beyond(
     rest: Shaped[Array, " k"] | None,
     policy: Policy,
 ) -> tuple[Bool[Array, "k k"], Bool[Array, " k"] | None]:
-    """Return what `cluster_and_cut` does, beyond rounding and a misfit of the solver.
+    """Return what `cluster_and_cut` does, beyond rounding and the error of the solver.
 
-    The misfit is at most `at_most`, and computed only where this makes two values one.
+    The error is at most `at_most`, and is computed only where that makes two eigenvalues equal.
     """
     mask = lambda lam, rounding: cluster_mask(lam, rounding, policy)  # noqa: E731
     equal, cut = cluster_and_cut(mask, lam, rounding + at_most, rest)

@@ -1,4 +1,4 @@
-"""What is checked of the solution of any conditions F(z, *args) = 0."""
+"""Checks of the solution of any conditions F(z, *args) = 0."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -50,13 +50,13 @@ def _residual_figures(
 
 
 class UnsolvedConditions(eqx.Module):
-    """Object to a z that does not fulfil the conditions."""
+    """Object to a z that does not satisfy the conditions."""
 
     caller: str = eqx.field(static=True)
     residual_rtol: float = eqx.field(static=True)
 
     def __call__(self, residual: Any, size: Any, finite: Any) -> Iterator[Objection]:
-        """Object to ‖F‖ against the size of its parts."""
+        """Object to ‖F‖ relative to the size of its parts."""
         allowed = max(self.residual_rtol, PRODUCT * float(jnp.finfo(size.dtype).eps)) * size
         yield Objection(
             ~finite,

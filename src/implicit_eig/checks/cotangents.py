@@ -1,9 +1,9 @@
-"""Identities for tangents that show a function what comes through them, in one direction.
+"""Identities on tangents that pass them, or their cotangents, to a function in one direction.
 
-JAX has no public means for this that keeps forward mode: `custom_vjp` forbids it, and what
-`lax.custom_linear_solve` calls in reverse mode it calls again on the tangents of a cotangent,
-of which other things hold. So it is a primitive, with the rules of an identity but for the
-transposition.
+JAX has no public means for this that keeps forward mode. `custom_vjp` forbids that mode, and a
+function that `lax.custom_linear_solve` calls in reverse mode is called again on the tangents of a
+cotangent, which satisfy other conditions. So this is a primitive with the rules of an identity,
+except for its transposition.
 
 Source: "JAX Internals: primitives" in JAX's documentation.
 """
@@ -26,15 +26,15 @@ def watch(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: P
 
     Args:
         fn: JAX code, hashable, that returns its first argument, perhaps marked as invalid. It is
-            called in reverse mode alone, once for each pass.
+            called only in reverse mode, once for each pass.
         tangents: a pytree of arrays, on which the result depends linearly.
-        residuals: a pytree of arrays that `fn` receives as they are.
+        residuals: a pytree of arrays that `fn` receives unchanged.
     """
     return _bind(fn, tangents, residuals, False)
 
 
 def look(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree) -> PyTree:
-    """Return `fn(tangents, residuals)`, but cotangents come back as they are; see `watch`."""
+    """Return `fn(tangents, residuals)`, but leave cotangents unchanged; see `watch`."""
     return _bind(fn, tangents, residuals, True)
 
 
@@ -87,7 +87,7 @@ def _jvp(primals: Any, tangents: Any, *, count: int, **options: Any) -> tuple[li
 
 
 def _transpose(cotangents: Any, *operands: Any, count: int, fn: Any, forward: bool) -> list:
-    # what is zero when traced stays so: nothing is computed for it further back
+    # a cotangent that is zero when traced stays so, and nothing is computed for it further back
     zero = [isinstance(c, ad.Zero) for c in cotangents]
     out = [None if z else c for z, c in zip(zero, cotangents, strict=True)]
     if not (forward or all(zero)):

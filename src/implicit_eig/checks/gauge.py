@@ -1,10 +1,10 @@
-"""Does a function depend on what an eigenproblem leaves open: phases, and bases of clusters?
+"""Check whether a function depends on what an eigenproblem leaves undetermined.
 
-The answer moves under x → x c, and within a cluster under X → XQ; a function of it has a derivative
-with respect to the operators only if it stays. In reverse mode the cotangent says whether it does,
-and so it is looked at there. Forward mode has none to look at.
+The eigenvectors are determined up to x → x c, and within a cluster up to X → XQ. A function of them
+has a derivative with respect to the operators only if it does not change under these. In reverse
+mode the cotangent shows whether it does, and it is checked there. Forward mode has no cotangent.
 
-Source: Kasim (2020) arXiv:2011.04366 for the condition on the vectors.
+Source: Kasim (2020) arXiv:2011.04366 for the condition on the eigenvectors.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,15 +21,16 @@ from ..operators import diagonal
 from .cotangents import look, watch
 from .policy import Objection, Policy, enforce, gauge_check
 
-# A smooth function of the values tells those of a cluster apart by its curvature times their
-# distance; so much curvature, relative to the values and to its gradient, is not warned about.
+# A smooth function has different derivatives by the eigenvalues of a cluster, by its curvature
+# times their distance. Up to this much curvature, relative to the eigenvalues and to the gradient,
+# is not warned about.
 CURVATURE = 100
 
 
 def watch_state(
     problem: Any, policy: Policy, rtol: float, z: PyTree, clusters: Any, z_dot: PyTree
 ) -> PyTree:
-    """Return ż; its cotangent will be checked for a dependence on the gauge of the problem."""
+    """Return ż, and check its cotangent for a dependence on the gauge of the problem."""
     arrays, static = eqx.partition(problem, eqx.is_array)
     return watch(_State(static, policy, rtol), z_dot, (arrays, z, clusters))
 
@@ -37,7 +38,7 @@ def watch_state(
 def watch_values(
     policy: Policy, rtol: float, values: Array, values_dot: Array, clusters: Bool[Array, "k k"]
 ) -> Array:
-    """Return the tangents of the values; their cotangents must be alike in a cluster."""
+    """Return the eigenvalues' tangents; within a cluster their cotangents must be equal."""
     return watch(_Values(policy, rtol), values_dot, (clusters, values))
 
 
@@ -80,7 +81,7 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
         )
 
     values = problem.solution(z).values
-    apart = values.ndim == 1  # the block of a subspace is judged with its vectors
+    apart = values.ndim == 1  # the block of a subspace is judged together with its vectors
 
     def of(z: PyTree, values: Array) -> Array:
         solution = solve.solution(z, canonical)
@@ -97,10 +98,11 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
 def _differences(
     values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"], values: Shaped[Array, " k"]
 ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
-    """Return by how much a function tells the values of a cluster apart, and its gradient's size.
+    """Return how much derivatives differ within clusters, and the size of the gradient.
 
-    A smooth function tells them apart by its curvature times their distance, and one that is
-    stationary at 0 tells values next to 0 apart in proportion to them: seen where sizes differ.
+    For a smooth function they differ by its curvature times the distance of the eigenvalues. For
+    one that is stationary at 0, derivatives next to 0 are proportional to the eigenvalues, which
+    is recognised where their sizes differ.
     """
     size, largest = jnp.max(jnp.abs(values_bar)), jnp.max(jnp.abs(values))
     bar = values_bar / jnp.where(size > 0, size, 1).astype(values_bar.dtype)
@@ -110,7 +112,7 @@ def _differences(
     smaller = jnp.minimum(sizes[:, None], sizes[None, :])
     distance = jnp.abs(lam[:, None] - lam[None, :])
     allowance = CURVATURE * distance / jnp.where(larger > 0, larger, 1)
-    # values that only rounding makes one, next to 0, have no distance
+    # eigenvalues next to 0 that are equal only to rounding have no meaningful distance
     apart = jnp.abs(bar[:, None] - bar[None, :]) - jnp.where(allowance < 1, allowance, 0)
     for multiple in (lam, lam.conj()) if jnp.iscomplexobj(lam) else (lam,):
         crossed = bar[:, None] * multiple[None, :]
@@ -138,7 +140,7 @@ class _State(eqx.Module):
 
 
 class _Values(eqx.Module):
-    """Judge the cotangent of the values."""
+    """Judge the cotangent of the eigenvalues."""
 
     policy: Policy = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
@@ -147,7 +149,7 @@ class _Values(eqx.Module):
         return _judge_values(values_bar, residuals, verdict=self)
 
     def judge(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
-        """Return the cotangent, checked; `residuals` are clusters and values."""
+        """Return the cotangent, checked; `residuals` are clusters and eigenvalues."""
         figures = (*_differences(values_bar, *residuals), residuals[1])
         check = gauge_check(self.policy, _Dependence(_of_values, self.rtol))
         return enforce(check, figures, values_bar)
@@ -158,8 +160,9 @@ def _judge_values(values_bar: Array, residuals: tuple[Array, Array], *, verdict:
     return verdict.judge(values_bar, residuals)
 
 
-# A nonlinear function of a cluster's values has second derivatives by the block of the cluster, of
-# which the values are the diagonal and no more: its cotangents are equal, but move apart.
+# A nonlinear function of a cluster's eigenvalues has second derivatives by the block of the
+# cluster, of which the eigenvalues are only the diagonal. Its cotangents are equal, but their
+# tangents are not.
 @_judge_values.def_jvp
 def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple[Array, Any]:
     (values_bar, residuals), (dot, _) = primals, tangents
@@ -168,7 +171,7 @@ def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple
 
 
 class _Dependence(eqx.Module):
-    """Object to a dependence on the gauge; what is not finite is reported where it arose."""
+    """Object to a dependence on the gauge; nonfinite numbers are reported where they arose."""
 
     message: Callable[..., str] = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
@@ -182,7 +185,7 @@ class _Dependence(eqx.Module):
 
 
 def _of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
-    """Describe what a function of the eigenvectors depends on."""
+    """Describe the dependence of a function on phases or bases of the eigenvectors."""
     amount = f"by {share:.1e} of its cotangent, where {rtol:.1e} is allowed. "
     if i == j:
         return (
@@ -211,7 +214,7 @@ def _distance(values: np.ndarray) -> str:
 
 
 def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
-    """Describe by how much a function distinguishes the eigenvalues of a cluster."""
+    """Describe how much a function distinguishes the eigenvalues of a cluster."""
     return (
         "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
         f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "

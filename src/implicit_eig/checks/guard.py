@@ -1,4 +1,4 @@
-"""Pairs beyond the k that are wanted: they show whether k cuts a cluster, and help solvers."""
+"""Eigenpairs beyond the k requested: they show whether k cuts a cluster, and help solvers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,15 +14,15 @@ from .policy import Objection, Policy, cluster_check, enforce
 
 
 def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
-    """Return the first k of m pairs, checked that no other one belongs to their clusters.
+    """Return the first k of m eigenpairs, after a check that no other belongs to their clusters.
 
-    The others are kept beside them. Of pairs that the solver returned without being asked the
-    values are looked at.
+    The others are kept beside them. Of eigenpairs that the solver returned without being asked,
+    only the eigenvalues are used.
 
     Args:
-        solution: m pairs; figures in `stats` with m entries, or (m, m), are cut as well.
-        k: the pairs that are wanted.
-        policy: says what happens if a cluster is cut.
+        solution: m eigenpairs; figures in `stats` with m entries, or (m, m), are cut as well.
+        k: the number of eigenpairs requested.
+        policy: determines what happens if a cluster is cut.
 
     Raises:
         EigensolverError: k cuts a cluster, under `Policy(cluster=Action.RAISE)` (when run).
@@ -54,9 +54,9 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
 
 
 def nearest_beyond(values: Any, k: int, xp: Any) -> Any:
-    """Return of the values from k on that nearest to each of the first k, NaN if there is none.
+    """Return, for each of the first k values, the nearest of those from k on, or NaN if none.
 
-    Infinite ones, of a pencil with singular B, are none. `xp` is NumPy or `jax.numpy`.
+    Infinite eigenvalues, of a pencil with singular B, do not count. `xp` is NumPy or `jax.numpy`.
     """
     values = xp.where(xp.isfinite(values), values, xp.nan)
     first, rest = values[:k], values[k:]
@@ -67,7 +67,7 @@ def nearest_beyond(values: Any, k: int, xp: Any) -> Any:
 
 
 class _CutClusters(eqx.Module):
-    """Object to clusters that k cuts; what is not finite is reported where it arose."""
+    """Object to clusters that k cuts; nonfinite numbers are reported where they arose."""
 
     k: int = eqx.field(static=True)
 
@@ -82,7 +82,7 @@ class _CutClusters(eqx.Module):
             members = cluster_of(i)
             inside, end = int((members < k).sum()), int(members[-1]) + 1
             choices = [f"k = {k - inside}"] if inside < k else []
-            # a cluster that reaches the last pair may go on beyond it
+            # a cluster that reaches the last eigenpair may continue beyond it
             choices.append(f"k = {end}" if end < len(lam) else "more pairs and a larger `guard`")
             return (
                 f"`eigensolver(problem=...(k={k}, guard={len(lam) - k}))`: a k between clusters; "

@@ -77,7 +77,7 @@ class SolveReport(NamedTuple):
 
 
 def _as_float(value: Any) -> Any:
-    """Return a number as a float, and as it is what is none."""
+    """Return a number as a float, and anything else unchanged."""
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):
@@ -133,7 +133,7 @@ class Policy(eqx.Module):
     linear_solve: Action = eqx.field(static=True, default=Action.RAISE)
     exceptional: Action = eqx.field(static=True, default=Action.WARN)
     residual_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
-    # not static: `refine` sets it to the errors that it finds
+    # not static, because `refine` sets it to the errors that it finds
     degeneracy_rtol: float | None = eqx.field(default=None, converter=_as_float)
     gauge_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
     linear_solve_rtol: float | None = eqx.field(static=True, default=None, converter=_as_float)
@@ -191,10 +191,10 @@ def tolerance(value: float | None, dtype) -> float:
 
 
 class Objection(NamedTuple):
-    """What a check objects to: where it is found, and what is to be said of it.
+    """An objection of a check: where it applies, and its message.
 
-    `found` is a mask of figures, those of JAX or of NumPy. `message` is called on the host, where
-    any of it is true, with its true indices, an array for each axis.
+    `found` is a mask of figures, in JAX or NumPy arrays. Where any entry is true, `message` is
+    called on the host with the indices of the true entries, an array for each axis.
     """
 
     found: Any
@@ -202,9 +202,9 @@ class Objection(NamedTuple):
 
 
 def ill_conditioned(condition: Any, caller: str, source: Callable[[int], str]) -> Objection:
-    """Object to values so ill conditioned that their derivatives may have no digit left.
+    """Object to eigenvalues so ill conditioned that their derivatives may have no correct digit.
 
-    `source(i)` says of which one.
+    `source(i)` describes eigenvalue i.
     """
     limit = float(jnp.finfo(condition.dtype).eps) ** -0.5
 
@@ -221,10 +221,10 @@ def ill_conditioned(condition: Any, caller: str, source: Callable[[int], str]) -
 
 
 class Check(eqx.Module):
-    """One check: what there may be to object to, and what follows from it.
+    """One check: its possible objections, and what follows from them.
 
-    `objections(*figures)` are those of unbatched figures, the gravest first: of JAX arrays where
-    the verdict is found, of NumPy arrays on the host where it is put into words.
+    `objections(*figures)` yields those for unbatched figures, the gravest first. The figures are
+    JAX arrays where the verdict is found, and NumPy arrays on the host where it becomes a message.
     """
 
     objections: Callable[..., Iterable[Objection]] = eqx.field(static=True)
@@ -238,11 +238,11 @@ class Check(eqx.Module):
         return functools.reduce(operator.or_, found)
 
     def __call__(self, failed: np.ndarray, *figures: np.ndarray) -> np.ndarray:
-        """Raise, or warn, of each member of a batch that has failed; return that all may pass."""
+        """Raise, or warn, for each failed member of a batch; return that all may pass."""
         for index in map(tuple, np.argwhere(failed)):
             objections = self.objections(*(np.asarray(figure[index]) for figure in figures))
             told = next((each for each in objections if np.any(each.found)), None)
-            if told is None:  # rounded otherwise here, by an ulp: it passes
+            if told is None:  # rounding on the host differs by an ulp, and the check passes
                 continue
             message = told.message(*np.nonzero(np.atleast_1d(told.found)))
             if index:
@@ -256,9 +256,9 @@ class Check(eqx.Module):
 def enforce(check: Check, figures: tuple, value: PyTree) -> PyTree:
     """Return `value`, with the consequences of `check` where it objects to the figures.
 
-    Under `NAN` the floating-point leaves of `value` become NaN, and no host is asked. Under `RAISE`
-    and `WARN` the host is called where the check has failed, and only then, of a batch too;
-    the leaves depend on its return, so that no compiler removes it. Figures carry no derivative.
+    Under `NAN` the floating-point leaves of `value` become NaN, and the host is not called. Under
+    `RAISE` and `WARN` the host is called only where the check has failed, also for a batch. The
+    leaves depend on its return, so that no compiler removes it. Figures carry no derivative.
     """
     if check.action is Action.IGNORE:
         return value
@@ -274,7 +274,7 @@ def enforce(check: Check, figures: tuple, value: PyTree) -> PyTree:
         return value
     if not host.is_traced(passed) and passed:
         return value
-    # a factor rather than a choice: derivatives are NaN too, where a choice of NaN has zero ones
+    # a factor rather than a selection, because the derivative of a selected NaN would be zero
     return jax.tree.map(
         lambda leaf: (
             _scaled(leaf, jnp.where(passed, 1, jnp.nan)) if eqx.is_inexact_array(leaf) else leaf
@@ -289,13 +289,14 @@ def _failed(check: Check, figures: tuple) -> Bool[Array, ""]:
 
 
 def _report(check: Check, failed: Bool[Array, "..."], figures: tuple) -> Bool[Array, "..."]:
-    """Return True, once the host has judged the members of a batch that have failed, if any."""
+    """Return True, after the host has judged those members of a batch that failed, if any."""
 
     def tell(failed: Array, figures: tuple) -> Array:
         like = jax.ShapeDtypeStruct(failed.shape, jnp.bool_)
         return host.in_program(check, like, failed, *figures)
 
-    # the condition of a batch is that of any member: one of each would call the host for all
+    # the condition of a batch is that any member fails: one condition each would call the host
+    # for all members
     @custom_vmap
     def report(failed: Array, figures: tuple) -> Array:
         quiet = lambda failed, figures: jnp.ones(failed.shape, bool)  # noqa: E731
@@ -310,7 +311,7 @@ def _report(check: Check, failed: Bool[Array, "..."], figures: tuple) -> Bool[Ar
 
 
 def _scaled(leaf: Array, factor: Array) -> Array:
-    """Return leaf · factor; of a complex leaf part by part, which keeps infinite ones."""
+    """Return leaf · factor, part by part for a complex leaf, which keeps infinite parts."""
     if jnp.iscomplexobj(leaf):
         return jax.lax.complex(_scaled(leaf.real, factor), _scaled(leaf.imag, factor))
     return leaf * factor.astype(leaf.dtype)
@@ -332,7 +333,7 @@ def gauge_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) 
 
 
 def exceptional_check(policy: Policy, objections: Callable[..., Iterable[Objection]]) -> Check:
-    """Return the check of the values' condition under `policy`."""
+    """Return the check of the eigenvalues' condition under `policy`."""
     return Check(objections, policy.exceptional, EigensolverError, ExceptionalPointWarning)
 
 
