@@ -1,4 +1,4 @@
-"""`eigensolver`: a solver and a declared problem, wired into one differentiable function."""
+"""`eigensolver`: combine a solver and a declared problem into one differentiable function."""
 
 import dataclasses
 from collections.abc import Callable
@@ -103,7 +103,7 @@ class Eigensolver(AbstractRoot):
         return asked.check_operators(asked.canonical(operators), self.policy)
 
     def clusters(self, state: PyTree) -> jax.Array | None:
-        """Return which eigenvalues count as one, (k, k); `None` if not needed or not known."""
+        """Return which eigenvalues count as equal, (k, k); `None` if not needed or not known."""
         return None if self.policy.gauge is Action.IGNORE else self.problem.clusters(state)
 
     def gauge_rtol(self, dtype: Any) -> float:
@@ -114,7 +114,7 @@ class Eigensolver(AbstractRoot):
         return max(float(jnp.finfo(dtype).eps) ** 0.4, solved)
 
     def state(self, canonical: Operators) -> PyTree:
-        """Return what the problem's conditions are stated in, of canonical operators."""
+        """Return the state of the problem's conditions, for canonical operators."""
         return _separate(self.problem, find_root(self, canonical)[0])
 
     @full_precision
@@ -165,7 +165,7 @@ def _separate(problem: AbstractProblem, state: PyTree) -> PyTree:
 
 @eqx.filter_custom_jvp
 def _alike(values: jax.Array, state: PyTree, *, solve: Eigensolver) -> jax.Array:
-    """Return the values; a derivative that tells those of a cluster apart will be warned about."""
+    """Return the values; a derivative that distinguishes those of a cluster is warned about."""
     return values
 
 
@@ -179,7 +179,7 @@ def _alike_jvp(primals: Any, tangents: Any, *, solve: Eigensolver) -> tuple[jax.
 @compiled
 def _watch_values(solve: Eigensolver, state: PyTree, values_dot: jax.Array) -> jax.Array:
     clusters = solve.clusters(state)
-    if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not values
+    if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not eigenvalues
         return values_dot
     values = jax.lax.stop_gradient(solve.problem.solution(state).values)
     rtol = solve.gauge_rtol(values_dot.dtype)
@@ -209,7 +209,7 @@ def _values_tangent(
     residual_dot = jvp_at(lambda t: solve.residual(z, t), theta, theta_dot)
     values_dot = solve.problem.values_dot(z, residual_dot)
     if values_dot is None:
-        # linear in the tangent of the state, which is that of the values and of the vectors
+        # linear in the tangent of the state, which holds those of eigenvalues and eigenvectors
         z_dot = solve.solve_linearised(z, theta, residual_dot)
         _, values_dot = jax.jvp(lambda z: solve.problem.solution(z).values, (z,), (z_dot,))
     return values_dot

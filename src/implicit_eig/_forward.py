@@ -1,4 +1,4 @@
-"""The forward solve: the user's solver is called, and its answer read."""
+"""The forward solve: call the user's solver, and read its output."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def run_solver(
     policy: Policy,
     batched: bool,
 ) -> Solution:
-    """Return the pairs that the solver finds, as it returns them."""
+    """Return the eigenpairs that the solver finds, as it returns them."""
     like = problem.structure(operators)
     like = dataclasses.replace(like, _rest=like.values)
     if batched:
@@ -68,7 +68,7 @@ class _HostSolver(eqx.Module):
     def __call__(self, arrays: Operators) -> Solution:
         operators = eqx.combine(arrays, self.operators)
         solver = self.solver
-        if self.forgiving:  # of what it raises, not of what is wrong with its answer
+        if self.forgiving:  # errors that the solver raises become NaN, but not a wrong output
             solver = host.Forgiving(solver, (self.like.values, self.like.vectors))
         views = self.problem.host_views(operators)
         stack = views[0].shape[:-2] if isinstance(views[0], np.ndarray) else ()
@@ -77,14 +77,14 @@ class _HostSolver(eqx.Module):
         return _parse(solver(*views), self.like, np)
 
     def _of_stack(self, solver: Any, views: tuple, stack: tuple[int, ...]) -> Solution:
-        """Return the pairs of stacks of matrices, by one call of the solver if it does not fail."""
+        """Return the eigenpairs of stacked matrices, by one call of the solver if that succeeds."""
         members = list(np.ndindex(stack))
         try:
             answer = self.solver(*views)
         except host.FAILURES:
             if not self.forgiving:
                 raise
-            # one after the other, so that only those are NaN that fail
+            # one member after another, so that only those that fail become NaN
             answers = [_parts(solver(*(view[i] for view in views)), np) for i in members]
         else:
             parts = _parts(answer, np)
@@ -104,7 +104,7 @@ def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
 
 
 def _parts(answer: Any, xp: Any) -> list:
-    """Return the arrays of a solver's answer."""
+    """Return the arrays in a solver's output."""
     if not isinstance(answer, (tuple, list)) or not 2 <= len(answer) <= 3:
         found = type(answer).__name__
         if isinstance(answer, (tuple, list)):
@@ -116,9 +116,9 @@ def _parts(answer: Any, xp: Any) -> list:
 
 
 def _read(given: list, like: Solution, xp: Any) -> Solution:
-    """Return the arrays of an answer as the pairs that `like` describes, or say what is wrong.
+    """Return the arrays of an output as the eigenpairs that `like` describes, or raise an error.
 
-    Left vectors that `like` has and the solver does not give are zeros.
+    Left vectors that `like` has and the solver does not return are set to zero.
     """
     k, values = like.values.shape[0], given[0]
     for name, found, expected in zip(
@@ -144,7 +144,7 @@ def _read(given: list, like: Solution, xp: Any) -> Solution:
         else:
             left = xp.zeros(structure.shape, structure.dtype)
     dtype, rest = like.values.dtype, None
-    # of a host solver only its run shows how many pairs it returns
+    # only a run of a host solver shows how many eigenpairs it returns
     if xp is np or values.shape[0] > k:
         rest = nearest_beyond(values, k, xp)
         real = xp.iscomplexobj(rest) and not jnp.issubdtype(dtype, jnp.complexfloating)
