@@ -1,1 +1,1 @@
-"""Where eigenvalues meet: one-sided derivatives, subgradients, identities of modes."""
+"""Where eigenvalues meet: one-sided derivatives, subgradients, and the tracking of modes."""

@@ -1,22 +1,23 @@
-"""One-sided derivatives of eigenvalues, where a repeated eigenvalue has no others.
+"""One-sided derivatives of eigenvalues, the only ones that a repeated eigenvalue has.
 
-On the line A + tȦ, B + tḂ with t ≥ 0 the values of a cluster are those of its block S(t), with
+On the line A + tȦ, B + tḂ with t ≥ 0 the eigenvalues of a cluster are those of its block S(t), with
 A X = B X S and XᴴBX = I. S is Hermitian, S(0) = λ I, and S(t) = λ I + t Ṡ + ½t² S̈ + …, so
 
     first order:   the eigenvalues of Ṡ = Xᴴ(Ȧ − λḂ)X,
     second order:  Ṡ = Q diag(g) Qᴴ; of each group of equal g those of Qᴴ S̈ Q,
 
-for between two different g the part of S̈ counts only at t³. S̈ is the derivative of Ṡ along
-the line. With Ẋ = −½XXᴴḂX + Ẋ', Ẋ' outside the cluster, the conditions differentiated twice give
+because between two different g the entries of S̈ have an effect only at t³. S̈ is the derivative of
+Ṡ along the line. With Ẋ = −½XXᴴḂX + Ẋ', Ẋ' outside the cluster, the conditions differentiated twice
+give
 
     S̈ = 2Xᴴ(Ȧ − λḂ)Ẋ' − NṠ − ṠN,    N = XᴴḂX,
 
-and differentiating the rule Ṡ = G of `problems.hermitian` gives S̈ + ½(ṠN − NṠ): at t ≠ 0 the basis
-of that rule turns, and the rest is skew-Hermitian. So S̈ is the Hermitian part of what JAX
-returns, and takes the solve for Ẋ and no other.
+and differentiating the rule Ṡ = G of `problems.hermitian` gives S̈ + ½(ṠN − NṠ), because for t ≠ 0
+the basis of that rule turns; the additional term is skew-Hermitian. So S̈ is the Hermitian part of
+what JAX returns, and needs only the solve for Ẋ.
 
-A semisimple value of a pencil, or of T(λ), that is not Hermitian has the eigenvalues of its Ṡ as
-first derivatives; its block is not Hermitian, and takes the solve of `problems._pairs`.
+A semisimple eigenvalue of a pencil, or of T(λ), that is not Hermitian has the eigenvalues of its Ṡ
+as first derivatives. Its block is not Hermitian, and needs the solve of `problems._pairs`.
 
 Source: Lancaster (1964) Numer. Math. 6, 377, doi:10.1007/BF01386087; Kato, Perturbation Theory
 for Linear Operators, II.5.
@@ -105,7 +106,7 @@ def directional_derivatives(
 
 
 def _of_entries(operator: Any, tangent: Any) -> Any:
-    """Return the tangent of a lineax expression as that of the entries it stands for."""
+    """Return the tangent of a lineax expression as the tangent of its entries."""
     expressions = (
         lx.AddLinearOperator,
         lx.NegLinearOperator,
@@ -121,7 +122,7 @@ def _of_entries(operator: Any, tangent: Any) -> Any:
 
 
 def _tangents(solve: Eigensolver, given: Operators, tangents: tuple[Any, ...]) -> PyTree:
-    """Return the tangents of the arrays of `given`, `None` for what else it holds."""
+    """Return the tangents of the arrays of `given`, and `None` for its other leaves."""
     moving = eqx.filter(given, eqx.is_inexact_array)
     if len(tangents) == len(given):
         known = iter(solve.problem.canonical(tuple(t for t in tangents if t is not None)))
@@ -155,14 +156,14 @@ def _block_dot(
 def _expand(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: PyTree, order: int
 ) -> tuple[Array, Array, Array]:
-    """Return Ṡ, S̈ (Ṡ again where `order` is 1) and the size of Ṫ x for each pair."""
+    """Return Ṡ, S̈ (Ṡ again where `order` is 1) and the size of Ṫ x for each eigenpair."""
     first, z_dot = _block_dot(solve, z, theta, theta_dot)
     second = first
     if order == 2:
         again = lambda both: _block_dot(solve, both[0], both[1], theta_dot)  # noqa: E731
         second, _ = jvp_at(again, (z, theta), (z_dot, theta_dot))
     solution = solve.problem.solution(z)
-    # for the products with the tangents, what does not move stands with them
+    # the tangents become operators by the other parts of theta, such as the sparsity pattern
     dots = eqx.combine(theta_dot, eqx.filter(theta, eqx.is_inexact_array, inverse=True))
     products = [column_norms(apply(dot, jnp.asarray(solution.vectors))) for dot in dots]
     powers = [jnp.abs(jnp.asarray(solution.values)) ** j for j in range(len(dots))]
@@ -199,7 +200,7 @@ def _hermitian(S: np.ndarray) -> np.ndarray:
 
 
 def _check_cluster(equal: np.ndarray, cluster: np.ndarray) -> None:
-    """Raise unless the values of a cluster are near each other, and not just in a chain."""
+    """Raise unless all eigenvalues of a cluster are near each other, not only in a chain."""
     apart = np.argwhere(~equal[np.ix_(cluster, cluster)])
     if apart.size:
         i, j = cluster[apart[0]]

@@ -1,17 +1,20 @@
-"""The least-norm element of the generalised gradient of an extreme value that may be multiple.
+"""The least-norm element of the generalised gradient of an extreme, possibly repeated, eigenvalue.
 
-Where the largest value λ of a Hermitian pencil has the basis X, its generalised gradient is
+Where the eigenspace of the largest eigenvalue λ of a Hermitian pencil has the basis X, its
+generalised gradient is
 
     ∂λ = { G(V) : V Hermitian, V ⪰ 0, tr V = 1 },    ⟨G(V), ṗ⟩ = Re tr(V Xᴴ(Ȧ − λḂ)X),
 
-and its element of least norm is zero at a minimiser, else minus a direction of descent. G is
-linear in V: with G₁ … G_d for an orthonormal basis of the Hermitian matrices, one pullback each,
-‖G(V)‖² = vᵀHv, H the Gram matrix of the pieces. What is left is a problem of the cluster's size,
+and its element of least norm is zero at a minimiser; elsewhere its negative is a direction of
+descent. G is linear in V: with G₁ … G_d for an orthonormal basis of the Hermitian matrices, one
+pullback each, ‖G(V)‖² = vᵀHv, where H is the Gram matrix of the Gⱼ. There remains a problem of the
+size of the cluster,
 
     minimise ½ vᵀHv   over V(v) ⪰ 0, tr V = 1.
 
-V is optimal where ⟨G(V), G(V')⟩ ≥ ‖G(V)‖² for all V', so where λ_min(K) = ‖G(V)‖² with the matrix
-K of coordinates Hv. For any V the difference ‖G(V)‖² − λ_min(K) bounds its error: the certificate.
+V is optimal where ⟨G(V), G(V')⟩ ≥ ‖G(V)‖² for all V', that is where λ_min(K) = ‖G(V)‖² for the
+matrix K with coordinates Hv. For any V the difference ‖G(V)‖² − λ_min(K) bounds its error, so it
+is used as the certificate.
 
 Source: Overton (1992) SIAM J. Optim. 2, 88, doi:10.1137/0802007; Clarke, Optimization and
 Nonsmooth Analysis, 2.8; the barrier method: Boyd & Vandenberghe, Convex Optimization, 11.3.
@@ -29,7 +32,7 @@ from .. import host
 from .._errors import ImplicitEigError, InputError
 from ..solution import Solution
 
-# of ‖G‖², and of the largest ‖Gⱼ‖²: what the certificate must reach
+# relative to ‖G‖², and to the largest ‖Gⱼ‖²: the bound that the certificate must reach
 CERTIFIED = 1e-9
 ROUNDING = 1e-13
 # each step of the barrier method divides the duality gap by this
@@ -97,7 +100,7 @@ def minimum_norm_subgradient(
     basis = hermitian_basis(len(cluster), S.dtype)
 
     def embed(V: Any) -> Any:
-        """The cotangent of S whose pairing with Ṡ is Re tr(VṠ): JAX pairs without a conjugate."""
+        """Return the cotangent of S whose pairing with Ṡ, without a conjugate, is Re tr(VṠ)."""
         full = jnp.zeros((*V.shape[:-2], *S.shape), S.dtype)
         i, j = np.ix_(cluster, cluster)
         return full.at[..., i, j].set(jnp.asarray(V, S.dtype).conj())
@@ -115,7 +118,7 @@ def _extreme_cluster(values: np.ndarray, equal: np.ndarray, index: int, n: int) 
         raise InputError(f"{requirement}0 or −1; got {index!r}. Other values are not extreme.")
     k = len(values)
     index = index % k
-    # nearest first, as long as all are near each other: between others S has no tangents
+    # nearest first, as long as all are near each other: between others S has no tangent
     cluster: list[int] = []
     for i in np.argsort(np.abs(values - values[index]), kind="stable"):
         if equal[i, [index, *cluster]].all():
@@ -152,7 +155,7 @@ def hermitian_basis(c: int, dtype: Any) -> np.ndarray:
 
 
 def _real_columns(pieces: PyTree) -> np.ndarray:
-    """Return the pieces as columns of real numbers in double precision, shape (p, d)."""
+    """Return the arrays as columns of real numbers in double precision, shape (p, d)."""
     columns = []
     for leaf in map(np.asarray, jax.tree.leaves(pieces)):
         rows: Any = leaf.reshape(len(leaf), -1)
@@ -163,14 +166,14 @@ def _real_columns(pieces: PyTree) -> np.ndarray:
 def least_norm(G: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Return the coordinates v of V ⪰ 0, tr V = 1, that minimise ‖G v‖.
 
-    By Newton's method on ½‖Gv‖² − μ log det V. With V = F Fᴴ a step is V + F D Fᴴ, and
+    Solved by Newton's method on ½‖Gv‖² − μ log det V. With V = F Fᴴ a step is V + F D Fᴴ, and
 
         (Jᵀ H J + μ I) d + ν Jᵀt = −Jᵀ H v + μ t,    t·Jd = 0,
 
-    d and t the coordinates of D and of I, and J the matrix of D ↦ F D Fᴴ.
+    where d and t are the coordinates of D and of I, and J is the matrix of D ↦ F D Fᴴ.
 
     Args:
-        G: the pieces; shape (p, d).
+        G: the columns Gⱼ; shape (p, d).
         basis: of `hermitian_basis`; shape (d, c, c).
 
     Returns:

@@ -1,11 +1,11 @@
-"""Keep the identity of a pair where sorting would swap it.
+"""Keep the identity of eigenpairs where sorting would swap them.
 
-Pair i before and pair j now overlap by |xᵢᴴBx'ⱼ|, both scaled to xᴴBx = 1. Inside a cluster the
-basis is arbitrary; there it is the overlap with a space that counts,
+Eigenpair i before and eigenpair j now have the overlap |xᵢᴴBx'ⱼ|, both scaled to xᴴBx = 1. Inside a
+cluster the basis is arbitrary, and the overlap with the whole eigenspace is used instead,
 
     ‖P' xᵢ‖_B,   P' the B-orthogonal projector on the cluster of j,
 
-or ‖P x'ⱼ‖_B with the cluster of i, whichever is larger. The matching is the one of largest total.
+or ‖P x'ⱼ‖_B with the cluster of i, whichever is larger. The matching maximises the total overlap.
 """
 
 import importlib
@@ -27,11 +27,11 @@ from ..checks.policy import Action, Check, Objection, enforce
 from ..operators import apply_complex, as_operator
 from ..solution import Solution
 
-# Below this overlap a mode shares less with its successor than with all others together.
+# Below this overlap a mode has less in common with its successor than with all others together.
 LOST = 0.5
-# Between matchings that the spaces do not tell apart, the vectors decide; by this much of them.
+# Between matchings of equal overlaps with eigenspaces, the eigenvectors decide, with this weight.
 TIE_BREAK = 1e-6
-# Shorter sweeps, and sweeps that are over by then, show no progress bar; in parameters and seconds.
+# No progress bar is shown for fewer parameters than this, or for less than this many seconds.
 SHORT, DELAY = 20, 2.0
 
 
@@ -130,7 +130,7 @@ def track(previous: Solution, current: Solution, B: Any = None) -> Tracked:
 
 
 def _equal(solution: Solution) -> Bool[Array, "k k"]:
-    """Return which values are so near each other that only their common space can be matched."""
+    """Return which eigenvalues are so close that only their common space can be matched."""
     lam = lax.stop_gradient(jnp.asarray(solution.values))
     near = near_mask(lam, jnp.zeros_like(jnp.abs(lam)), cube_root(lam.dtype))
     if solution._equal is None:
@@ -163,7 +163,7 @@ def _match(
 
 
 def _projections(between: np.ndarray, gram: np.ndarray, equal: np.ndarray) -> np.ndarray:
-    """Return ‖P xᵢ‖_B for the cluster of each j, its B-orthogonal projector being P."""
+    """Return ‖P xᵢ‖_B for the cluster of each j, P being its B-orthogonal projector."""
     found = np.zeros(between.shape, np.real(gram).dtype)
     for cluster in clusters_of(equal):
         b = between[:, cluster].conj().T
@@ -249,7 +249,7 @@ def follow(
 def _aligned(
     reference: Solution | None, solution: Solution, order: Integer[Array, " k"], B: Any
 ) -> Solution:
-    """Return the pairs in the given order, the basis of each cluster turned to the reference."""
+    """Return the ordered eigenpairs, the basis of each cluster turned to the reference."""
     Y = lax.stop_gradient(jnp.asarray(solution.vectors))[:, order]
     equal = _equal(solution)[order][:, order]
     if reference is not None:
