@@ -1,4 +1,4 @@
-"""Ready-made forward solvers: thin adapters to well-kept libraries.
+"""Ready-made forward solvers: thin adapters to established libraries.
 
 Examples:
     >>> import jax.numpy as jnp

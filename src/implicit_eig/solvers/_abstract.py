@@ -1,4 +1,4 @@
-"""What is common to the ready-made solvers."""
+"""The part common to the ready-made solvers."""
 
 import abc
 from typing import Any
@@ -24,4 +24,4 @@ class AbstractForwardSolver(Alike, abc.ABC):
 
     @abc.abstractmethod
     def linear_solver(self) -> lx.AbstractLinearSolver:
-        """Return the linear solver that `eigensolver` takes unless told otherwise."""
+        """Return the linear solver that `eigensolver` uses unless another is given."""

@@ -1,4 +1,4 @@
-"""ARPACK, through SciPy."""
+"""Hermitian problems by ARPACK, through SciPy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,15 +29,15 @@ class Arpack(AbstractForwardSolver):
     def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Return eigenvalues (k,), ascending, and eigenvectors (n, k)."""
         n, dtype = A.shape[0], A.dtype
-        # ARPACK's own start is random: the same operators would not give the same answer
+        # ARPACK's own start is random, so that equal operators would give different results
         options = {"v0": np.random.default_rng(0).standard_normal(n).astype(dtype)}
         if self.sigma is None:
             options["which"] = "SA"
-            # of so many pairs SciPy makes a dense problem, for which it needs the array
+            # for nearly all pairs SciPy solves a dense problem, for which it needs the array
             A = _product(A) if isinstance(A, np.ndarray) and self.k < n - 1 else A
         else:
-            # with this many vectors all pairs converge at the first look, or nearly: 33 solves for
-            # six and 131 for forty, where SciPy's ncv and tol = 0 take 44 and 145; as exact
+            # with this many vectors all eigenpairs converge in about one cycle: 33 solves for six
+            # and 131 for forty, where SciPy's ncv and tol = 0 take 44 and 145, equally accurate
             options |= {"ncv": min(n, 2 * self.k + 20), "tol": float(np.finfo(dtype).eps) ** 0.7}
             A, B = _alike(A, B)
             options |= {"sigma": self.sigma, "OPinv": self._inverse(A, B, self.sigma)}
@@ -49,7 +49,7 @@ class Arpack(AbstractForwardSolver):
         return values[order], vectors[:, order]
 
     def linear_solver(self) -> AutoLinearSolver:
-        """Return the default, with the shift that is factorised here already."""
+        """Return the default, with the shift that is already factorised here."""
         return AutoLinearSolver(self.sigma, self.factorize)
 
     def _inverse(self, A: Any, B: Any, sigma: Shift) -> Any:
@@ -63,11 +63,11 @@ class Arpack(AbstractForwardSolver):
                 f"got {' and '.join(type(M).__name__ for M in given)}. Leave `sigma` out for a "
                 "matrix-free operator."
             )
-        return None  # dense: SciPy factorises it
+        return None  # dense operators are factorised by SciPy
 
 
 def _alike(A: Any, B: Any) -> list[Any]:
-    """Return A and B; a sparse one as an array where the other is an array."""
+    """Return A and B, a sparse one converted to an array where the other is an array."""
     dense = any(isinstance(M, np.ndarray) for M in (A, B))
     return [M.toarray() if dense and sp.issparse(M) else M for M in (A, B)]
 
@@ -75,11 +75,11 @@ def _alike(A: Any, B: Any) -> list[Any]:
 def _product(A: np.ndarray) -> spla.LinearOperator:
     """Return products with a Hermitian array by SciPy's BLAS, which ARPACK uses too.
 
-    NumPy's has threads of its own, and the two sets wait for each other: 200 ms instead of 50 for
-    six pairs, n = 1000.
+    NumPy's has its own threads, and the two thread pools wait for each other: 200 ms instead of 50
+    for six eigenpairs, n = 1000.
     """
     multiply: Any = get_blas_funcs("hemv" if np.iscomplexobj(A) else "symv", (A,))
-    # the transpose is in Fortran's order, and the conjugate of A
+    # the transpose is in Fortran order, and equals the conjugate of A
     conjugate = A.T
     product = lambda x: multiply(1.0, conjugate, x.conj()).conj()  # noqa: E731
     return spla.LinearOperator(A.shape, product, dtype=A.dtype)  # pyright: ignore

@@ -1,11 +1,13 @@
-"""ARPACK, through SciPy, for problems that are not Hermitian, with left vectors.
+"""ARPACK, through SciPy, for problems that are not Hermitian, with left eigenvectors.
 
-ARPACK sees one standard operator: with M = A − σB and N = B, or M = B and N = A without a shift,
+ARPACK receives one standard operator: with M = A − σB and N = B, or M = B and N = A without a
+shift,
 
     M⁻¹N x = θ x,        λ = σ + 1/θ, or λ = θ.
 
-So B may be any matrix, beside a shift a singular one, where SciPy's `eigs` wants it Hermitian. The
-adjoint operator has the conjugate values, and its vectors give the left ones, yᴴA = λ yᴴB:
+So B may be any matrix, and with a shift a singular one, whereas SciPy's `eigs` needs a Hermitian B.
+The adjoint operator has the conjugate eigenvalues, and its eigenvectors give the left ones,
+yᴴA = λ yᴴB:
 
     NᴴM⁻ᴴ w = θ̄ w,       y = M⁻ᴴ w,
 
@@ -29,7 +31,7 @@ from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
 from ._abstract import AbstractForwardSolver
 from .arpack import check_options, not_converged
 
-# What each `which` puts first: the least of these numbers of θ.
+# The order of each `which`: the least of these numbers of θ comes first.
 FIRST = {
     "LM": lambda theta: -np.abs(theta),
     "SM": np.abs,
@@ -38,11 +40,11 @@ FIRST = {
     "LI": lambda theta: -np.abs(theta.imag),
     "SI": lambda theta: np.abs(theta.imag),
 }
-# So many left pairs more are sought: where values of one size meet the end of the k pairs, the two
-# runs may cut them differently.
+# This many more left eigenpairs are sought, because the two runs may select different ones where
+# eigenvalues of equal modulus lie at the end of the k eigenpairs.
 SPARE = 2
-# Values θ below this many eps of the largest are rounding, so λ = σ + 1/θ is infinite; those within
-# this many √eps of it are one value, or cannot be told apart by value.
+# Eigenvalues θ below this many eps of the largest are rounding, so λ = σ + 1/θ is infinite. Those
+# within this many √eps of it count as equal, and cannot be distinguished by their eigenvalues.
 ROUNDING = 10
 
 
@@ -80,7 +82,7 @@ class ArpackGeneral(AbstractForwardSolver):
         return right.lam, right.X, _match(right, BX, left.theta, seen.solve_adjoint(left.X))
 
     def linear_solver(self) -> AutoLinearSolver:
-        """Return the default, with the shift that is factorised here already."""
+        """Return the default, with the shift that is already factorised here."""
         return AutoLinearSolver(self.sigma, self.factorize)
 
     def _seen(self, A: Any, B: Any) -> "_Seen":
@@ -94,7 +96,7 @@ class ArpackGeneral(AbstractForwardSolver):
         return _Seen(operator, inverse.H.matmat)
 
     def _inverse(self, A: Any, B: Any, sigma: Shift) -> spla.LinearOperator:
-        """Return (A − σB)⁻¹, its adjoint by the same factors."""
+        """Return (A − σB)⁻¹, with its adjoint by the same factors."""
         given = [M for M in (A, B) if M is not None]
         if not all(sp.issparse(M) or isinstance(M, np.ndarray) for M in given):
             raise InputError(
@@ -117,9 +119,9 @@ class ArpackGeneral(AbstractForwardSolver):
         return spla.LinearOperator(A.shape, **options)
 
     def _pairs(self, operator: Any, k: int, adjoint: bool) -> "_Pairs":
-        """Return k pairs of an operator, or of an adjoint that is given, in order."""
+        """Return k eigenpairs of an operator, or of a given adjoint operator, in order."""
         n, dtype = operator.shape[0], operator.dtype
-        # ARPACK's own start is random: the same operators would not give the same answer
+        # ARPACK's own start is random, so that equal operators would give different results
         v0 = np.random.default_rng(0).standard_normal(n).astype(dtype)
         options = {"which": "LM", "v0": v0, "ncv": min(n, 2 * k + 20)} | self.options
         options["ncv"] = max(options["ncv"], k + 2)
@@ -134,7 +136,7 @@ class ArpackGeneral(AbstractForwardSolver):
         with np.errstate(divide="ignore", invalid="ignore"):
             lam = theta if self.sigma is None else self.sigma + 1 / theta
         if not np.issubdtype(dtype, np.complexfloating):
-            # where k cuts a conjugate pair, chance must not decide which of the two stays
+            # where k cuts a conjugate pair, the one with Im λ > 0 is kept, to be deterministic
             alone = (lam.imag < 0) & ~np.isin(lam, lam.conj())
             theta, lam = (np.where(alone, part.conj(), part) for part in (theta, lam))
             X = np.where(alone, X.conj(), X)
@@ -143,7 +145,7 @@ class ArpackGeneral(AbstractForwardSolver):
 
 
 class _Seen(NamedTuple):
-    """The operator M⁻¹N, and M⁻ᴴ."""
+    """The operator M⁻¹N that ARPACK receives, and M⁻ᴴ."""
 
     operator: Any
     solve_adjoint: Callable[[np.ndarray], np.ndarray]
@@ -158,7 +160,7 @@ class _Pairs(NamedTuple):
 def _order(first: np.ndarray, lam: np.ndarray) -> np.ndarray:
     """Return the order by `first`, then by the imaginary and the real part, the larger first.
 
-    Numbers are equal that agree to half their digits: rounding does not order conjugates.
+    Numbers that agree to half their digits count as equal, so that rounding orders no conjugates.
     """
     finite: Any = np.where(np.isfinite(lam), lam, 0)
     digits = np.sqrt(np.finfo(lam.dtype).eps)
@@ -171,13 +173,13 @@ def _order(first: np.ndarray, lam: np.ndarray) -> np.ndarray:
 
 
 def _match(right: _Pairs, BX: np.ndarray, theta: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """Return the columns of Y that belong to the right vectors, by value and then by yᴴBx."""
+    """Return the columns of Y that match the right eigenvectors, by eigenvalue, then by yᴴBx."""
     eps = float(np.finfo(Y.dtype).eps)
     distance = np.abs(right.theta[:, None] - theta[None, :])
     near = distance <= ROUNDING * np.sqrt(eps) * np.max(np.abs(right.theta))
     sizes = np.linalg.norm(BX, axis=0)[:, None] * np.linalg.norm(Y, axis=0)[None, :]
     overlap = np.abs(BX.T @ Y.conj()) / np.where(sizes > 0, sizes, 1)
-    # vectors of different values have none; those of a defective one little
+    # the overlap of different eigenvalues is 0, and that of a defective one is small
     _, chosen = linear_sum_assignment(np.where(near, -overlap, 1))
     rows = np.arange(len(chosen))
     lost = np.flatnonzero(~near[rows, chosen])

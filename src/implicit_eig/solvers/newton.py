@@ -1,4 +1,4 @@
-"""Newton's method for a pair of T(λ) x = 0, on optimistix."""
+"""Newton's method for an eigenpair of T(λ) x = 0, by optimistix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from ..linear_solvers.auto import iterative
 from ..operators import norm
 from ..systems.function import structure_of, working_dtype
 
-# The last step that is not below this power of eps leaves, by quadratic convergence, rounding.
+# After a last step of about this power of eps, quadratic convergence leaves only rounding errors.
 ENOUGH = 0.6
 
 
@@ -79,7 +79,7 @@ def newton(
 
 
 def _checked(start: Any) -> tuple[Array, Array]:
-    """Return λ (k,) and x (n, k) of a start."""
+    """Return λ (k,) and x (n, k) of a start, after a check of its shapes."""
     shapes: tuple = tuple(map(jnp.shape, start)) if isinstance(start, (tuple, list)) else ()
     pair = len(shapes) == 2 and len(shapes[1]) == len(shapes[0]) + 1 <= 2
     if not pair or shapes[0] != shapes[1][1:]:
@@ -92,7 +92,7 @@ def _checked(start: Any) -> tuple[Array, Array]:
 
 
 class _Run(eqx.Module):
-    """The runs, one for each start."""
+    """The Newton runs, one for each start."""
 
     T: Callable[..., Any] = eqx.field(static=True)
     start: Any
@@ -136,7 +136,7 @@ class _Run(eqx.Module):
 
 
 def _units(T: Callable, lam: Array, x: Array) -> tuple[Array, Array]:
-    """Return ‖T(λ)v‖ / ‖T'(λ)x‖ and ‖T(λ)v‖, or 1 where they are 0: equations free of units."""
+    """Return ‖T(λ)v‖ / ‖T'(λ)x‖ and ‖T(λ)v‖, or 1 where they are 0, to make equations unitless."""
     size = norm(T(lam, probe(x)))
     slope = norm(jax.jvp(lambda lam: T(lam, x), (lam,), (jnp.ones_like(lam),))[1])
     size = jnp.where(size > 0, size, 1)
