@@ -1,7 +1,7 @@
-"""The one border to host code: when Python runs, what it receives, what must come back.
+"""The single interface to host code: when Python runs, what it receives, and what it must return.
 
-Host code never calls JAX: inside a compiled program it would wait for computations that wait for
-the program. So it receives NumPy arrays, returns NumPy arrays, and what it asks JAX for is refused.
+Host code never calls JAX, because inside a compiled program it would wait for computations that
+wait for the program. So it receives and returns NumPy arrays, and its calls of JAX are refused.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 from .._alike import Alike
 from .._errors import InputError
 
-# What a numerical code raises where it fails, and what says that the program is wrong.
+# Exceptions of a numerical code that fails; all others mean that the program is wrong.
 FAILURES = (ArithmeticError, RuntimeError, ValueError)
 MISTAKES = (InputError, NotImplementedError)
 
@@ -69,7 +69,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def failures_as_nan(wanted: bool) -> Iterator[None]:
-    """Let the host code that is called or traced inside return NaN where it would fail."""
+    """Make host code that is called or traced inside return NaN where it would fail."""
     before, _local.wanted = getattr(_local, "wanted", False), wanted
     try:
         yield
@@ -78,12 +78,12 @@ def failures_as_nan(wanted: bool) -> Iterator[None]:
 
 
 def forgiving(fn: Callable[..., PyTree], like: PyTree) -> Callable[..., PyTree]:
-    """Return `fn`, or inside `failures_as_nan` one that returns NaN in its place."""
+    """Return `fn`, or inside `failures_as_nan` a function that returns NaN where `fn` fails."""
     return Forgiving(fn, like) if getattr(_local, "wanted", False) else fn
 
 
 class Forgiving(eqx.Module):
-    """Call `fn`, and return arrays like `like` that are NaN, integers −1, where it fails."""
+    """Call `fn`; where it fails, return arrays like `like` that are NaN, or −1 for integers."""
 
     fn: Callable[..., PyTree]
     like: "_Structure" = eqx.field(static=True)
@@ -107,8 +107,8 @@ def given(tree: PyTree) -> PyTree:
 
 
 def received(result: PyTree, like: PyTree) -> PyTree:
-    """Return what host code returned as JAX arrays of the dtypes of `like`."""
-    # copied: the host code may reuse its arrays in the next call
+    """Return the result of host code as JAX arrays of the dtypes of `like`."""
+    # copied, because the host code may reuse its arrays in the next call
     conformed = _conform(result, _Structure(like))
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), conformed)
 
@@ -116,10 +116,10 @@ def received(result: PyTree, like: PyTree) -> PyTree:
 def in_program(
     fn: Callable[..., PyTree], like: PyTree, *args: PyTree, vmap_method: str = "sequential"
 ) -> PyTree:
-    """Return `fn` of traced arguments, called by the compiled program; see `call`.
+    """Return the result of `fn` on traced arguments, called by the compiled program; see `call`.
 
-    On a CPU the host reads and fills the program's own buffers: 6 µs a call, where
-    `jax.pure_callback` takes 200, and no array of JAX is made, which on a single core can wait for
+    On a CPU the host reads and fills the program's own buffers, in 6 µs a call where
+    `jax.pure_callback` takes 200. No JAX array is made, because on a single core that can wait for
     the program itself (https://github.com/jax-ml/jax/issues/25861).
     """
     batched = vmap_method != "sequential"
@@ -131,14 +131,14 @@ def in_program(
 
 
 class _Structure:
-    """A pytree of shapes and dtypes that hashes."""
+    """A pytree of shapes and dtypes that can be hashed."""
 
     def __init__(self, like: PyTree):
         leaves, self.treedef = jax.tree.flatten(like)
         self.leaves = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
 
     def nan(self) -> PyTree:
-        """Return arrays of this structure that are NaN, integers −1."""
+        """Return arrays of this structure that are NaN, or −1 for integers."""
         number = lambda dtype: np.nan if np.issubdtype(dtype, np.inexact) else -1  # noqa: E731
         leaves = [np.full(shape, number(dtype), dtype) for shape, dtype in self.leaves]
         return jax.tree.unflatten(self.treedef, leaves)
@@ -155,9 +155,9 @@ class _Structure:
 
 
 class _HostCall:
-    """A host function as JAX's runtime calls it; equal functions are equal callbacks.
+    """A host function in the form that JAX's runtime calls; equal functions are equal callbacks.
 
-    `fn` may be a pytree (an Equinox module): it equals another by its parts, if they hash.
+    `fn` may be a pytree (an Equinox module); it is then compared by its parts, if they hash.
     """
 
     def __init__(self, fn: Callable[..., PyTree], structure: _Structure, batched: bool):
@@ -184,18 +184,18 @@ class _HostCall:
 
 
 class _OnArrays(_HostCall):
-    """The same, on arrays that JAX makes."""
+    """The same, on arrays made by JAX."""
 
     def __call__(self, *args: PyTree) -> PyTree:
-        # copied: JAX may keep what it is given, and the host code use it again
+        # copied, because JAX may keep its arguments, and the host code may reuse them
         return jax.tree.map(np.array, self.run(given(args)))
 
 
 class _OnBuffers(_HostCall):
-    """The same, on buffers of the program: arguments to read, and results to fill."""
+    """The same, on the program's buffers, with arguments to read and results to fill."""
 
     def __call__(self, context: Any, out: PyTree, *args: PyTree) -> None:
-        # copied: the buffers are the program's again afterwards
+        # copied, because the program reuses the buffers afterwards
         result = self.run(jax.tree.map(_copied, args))
         for buffer, part in zip(jax.tree.leaves(out), jax.tree.leaves(result), strict=True):
             np.asarray(buffer)[...] = part
@@ -209,7 +209,7 @@ def _copied(buffer: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def without_jax() -> Iterator[None]:
-    """Refuse what host code asks of JAX, which might never answer.
+    """Refuse calls of JAX by host code, which might never return.
 
     Raises:
         InputError: the host code calls JAX.
@@ -228,9 +228,9 @@ def without_jax() -> Iterator[None]:
 
 
 def _conform(result: PyTree, structure: _Structure, batched: bool = False) -> PyTree:
-    """Return the result in the declared dtypes, or say how it differs from what was declared.
+    """Return the result in the declared dtypes, or raise an error that describes the difference.
 
-    It is not copied where it has them.
+    It is not copied if it already has them.
     """
     leaves, treedef = jax.tree.flatten(result)
     arrays = [np.asarray(refuse_jax(leaf)) for leaf in leaves]
@@ -256,7 +256,7 @@ def _conform(result: PyTree, structure: _Structure, batched: bool = False) -> Py
 
 
 def refuse_jax(leaf: Any) -> Any:
-    """Return what host code returned, unless it is an array of JAX.
+    """Return the result of host code, unless it is a JAX array.
 
     Raises:
         InputError: it is one.
@@ -290,13 +290,13 @@ def refuse_jax_code(argument: str, given: Any) -> None:
 
 
 class WithStatic(eqx.Module):
-    """Call a host function on arguments whose other parts, no arrays, are kept aside."""
+    """Call a host function on arguments whose leaves other than arrays are stored separately."""
 
     fn: Callable[..., Any] = eqx.field(static=True)
     static: Any
 
     def __call__(self, arrays: PyTree) -> PyTree:
-        """Return fn(*args, **kwargs) of the arguments put together again."""
+        """Return fn(*args, **kwargs) with the arguments reassembled."""
         args, kwargs = eqx.combine(arrays, self.static)
         return self.fn(*args, **kwargs)
 

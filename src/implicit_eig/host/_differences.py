@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from .._errors import HostCallWarning
 
-# A gradient of more calls is warned about, and shows its progress after some seconds.
+# A gradient of more calls than this is warned about, and shows its progress after some seconds.
 MANY = 300
 DELAY = 2.0
 
@@ -34,13 +34,13 @@ class Directional(eqx.Module):
         def at(sign: int) -> PyTree:
             moved = [np.asarray(leaf + sign * h * d, leaf.dtype) for leaf, d in pairs]
             out = self.fn(*eqx.combine(jax.tree.unflatten(treedef, moved), still))
-            return jax.tree.map(np.array, out)  # copied: the code may reuse its arrays
+            return jax.tree.map(np.array, out)  # copied, because the code may reuse its arrays
 
         return jax.tree.map(lambda a, b: (a - b) / (2 * h), at(1), at(-1))
 
 
 class Gradient(eqx.Module):
-    """Σ w ∂f/∂x by two calls for each entry of x; for a complex one two for its imaginary part."""
+    """Σ w ∂f/∂x by two calls for each entry of x, and two more for an imaginary part."""
 
     fn: Callable[..., PyTree] = eqx.field(static=True)
 
@@ -60,7 +60,7 @@ class Gradient(eqx.Module):
                     moved = [leaf.copy() for leaf in leaves]
                     moved[i][index] += sign * h * direction
                     out = self.fn(*eqx.combine(jax.tree.unflatten(treedef, moved), still))
-                    # copied: the code may reuse its arrays
+                    # copied, because the code may reuse its arrays
                     sides.append([np.array(part) for part in jax.tree.leaves(out)])
                     advance()
                 parts = zip(weights, *sides, strict=True)
@@ -70,7 +70,7 @@ class Gradient(eqx.Module):
                 for index in np.ndindex(bar.shape):
                     bar[index] = slope(i, index, 1)
                     if np.iscomplexobj(bar):
-                        # JAX pairs cotangent and tangent by Re(x̄ ẋ): ẋ = i picks out −Im x̄
+                        # JAX pairs cotangent and tangent by Re(x̄ ẋ), so ẋ = i gives −Im x̄
                         bar[index] -= 1j * slope(i, index, 1j)
         return jax.tree.unflatten(treedef, bars)
 
@@ -85,7 +85,7 @@ def _step(leaves: list[np.ndarray]) -> float:
 
 @contextlib.contextmanager
 def _progress(calls: int) -> Iterator[Callable[[], Any]]:
-    """Warn of many calls, and show them by tqdm if that is installed."""
+    """Warn about many calls, and show them by tqdm if that is installed."""
     if calls <= MANY:
         yield lambda: None
         return

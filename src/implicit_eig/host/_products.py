@@ -51,18 +51,18 @@ def linear_map(
         return jax.tree.map(jnp.add, u, transpose(at, w)), w
 
     # JAX transposes and differentiates the solve only if all leaves of its right side are linear in
-    # the same: tie them together, and for its transpose what comes out
+    # the same variables: connect them here, and the results for the transpose
     def tie(tree: PyTree) -> Callable[[Any], Array]:
         zeros = [jnp.sum(0 * leaf).real.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
         total = jnp.sum(jnp.stack(zeros))
-        # 0 at both ends, so that no number, nor its transpose, meets the float32 in between
+        # times 0 at both ends, so that no number passes through float32, also in the transpose
         return lambda leaf: 0 * jnp.broadcast_to(total, leaf.shape).astype(leaf.dtype)
 
     v = jax.tree.map(jnp.asarray, v)
     spread = tie(v)
     v = jax.tree.map(lambda leaf: leaf + spread(leaf), v)
     zero = jax.tree.map(spread, like)
-    # the matrix itself is read only where its own parameters move, which `at` refuses
+    # the matrix itself is read only where its own parameters have tangents, which `at` refuses
     solution: Any = lax.custom_linear_solve(
         lambda x: x, (v, zero), solve, transpose_solve=solve_transposed, symmetric=True
     )
@@ -127,7 +127,7 @@ def with_differences(
             one = jnp.ones((), x.dtype)
             x_bar = lax.map(lambda i: entry(one, i), jnp.arange(x.size))
             if jnp.iscomplexobj(x):
-                # JAX pairs cotangent and tangent by Re(x̄ ẋ): ẋ = i picks out −Im x̄
+                # JAX pairs cotangent and tangent by Re(x̄ ẋ), so ẋ = i gives −Im x̄
                 imaginary = lax.map(lambda i: entry(1j * one, i), jnp.arange(x.size))
                 x_bar = lax.complex(x_bar, -imaginary)
             return unravel(x_bar.astype(x.dtype))
@@ -139,7 +139,7 @@ def with_differences(
 
 
 def _unravel_as(x: Array, like: PyTree, unravel: Callable[[Array], PyTree]) -> PyTree:
-    """Unravel `x` into the shapes of `like`, also where a step has made it complex."""
+    """Unravel `x` into the shapes of `like`, also where a complex step has made it complex."""
     leaves, treedef = jax.tree.flatten(like)
     parts = jnp.split(x, np.cumsum([leaf.size for leaf in leaves])[:-1])
     if not jnp.iscomplexobj(x) or any(jnp.iscomplexobj(leaf) for leaf in leaves):
@@ -149,7 +149,7 @@ def _unravel_as(x: Array, like: PyTree, unravel: Callable[[Array], PyTree]) -> P
 
 
 def _promoted(tree: PyTree, dtype: Any) -> PyTree:
-    """Make the floating-point leaves complex where `dtype` is: all arguments alike."""
+    """Make the floating-point leaves complex where `dtype` is, in all arguments alike."""
 
     def promote(leaf: Any) -> Any:
         if eqx.is_inexact_array(leaf) and jnp.issubdtype(dtype, jnp.complexfloating):
@@ -160,7 +160,7 @@ def _promoted(tree: PyTree, dtype: Any) -> PyTree:
 
 
 def _sizes(tree: PyTree) -> Array:
-    """Return for each entry of the ravelled tree the largest magnitude in its leaf, or 1."""
+    """Return, for each entry of the ravelled tree, the largest magnitude in its leaf, or 1."""
     leaves = jax.tree.leaves(tree)
     largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]
     return jnp.concatenate(
@@ -182,6 +182,6 @@ class _Refusal(eqx.Module):
 
 
 def refuse(message: str, like: PyTree, argument: PyTree) -> PyTree:
-    """Raise when run: both products are traced, and only one of them is run."""
+    """Raise when run, because both products are traced and only one of them is run."""
     like = jax.eval_shape(lambda: eqx.filter(like, eqx.is_array))
     return jax.pure_callback(_Refusal(message), like, argument, vmap_method="sequential")

@@ -1,12 +1,12 @@
-"""Host code that asks the program for products: reverse communication.
+"""Host code that requests products from the program: reverse communication.
 
-A host solver needs A x, which only JAX can make. It runs on a thread of its own and hands x over;
-the program that waits for its result is a loop that multiplies,
+A host solver needs A x, which only JAX can compute. The solver runs on its own thread and hands
+over x, and the program that waits for its result is a loop that multiplies,
 
     x = begin(arguments);   while x: x = reply(A x);   collect(),
 
-wherever it lives. The host thread waits on a queue, the program on the host thread, and neither on
-anything that JAX has yet to compute: there is nothing left that can wait in a circle.
+on any device. The host thread waits on a queue and the program on the host thread; neither waits
+for anything that JAX has yet to compute, so a deadlock cannot occur.
 
 Source: ARPACK's interface, Lehoucq, Sorensen & Yang (1998) ARPACK Users' Guide, SIAM, chapter 2.
 """
@@ -29,12 +29,12 @@ from .. import host
 from .._compiled import compiled
 from .._errors import ImplicitEigError, InputError
 
-# A thread whose program has not answered for so long, in seconds, ends: the program was abandoned.
+# A thread whose program has not answered for this many seconds ends: the program was abandoned.
 PATIENCE = 3600.0
 
 
 class Product(eqx.Module):
-    """A linear map y = fn(i, x) that host code may ask for; i numbers maps of one shape.
+    """A linear map y = fn(i, x) that host code may request; i numbers maps of one shape.
 
     Attributes:
         fn: JAX code, a pytree with the arrays it needs; i is an integer, perhaps traced.
@@ -53,15 +53,15 @@ class Product(eqx.Module):
 def converse(
     fn: Callable[..., PyTree], like: PyTree, products: tuple[Product, ...], *args: PyTree
 ) -> PyTree:
-    """Call `fn` on the host as `host.call` does; it may ask for the products.
+    """Call `fn` on the host as `host.call` does, and supply the products that it requests.
 
-    A batch takes turns. Concrete arguments are multiplied by the caller itself, and exceptions
-    keep their type and stack.
+    The members of a batch are processed in turn. For concrete arguments the caller itself
+    multiplies, and exceptions keep their type and stack.
 
     Args:
-        fn: host function, on a thread of its own; asks by `current().ask`.
+        fn: host function, on its own thread; it requests products by `current().ask`.
         like: the shapes and dtypes of its result.
-        products: what it may ask for, by number.
+        products: those that it may request, by number.
         *args: pytrees of arrays, passed to `fn` as NumPy arrays.
     """
     if not products:
@@ -85,13 +85,13 @@ def current() -> "Exchange":
 
 
 class _Request(NamedTuple):
-    """What is asked of a program.
+    """What host code requests from a program.
 
     Attributes:
         handle: the number of the exchange.
         kind: `START`, `DONE`, or the number of a product, from 1.
-        i: the map's own number.
-        x: what is to be multiplied, padded to the longest vector.
+        i: the number of the map within its product.
+        x: the vector to be multiplied, padded to the longest length.
     """
 
     handle: Any
@@ -131,7 +131,7 @@ def _converse_in_program(
         return host.in_program(_Reply(shapes), shapes, handle, y)
 
     def step(request: _Request) -> _Request:
-        # without a barrier, XLA on a CPU lets a callback read and write one buffer of the loop
+        # without a barrier, XLA on a CPU lets a callback read and write the same buffer of the loop
         request = lax.optimization_barrier(request)
         y = multiply(request)
         return lax.cond(request.kind == START, begin, reply, args, request.handle, y)
@@ -143,13 +143,13 @@ def _converse_in_program(
 
 
 def _buffer(products: tuple[Product, ...]) -> tuple[int, Any]:
-    """Return the length and the dtype that hold every vector that is handed over."""
+    """Return a length and a dtype that can hold every vector that is handed over."""
     ends = [end for product in products for end in (product.shape_in, product.shape_out)]
     return max(end.shape[0] for end in ends), np.result_type(*(end.dtype for end in ends))
 
 
 def _unpadded(x: Any, like: jax.ShapeDtypeStruct) -> Any:
-    """Return the vector that was handed over, of NumPy or of JAX, in its own length and dtype."""
+    """Return the vector handed over, of NumPy or of JAX, in its own length and dtype."""
     both = (x.dtype, like.dtype)
     narrower = [np.issubdtype(dtype, np.complexfloating) for dtype in both] == [True, False]
     x = x[: like.shape[0]]
@@ -197,11 +197,11 @@ _local = threading.local()
 
 
 class _Abandoned(BaseException):
-    """The program will not answer any more; no `except Exception` of a solver is to catch it."""
+    """Raised when the program no longer answers; not caught by a solver's `except Exception`."""
 
 
 class Exchange:
-    """A host function on a thread of its own, and what it asks for."""
+    """A host function on its own thread, and its requests."""
 
     def __init__(
         self, fn: Callable[..., PyTree], args: tuple, ends: tuple[jax.ShapeDtypeStruct, ...]
@@ -228,12 +228,12 @@ class Exchange:
             self._running = False
 
     def ask(self, number: int, i: int, x: np.ndarray) -> np.ndarray:
-        """Return products[number](i, x), once the program has made it.
+        """Return products[number](i, x), once the program has computed it.
 
         Raises:
             InputError: the host code has returned already.
         """
-        with self._lock:  # the solver may have threads of its own
+        with self._lock:  # the solver may have its own threads
             if not self._running:
                 raise InputError(
                     "Products of a matrix-free operator: for the solver that receives it, while it "
@@ -249,7 +249,7 @@ class Exchange:
         return _unpadded(y, self.ends[number])
 
     def next(self) -> tuple[int, int, np.ndarray] | None:
-        """Return what is asked for next, `None` when there is a result; raise its error."""
+        """Return the next request, or `None` when there is a result; raise the function's error."""
         asked = self._asked.get()
         if isinstance(asked, _Abandoned):
             raise ImplicitEigError(
