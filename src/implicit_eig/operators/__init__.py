@@ -1,4 +1,4 @@
-"""What users pass as A and B, as lineax operators."""
+"""The operators A and B that users pass, as lineax operators."""
 
 from typing import Any
 
@@ -152,8 +152,8 @@ def apply(
 ) -> Inexact[Array, "m k"]:
     """Return A X, shape (m, k); X itself for `None`.
 
-    Of an operator that is neither dense nor packed the columns are multiplied one by one. With
-    `skip_zeros` a zero column costs no product then; such a map JAX cannot transpose.
+    For an operator that is neither dense nor packed the columns are multiplied one by one. With
+    `skip_zeros` a zero column then costs no product, but JAX cannot transpose such a map.
     """
     if operator is None:
         return X
@@ -161,8 +161,8 @@ def apply(
         return operator.matrix @ X
     if isinstance(operator, (PackedOperator, AbstractHostMatrix)):
         return operator.mm(X)
-    # recomputed rather than kept for the reverse pass: what it would keep is a gathered vector of
-    # the length of `data` for each column
+    # recomputed in the reverse pass, because otherwise a gathered vector of the length of `data`
+    # is kept for each column
     product = jax.checkpoint(lambda x: operator.mv(x), prevent_cse=False)
     if not skip_zeros:
         return jax.lax.map(product, X.T).T

@@ -1,4 +1,4 @@
-"""What a `HostOperator` does on the host: assemble, multiply, contract."""
+"""The host side of a `HostOperator`: assembly, products, and contractions."""
 
 import dataclasses
 import hashlib
@@ -16,14 +16,14 @@ from jaxtyping import PyTree
 
 from .._errors import InputError
 
-# The latest matrices are kept: a pencil, or a polynomial, at a few p.
+# The latest matrices are kept: those of a pencil, or of a polynomial, at a few p.
 KEPT = 16
 MAX_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """What is static of a `HostOperator`: the user's functions, and what of p is no array."""
+    """The static part of a `HostOperator`: the user's functions, and leaves of p without arrays."""
 
     assemble: Callable[..., Any]
     contract: Callable[..., Any] | None
@@ -45,9 +45,9 @@ class Assembly:
         return self.tree(arrays, self.static)
 
     def matrix(self, arrays: Any) -> Any:
-        """Return A(p), a CSR matrix or an array not to be written to; assembled once for each p."""
+        """Return A(p), a CSR matrix or an array, read-only; assembled once for each p."""
         key = self, _digest(arrays)
-        # held while the user's code runs, which is thus run once, and by one thread at a time
+        # held while the user's code runs, so that it runs once, in one thread at a time
         with _lock:
             found = _kept.pop(key, None)
             _kept[key] = self._assembled(arrays) if found is None else found
@@ -71,7 +71,7 @@ class Assembly:
                 f"{self.dtype}, and {given.dtype} from it. Declare it complex, or return the real "
                 "part."
             )
-        # copied: the user's code may write into its arrays at the next call
+        # copied, because the user's code may write into its arrays in the next call
         if not sp.issparse(given):
             return np.array(given, self.dtype)
         matrix: Any = sp.csr_matrix(given, dtype=self.dtype, copy=True)

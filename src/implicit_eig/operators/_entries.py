@@ -1,4 +1,4 @@
-"""What arrays of entries are accepted: single and double precision, real and complex."""
+"""The accepted arrays of entries: single and double precision, real and complex."""
 
 from typing import Any
 

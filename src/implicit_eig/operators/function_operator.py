@@ -1,4 +1,4 @@
-"""Functions of lineax as operators that are transposed by their derivative."""
+"""Operators of lineax given by functions, transposed by their derivative."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .packed import register_sparse
 
 
 def comparable(operator: lx.FunctionLinearOperator) -> lx.FunctionLinearOperator:
-    """Return the operator such that one of an equal function compiles nothing anew."""
+    """Return the operator in a form for which one with an equal function compiles nothing anew."""
     arrays, static = eqx.partition(operator, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
     like: Any = operator.in_structure()
@@ -22,7 +22,7 @@ def comparable(operator: lx.FunctionLinearOperator) -> lx.FunctionLinearOperator
         return eqx.combine(jax.tree.unflatten(structure, leaves), static).mv(vector)
 
     closed = jax.make_jaxpr(product)(leaves, like)
-    # of a closed jaxpr the arrays it has found are constants, those it is given are arguments
+    # in a closed jaxpr captured arrays are constants, and arrays passed to it are arguments
     jaxpr = closed.jaxpr
     count = len(jaxpr.invars) - 1
     opened = jaxpr.replace(
@@ -36,8 +36,8 @@ def comparable(operator: lx.FunctionLinearOperator) -> lx.FunctionLinearOperator
 class FunctionOperator(lx.AbstractLinearOperator):
     """A `lineax.FunctionLinearOperator` f, or its transpose y -> ∂f(0)ᵀ y.
 
-    lineax transposes f by `jax.linear_transpose`, which takes a function apart and cannot pass host
-    code; a derivative in reverse mode passes by the products that are given (`host_function`).
+    lineax transposes f by `jax.linear_transpose`, which transposes each operation of f and cannot
+    do so for host code. A derivative in reverse mode uses the given products (`host_function`).
     """
 
     operator: lx.AbstractLinearOperator
@@ -47,13 +47,13 @@ class FunctionOperator(lx.AbstractLinearOperator):
         """Return A x, shape (m,)."""
         if not self.transposed:
             return self.operator.mv(vector)
-        # at zero, where the derivative of a linear function is what it is everywhere
+        # at zero, because the derivative of a linear function is the same everywhere
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.operator.in_structure())
         _, pull = jax.vjp(lambda x: self.operator.mv(x), zero)
         return pull(vector)[0]
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        """Return the dense matrix, shape (m, n), for tests and small problems."""
         matrix = self.operator.as_matrix()
         return matrix.T if self.transposed else matrix
 

@@ -1,11 +1,11 @@
 """Matrices that host code assembles from parameters, as operators.
 
-JAX sees Y = A(p) X, a function of p and X. Its value is a product on the host with the matrix,
-which is assembled once for each p; its tangent is
+JAX sees Y = A(p) X, a function of p and X. Its value is the product on the host with the matrix,
+which is assembled once for each p. Its tangent is
 
     Ẏ = (∂A·ṗ) X + A Ẋ,
 
-by the user's `product` of each column x, and by the matrix again. In reverse mode JAX pairs
+by the user's `product` for each column x, and by the matrix again. In reverse mode JAX pairs
 cotangent and tangent by Re Σ ȳᵢ ẏᵢ, without conjugation, so that
 
     p̄ = Re Σ over columns of Σᵢⱼ ȳᵢ (∂Aᵢⱼ/∂p) xⱼ = Re Σ over columns of contract(p, conj(ȳ), x),
@@ -53,7 +53,7 @@ _NESTED = (
 
 
 class AbstractHostMatrix(lx.AbstractLinearOperator):
-    """A matrix whose entries the host knows, and JAX does not."""
+    """A matrix whose entries are known on the host, but not to JAX."""
 
     @abc.abstractmethod
     def mm(self, X: Inexact[Array, "n k"]) -> Inexact[Array, "m k"]:
@@ -68,7 +68,7 @@ class AbstractHostMatrix(lx.AbstractLinearOperator):
         return self.mm(vector[:, None])[:, 0]
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        """Return the dense matrix, shape (m, n), for tests and small problems."""
         return self.mm(jnp.eye(self.in_size(), dtype=self.in_structure().dtype))
 
 
@@ -145,8 +145,8 @@ def _product(arrays: tuple, X: Array, *, view: View) -> Array:
         shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
         return U + host.call(Multiply(other, X.dtype), shape, arrays, W), W
 
-    # for JAX both parts are functions of X, and of the cotangent: tied together as in `linear_map`,
-    # but column by column, so that NaN stays in its column
+    # JAX must see both parts as functions of X, and of the cotangent. They are connected as in
+    # `linear_map`, but column by column, so that a NaN stays in its column
     def tie(part: Array) -> Array:
         zeros = 0 * jnp.sum(part, axis=0, keepdims=True)
         return jnp.broadcast_to(zeros, like.shape).astype(like.dtype)
@@ -171,7 +171,7 @@ def _product_jvp(primals: tuple, tangents: tuple, *, view: View) -> tuple[Array,
 
 
 def _moved(view: View, arrays: tuple, X: Array, arrays_dot: tuple, Y: Array) -> Array:
-    """Return (∂A·ṗ) X, with its transpose."""
+    """Return (∂A·ṗ) X, a linear map with its transpose."""
     assembly, moves = view.assembly, moves_of(arrays_dot)
     at = eqx.internal.nondifferentiable((arrays, X), msg=_NESTED)
 
@@ -284,7 +284,7 @@ def host_operator(
 
 
 def _as_array(leaf: Any) -> Array:
-    # by NumPy, so that a Python float is no weakly typed array
+    # by NumPy, so that a Python float does not become a weakly typed array
     return (
         leaf
         if isinstance(leaf, jax.Array)

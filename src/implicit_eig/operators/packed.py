@@ -1,12 +1,12 @@
-"""Sparse matrices laid out for products in XLA.
+"""Sparse matrices in a layout for products in XLA.
 
-A matrix of m rows is held by slots: slot s has one entry of every row, at column cols[s], so that
+A matrix of m rows is stored in slots: slot s has one entry of every row, at column cols[s], so that
 
     Y = Σ_s data[s, :, None] · X[cols[s]]
 
-gathers whole rows of X, scatters nothing, and is one loop for all columns of X: 1.6 ms for six and
-8 ms for forty, where a gather and a scatter for each column take 19 ms and 116 ms (90,000 rows,
-1.4 million entries with duplicates, two cores). Entries beyond a row's slots are scattered.
+gathers whole rows of X, scatters nothing, and is one loop for all columns of X. It takes 1.6 ms for
+six and 8 ms for forty, where a gather and a scatter for each column take 19 ms and 116 ms (90,000
+rows, 1.4 million entries with duplicates, two cores). Entries beyond a row's slots are scattered.
 """
 
 import functools
@@ -25,23 +25,23 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Inexact
 
-# Slots hold at most this many times the entries of the mean row; what is beyond them spills.
+# Slots hold at most this many times the mean number of entries in a row; other entries spill.
 PADDING = 2
-# Slots that become one loop; more are taken in groups of this many, to bound the program.
+# Up to this many slots form one loop; more are taken in groups of it, to bound the program's size.
 UNROLLED = 32
 # The latest patterns are kept for operators that are built anew at each call.
 KEPT = 16
 
 
 class Layout:
-    """Where the entries of a matrix go.
+    """The positions of the entries of a matrix in the packed layout.
 
     Attributes:
         slots: the column of each row's entry in each slot; shape (w, m).
         spill_rows, spill_cols: the places beyond the slots; shape (r,).
-        places: where each given entry is among the w·m + r packed ones; shape (e,).
+        places: the position of each given entry among the w·m + r packed ones; shape (e,).
         rows, indices, indptr: the matrix in CSR form, without duplicates.
-        order: where its entries are among the packed ones.
+        order: the positions of the CSR entries among the packed ones.
     """
 
     def __init__(self, rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]):
@@ -76,12 +76,12 @@ class Pattern:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """Where the entries go."""
+        """Return the positions of the entries in the packed layout."""
         return Layout(self.rows, self.cols, self.shape)
 
     @functools.cached_property
     def transposed(self) -> "tuple[Pattern, np.ndarray]":
-        """The pattern of Aᵀ, and which packed entry of A is at each of its places, if any."""
+        """Return the pattern of Aᵀ, and the packed entry of A at each of its places, if any."""
         layout = self.layout
         other = pattern_of(layout.indices, layout.rows, (self.shape[1], self.shape[0]))
         source = np.full(other.layout.size, layout.size, np.int32)
@@ -98,7 +98,7 @@ class Pattern:
 def _in_order(
     rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of CSR, and in it which entries are the first at their place."""
+    """Return the order of CSR, and which entries in it are the first at their place."""
     by_col = _counting_sort(cols, shape[1])
     sort = by_col[_counting_sort(rows[by_col], shape[0])]
     rows, cols = rows[sort], cols[sort]
@@ -108,7 +108,7 @@ def _in_order(
 
 
 def _counting_sort(keys: np.ndarray, size: int) -> np.ndarray:
-    """Return a stable argsort of integers below `size`, in linear time: a conversion to CSC."""
+    """Return a stable argsort of integers below `size`, in linear time, by conversion to CSC."""
     ends = np.arange(keys.size + 1)
     table: Any = sp.csr_matrix((np.ones(keys.size, np.int8), keys, ends), (keys.size, size))
     return table.tocsc().indices
@@ -126,7 +126,7 @@ def pattern_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pa
     key = digest.digest()
     with _lock:
         found = _patterns.pop(key, None)
-    # copied: the caller may write into its arrays
+    # copied, because the caller may write into its arrays
     pattern = Pattern(rows.copy(), cols.copy(), shape, key) if found is None else found
     with _lock:
         _patterns[key] = pattern
@@ -137,7 +137,7 @@ def pattern_of(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> Pa
 
 @functools.lru_cache(maxsize=KEPT)
 def union(one: Pattern, other: Pattern) -> tuple[Pattern, np.ndarray]:
-    """Return the pattern of a sum, without duplicates, and where each term's entries are in it."""
+    """Return the pattern of a sum, without duplicates, and the positions of each term's entries."""
     rows = np.concatenate([one.rows, other.rows])
     cols = np.concatenate([one.cols, other.cols])
     sort, first = _in_order(rows, cols, one.shape)
@@ -149,7 +149,7 @@ def union(one: Pattern, other: Pattern) -> tuple[Pattern, np.ndarray]:
 
 
 class PackedOperator(lx.AbstractLinearOperator):
-    """A sparse matrix by its slots, and what is beyond them."""
+    """A sparse matrix, stored as its slots and the entries beyond them."""
 
     data: Inexact[Array, " e"]
     pattern: Pattern = eqx.field(static=True)
@@ -163,7 +163,7 @@ class PackedOperator(lx.AbstractLinearOperator):
         return self.mm(vector[:, None])[:, 0]
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        """Return the dense matrix, shape (m, n), for tests and small problems."""
         data, rows, cols = self.entries()
         return jnp.zeros(self.pattern.shape, self.data.dtype).at[rows, cols].set(data)
 
@@ -187,7 +187,7 @@ class PackedOperator(lx.AbstractLinearOperator):
 
 
 def register_sparse(kind: type) -> None:
-    """Tell lineax about a class of matrices of which nothing is known but the entries."""
+    """Register with lineax a class of matrices of which only the entries are known."""
     for query in (
         lx.is_symmetric,
         lx.is_diagonal,
@@ -218,18 +218,18 @@ def pack(data: Array, pattern: Pattern) -> PackedOperator:
 
 
 def hidden(indices: Any) -> Array:
-    """Return constant indices where XLA does not see them.
+    """Return constant indices in a form that hides their values from XLA.
 
-    It would fold what it makes of them: seconds and gigabytes.
+    Otherwise XLA folds the constants computed from them, which takes seconds and gigabytes.
     """
     return lax.optimization_barrier(jnp.asarray(indices))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _product(pattern: Pattern, data: Array, X: Array) -> Array:
-    # with the entries behind the barrier two matrices of one pattern do not share what they gather
-    # of X, which XLA would keep: 260 MB for forty columns. (`jax.linear_transpose` by the entries
-    # cannot pass it; reverse mode has a rule of its own.)
+    # with the entries behind the barrier, two matrices of one pattern do not share the rows of X
+    # that are gathered, which XLA would keep: 260 MB for forty columns. (`jax.linear_transpose`
+    # with respect to the entries cannot pass the barrier; reverse mode has its own rule.)
     cols, data = lax.optimization_barrier((jnp.asarray(pattern.layout.slots), data))
     return _add_up(pattern.layout, cols, _parts(pattern.layout, data), X)
 
@@ -250,12 +250,12 @@ def _product_jvp(pattern: Pattern, primals: tuple, tangents: tuple) -> tuple[Arr
 def _by_columns(pattern: Pattern, data: Array, X: Array) -> Array:
     """Return the product column by column, whose transpose with respect to `data` is fast.
 
-    It adds up ȳ x[cols] over the columns in place: 4 ms for six. That of the product of all
-    columns at once is a sum along the short axis, 15 ms.
+    The transpose adds up ȳ x[cols] over the columns in place, in 4 ms for six. For the product of
+    all columns at once it is a sum along the short axis, which takes 15 ms.
     """
     parts, cols = _parts(pattern.layout, data), hidden(pattern.layout.slots)
 
-    # recomputed, not kept, in the reverse pass: what is kept otherwise is x[cols] of each column
+    # recomputed in the reverse pass, because otherwise x[cols] is kept for each column
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def column(x: Array) -> Array:
         return _add_up(pattern.layout, cols, parts, x[:, None])[:, 0]
@@ -270,7 +270,7 @@ class _Parts(NamedTuple):
 
 
 def _parts(layout: Layout, data: Array) -> _Parts:
-    """Return the slots, in groups and singly, and what is beyond them."""
+    """Return the slots, in groups and singly, and the entries beyond them."""
     w, m = layout.slots.shape
     slots = data[: w * m].reshape(w, m)
     start = w - w % UNROLLED
@@ -279,7 +279,7 @@ def _parts(layout: Layout, data: Array) -> _Parts:
 
 
 def _add_up(layout: Layout, cols: Array, parts: _Parts, X: Array) -> Array:
-    """Return Σ_s data[s, :, None] · X[cols[s]], and what is beyond the slots."""
+    """Return Σ_s data[s, :, None] · X[cols[s]], plus the entries beyond the slots."""
     w, m = layout.slots.shape
     start = w - w % UNROLLED
 

@@ -1,4 +1,4 @@
-"""Sparse operators, their sums and multiples, and what else reduces to entries."""
+"""Sparse operators, their sums and multiples, and other operators given by their entries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -54,12 +54,12 @@ class SparseOperator(lx.AbstractLinearOperator):
         [[0.0, -1.0], [-1.0, 0.0]]
     """
 
-    # NumPy's numbers leave `t * A` to A, instead of taking it for an array of objects
+    # makes NumPy's numbers leave `t * A` to A, instead of treating A as an array of objects
     __array_ufunc__ = None
 
     data: Inexact[Array, " e"]
     shape: tuple[int, int] = eqx.field(static=True)
-    # known places are part of the type, as a shape is: what is laid out by them is laid out once
+    # known places are part of the type, like a shape, so that a layout is made only once for them
     pattern: Pattern | None = eqx.field(static=True)
     traced: tuple[Integer[Array, " e"], Integer[Array, " e"]] | None
 
@@ -82,7 +82,7 @@ class SparseOperator(lx.AbstractLinearOperator):
                 "Ravel the element matrices and their indices alike."
             )
         if self.traced is not None:
-            # an index that is not in the matrix is seen by its entry, NaN
+            # an index outside the matrix shows as a NaN entry
             pairs = zip(self.traced, self.shape, strict=True)
             inside = [(index >= 0) & (index < size) for index, size in pairs]
             rows, cols = (jnp.where(i, x, 0) for i, x in zip(inside, self.traced, strict=True))
@@ -91,12 +91,12 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     @property
     def rows(self) -> Integer[Array | np.ndarray, " e"]:
-        """The rows of the entries, shape (e,)."""
+        """Return the rows of the entries, shape (e,)."""
         return self._places()[0]
 
     @property
     def cols(self) -> Integer[Array | np.ndarray, " e"]:
-        """The columns of the entries, shape (e,)."""
+        """Return the columns of the entries, shape (e,)."""
         return self._places()[1]
 
     def _places(self) -> tuple[Any, Any]:
@@ -160,7 +160,7 @@ class SparseOperator(lx.AbstractLinearOperator):
         return jnp.zeros(self.shape[0], terms.dtype).at[self.rows].add(terms)
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        """Return the dense matrix, shape (m, n), for tests and small problems."""
         return jnp.zeros(self.shape, self.data.dtype).at[self.rows, self.cols].add(self.data)
 
     def transpose(self) -> "SparseOperator":
@@ -185,7 +185,7 @@ class SparseOperator(lx.AbstractLinearOperator):
         return add(self, other) if _reduced(other) else lx.AddLinearOperator(self, other)
 
     def __radd__(self, other: Any) -> lx.AbstractLinearOperator:
-        # Python's `sum` begins with 0
+        # Python's `sum` starts from 0
         return self if isinstance(other, int) and other == 0 else self + other
 
     def __sub__(self, other: Any) -> lx.AbstractLinearOperator:
@@ -238,7 +238,7 @@ def _number(product: str, given: Any) -> Any:
 
 
 def _term(given: Any) -> lx.AbstractLinearOperator:
-    """Return a term of a sum as a lineax operator, of its entries where they are known."""
+    """Return a term of a sum as a lineax operator, by its entries where they are known."""
     if sp.issparse(given):
         return SparseOperator.from_scipy(given)
     if isinstance(given, lx.AbstractLinearOperator):
@@ -304,7 +304,7 @@ def _(operator: SparseOperator) -> SparseOperator:
 
 
 def simplify(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    """Return an operator of known entries as a dense or sparse one; others as they are."""
+    """Return an operator of known entries as a dense or sparse one, and others unchanged."""
     if isinstance(operator, lx.TaggedLinearOperator):
         return simplify(operator.operator)
     if isinstance(operator, lx.MatrixLinearOperator):

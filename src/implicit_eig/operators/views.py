@@ -1,7 +1,7 @@
-"""Operators as others see them: JAX code, host code, and code that multiplies complex vectors.
+"""Operators in the forms that JAX code, host code and code with complex vectors receive.
 
-Host code receives entries where they are known. Of other operators it receives a SciPy operator,
-whose products it asks the program for by reverse communication.
+Host code receives entries where they are known. For other operators it receives a SciPy operator,
+which requests its products from the program by reverse communication.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class ComplexView(lx.AbstractLinearOperator):
         return apply_complex(self.operator, vector[:, None])[:, 0]
 
     def as_matrix(self) -> Inexact[Array, "m n"]:
-        """Return the dense matrix, shape (m, n): for tests and small problems."""
+        """Return the dense matrix, shape (m, n), for tests and small problems."""
         matrix = self.operator.as_matrix()
         return matrix.astype(jnp.result_type(matrix.dtype, jnp.complex64))
 
@@ -81,12 +81,12 @@ def _as_complex(structure: Any) -> jax.ShapeDtypeStruct:
 
 
 class Remote(eqx.Module):
-    """An operator that is on the program's side: host code asks for its products by number.
+    """An operator that the program holds: host code requests its products by number.
 
     Args:
         like: the operator's vectors, x (n,) and A x (m,).
-        number: of the product A x.
-        adjoint: of the product Aᴴ y; `None` where JAX cannot transpose it, and `reason` why.
+        number: that of the product A x.
+        adjoint: that of the product Aᴴ y; `None` where JAX cannot transpose A, with `reason`.
     """
 
     like: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct] = eqx.field(static=True)
@@ -95,7 +95,7 @@ class Remote(eqx.Module):
     reason: str = eqx.field(static=True)
 
     def view(self, i: int = 0) -> spla.LinearOperator:
-        """Return the SciPy operator number i of this form; on the thread of the host code."""
+        """Return SciPy operator i of this form; called on the thread of the host code."""
         n, m = (end.shape[0] for end in self.like)
         dtype, ask = self.like[0].dtype, current().ask
 
@@ -116,7 +116,7 @@ class Remote(eqx.Module):
 def _ask_columns(
     ask: Callable[..., np.ndarray], number: int, i: int, X: np.ndarray, dtype: Any
 ) -> np.ndarray:
-    """Return the products of the columns of X; complex ones of a real operator by parts."""
+    """Return the products of the columns of X, complex ones of a real operator by parts."""
     if np.iscomplexobj(X) and not np.issubdtype(dtype, np.complexfloating):
         real, imag = (
             _ask_columns(ask, number, i, part, dtype) for part in (np.real(X), np.imag(X))
@@ -126,11 +126,11 @@ def _ask_columns(
 
 
 def remote(tree: PyTree, hermitian: bool = False) -> tuple[PyTree, tuple[Product, ...]]:
-    """Return `tree` with its operators of unknown entries as `Remote` ones, and their products.
+    """Return `tree` with operators of unknown entries replaced by `Remote` ones, and products.
 
     Args:
         tree: holds canonical operators.
-        hermitian: Aᴴ y is A y.
+        hermitian: whether Aᴴ y is A y.
     """
     products: list[Product] = []
 
@@ -148,10 +148,10 @@ def remote(tree: PyTree, hermitian: bool = False) -> tuple[PyTree, tuple[Product
 
 
 def offer(products: list[Product], times: Any, adjoint_times: Any, like: tuple) -> Remote:
-    """Return the operators x -> times(i, x), offered to host code among `products`.
+    """Return the operators x -> times(i, x), added to the `products` that host code may request.
 
     `adjoint_times` is their adjoint, `None` where it is `times` itself. One that JAX cannot derive
-    is not offered.
+    is not added.
     """
     number = len(products)
     products.append(Product(times, *like))
@@ -160,7 +160,7 @@ def offer(products: list[Product], times: Any, adjoint_times: Any, like: tuple) 
     adjoint = Product(adjoint_times, *like[::-1])
     try:
         jax.eval_shape(adjoint, jnp.int32(0), like[1])
-    except Exception as error:  # of any kind: it is the user's function that is transposed
+    except Exception as error:  # of any kind, because a user's function is transposed
         return Remote(like, number, None, str(error))
     products.append(adjoint)
     return Remote(like, number, number + 1, "")
@@ -190,7 +190,7 @@ def host_view(operator: lx.AbstractLinearOperator | Remote) -> Any:
         return np.array(operator.matrix)
     if isinstance(operator, PackedOperator):
         layout = operator.pattern.layout
-        # copied: the solver may sort, prune or overwrite what it is given
+        # copied, because the solver may sort, prune or overwrite it
         parts = [np.asarray(operator.data)[layout.order], layout.indices, layout.indptr]
         matrix: Any = sp.csr_matrix(tuple(map(np.array, parts)), shape=operator.pattern.shape)
         matrix.has_canonical_format = True
@@ -206,7 +206,7 @@ def host_view(operator: lx.AbstractLinearOperator | Remote) -> Any:
 
 
 def solver_view(operator: lx.AbstractLinearOperator | Remote) -> Any:
-    """Return the same for a forward solver: what host code assembles comes as it was assembled."""
+    """Return the same for a forward solver, with matrices assembled on the host unconverted."""
     return operator.assembled() if isinstance(operator, HostOperator) else host_view(operator)
 
 
