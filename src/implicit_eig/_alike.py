@@ -1,4 +1,4 @@
-"""Solvers and functions of equal parts are equal: a program compiled for one of them serves all."""
+"""Compare solvers and functions by their parts, so that equal ones share a compiled program."""
 
 import hashlib
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 
 class Alike:
-    """Compare by type and attributes, arrays by their entries, what has no hash by identity."""
+    """Compare by type and attributes: arrays by entries, unhashable objects by identity."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _key(vars(self)) == _key(vars(other))
@@ -22,10 +22,10 @@ class Alike:
 
 
 class Steps:
-    """What a function computes, as JAX has traced it; equal to another one of equal steps.
+    """The operations of a function as traced by JAX; equal to other `Steps` of equal operations.
 
-    Two functions that are written alike are different objects, and so are their traces. The rules
-    of a `custom_jvp` in them are compared by their own steps, other ones by identity.
+    Two functions with the same source are different objects, and so are their traces. The rules
+    of a `custom_jvp` in them are compared by their own operations, other rules by identity.
     """
 
     def __init__(self, jaxpr: jex.Jaxpr):
@@ -63,7 +63,7 @@ ASSUMED = "alike"
 
 
 def _described(jaxpr: jex.Jaxpr, depth: int = 0) -> tuple:
-    """Return the steps with variables by number."""
+    """Return the operations with variables replaced by numbers."""
     numbers: dict[Any, int] = {}
 
     def named(var: Any) -> tuple:
@@ -88,14 +88,14 @@ def _described(jaxpr: jex.Jaxpr, depth: int = 0) -> tuple:
 
 
 def _rule(jaxpr: jex.Jaxpr, step: jex.JaxprEqn) -> jex.ClosedJaxpr | None:
-    """Return the steps of the derivative of one step, `None` of a rule that refuses."""
+    """Return the operations of the derivative of one step, `None` for a rule that refuses."""
     inputs = list(dict.fromkeys(var for var in step.invars if isinstance(var, jex.Var)))
     alone = jaxpr.replace(constvars=[], invars=inputs, outvars=step.outvars, eqns=[step])
     fn = jex.jaxpr_as_fun(jex.ClosedJaxpr(alone, []))
     shapes = list(map(_shape, inputs))
     try:
         return jax.make_jaxpr(lambda x, x_dot: jax.jvp(fn, x, x_dot))(shapes, shapes)
-    except Exception:  # of any kind: the rule is the user's
+    except Exception:  # of any kind, because the rule is the user's
         return None
 
 
@@ -104,7 +104,7 @@ def _shape(var: Any) -> jax.ShapeDtypeStruct:
 
 
 class _Same:
-    """Stand for an object that equals itself alone; kept, for another may come to lie there."""
+    """An object that equals only itself; kept alive, so that its address is not reused."""
 
     def __init__(self, part: Any):
         self.part = part
@@ -117,7 +117,7 @@ class _Same:
 
 
 def _key(part: Any, depth: int = 0) -> Any:
-    """Return something hashable that is equal for parts that do the same."""
+    """Return a hashable object that is equal for parts that compute the same."""
     if isinstance(part, dict):
         return tuple((name, _key(part[name], depth)) for name in sorted(part))
     if isinstance(part, (tuple, list)):
@@ -133,5 +133,5 @@ def _key(part: Any, depth: int = 0) -> Any:
         hash(part)
     except TypeError:
         return _Same(part)
-    # numbers that are equal may differ in what they make of others: 1 and 1.0
+    # equal numbers of different types, such as 1 and 1.0, may promote others differently
     return type(part), part

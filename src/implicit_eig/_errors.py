@@ -1,4 +1,4 @@
-"""What goes wrong, by name."""
+"""The exceptions and warnings of the package."""
 
 
 class ImplicitEigError(Exception):

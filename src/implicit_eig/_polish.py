@@ -1,4 +1,4 @@
-"""Newton's method on the conditions of rough pairs: what `refine` does, under `jit` too.
+"""Newton's method on the conditions of rough eigenpairs, for `refine`, under `jit` too.
 
 Source: Peters & Wilkinson (1979) SIAM Rev. 21, 339.
 """
@@ -28,7 +28,7 @@ def newton(
     linear_solver: lx.AbstractLinearSolver,
     steps: int,
 ) -> Solution:
-    """Return the pairs after some steps, as a solver would; nothing is checked."""
+    """Return the eigenpairs after some steps, in the form of a solver's output, unchecked."""
     for _ in range(steps):
         polished = _step(problem, rough, operators, linear_solver)
         rough = dataclasses.replace(polished, _rest=rough._rest)
@@ -43,7 +43,7 @@ def _step(
     linear_solver: lx.AbstractLinearSolver,
 ) -> Solution:
     rough = problem.normalize(rough, operators, SILENT)
-    # values that are equal to within their errors are one cluster
+    # eigenvalues that are equal to within their errors form one cluster
     error = jnp.max(rough.stats["residuals"])
     loose = jnp.maximum(10 * error, tolerance(None, rough.vectors.dtype))
     policy = eqx.tree_at(
@@ -59,7 +59,7 @@ def _step(
 
 
 def as_returned(solution: Solution | tuple[Any, Any], like: Solution) -> Solution:
-    """Return the pairs as a solver would, in the problem's dtypes, left vectors 0 if unknown."""
+    """Return the eigenpairs as a solver would, in the problem's dtypes, unknown left vectors 0."""
     values, vectors = solution
     left, shape = None, like.left_vectors
     if shape is not None:

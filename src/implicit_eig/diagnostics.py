@@ -1,4 +1,4 @@
-"""What a person wants to know before trusting a gradient, and how to polish a rough solution."""
+"""Diagnose how far a gradient can be trusted, and refine a rough solution."""
 
 import dataclasses
 from typing import Any
@@ -169,12 +169,12 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
 def _try_solve(
     solve: Eigensolver, state: PyTree, theta: Operators
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """Return ‖b − M u‖ / ‖b‖ and ‖M‖ ‖u‖ / ‖b‖ for a random right side of each pair, and steps.
+    """Return ‖b − M u‖ / ‖b‖, ‖M‖ ‖u‖ / ‖b‖, the steps, and the name of the linear solver.
 
-    And the name of the linear solver.
+    There is one random right side b for each eigenpair.
     """
     solved, growth, taken, name = _solve_probe(solve, state, theta)
-    # one solve, and another of left vectors; steps below 0 are not known
+    # one solve, perhaps another for left eigenvectors; steps below 0 are not known
     taken = np.reshape(taken, (-1, len(solved)))
     steps = np.where((taken < 0).any(axis=0), -1, taken.sum(axis=0))
     return np.asarray(solved), np.asarray(growth), steps, name

@@ -1,4 +1,4 @@
-"""Pictures; they need matplotlib.
+"""Plots; they need matplotlib.
 
 Examples:
     >>> import matplotlib

@@ -1,4 +1,4 @@
-"""The answer."""
+"""The solution of an eigenproblem."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Check derivatives of eigenproblems: for users as well as for the package's own tests.
+"""Check derivatives of eigenproblems, in users' tests as well as the package's own.
 
 Examples:
     >>> import jax.numpy as jnp, numpy as np

@@ -1,4 +1,4 @@
-"""How a function is differentiated where JAX must not trace it, or cannot."""
+"""The ways to differentiate a function that JAX must not trace, or cannot differentiate."""
 
 import abc
 import functools
@@ -25,7 +25,7 @@ from ..host._products import (
 
 
 class AbstractDerivative(eqx.Module):
-    """A way of differentiating a function, chosen apart from the transform that asks for it."""
+    """A way of differentiating a function, independent of the transform that is applied."""
 
     @abc.abstractmethod
     def wrap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -67,7 +67,7 @@ class ReverseMode(AbstractDerivative):
     """
 
     def wrap(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """Return `fn` whose JVP is the transpose of its VJP."""
+        """Return `fn` with the transpose of its VJP as its JVP."""
 
         def product(primals: PyTree, tangents: PyTree, out: PyTree) -> PyTree:
             args, kwargs = primals
@@ -307,7 +307,7 @@ def host_function(
 def _with_host_differences(
     fn: Callable[..., PyTree], call: Callable[..., PyTree], run: Callable[..., PyTree]
 ) -> Callable[..., PyTree]:
-    """Return `call`, which runs `fn` on the host, with differences of `fn` as its products."""
+    """Return `call`, which runs `fn` on the host, with finite differences as its products."""
 
     def product(primals: PyTree, tangents: PyTree, out: PyTree) -> PyTree:
         moving, still, moving_dot = split_moving(primals[0], tangents)

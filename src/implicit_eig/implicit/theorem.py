@@ -1,12 +1,12 @@
-"""The implicit function theorem, once, for every problem.
+"""The implicit function theorem, in one form for all problems.
 
-A solver finds z with F(z, θ) = 0. Wherever ∂F/∂z is invertible the answer moves with θ as
+A solver finds z with F(z, θ) = 0. Wherever ∂F/∂z is invertible, z depends smoothly on θ, with
 
     ∂F/∂z · ż = −∂F/∂θ · θ̇.
 
-That is a JVP rule: linear in θ̇, made of JAX operations and a linear solve that JAX knows how to
-transpose. So it serves both modes; and as z in it is the answer of the same differentiable
-function again, it serves every order.
+This is a JVP rule: linear in θ̇, and made of JAX operations and a linear solve that JAX can
+transpose. So it serves both modes. As z in it is again the result of the same differentiable
+function, it serves derivatives of every order.
 """
 
 import abc
@@ -21,7 +21,7 @@ from .._tangents import arrays_where_moving, jvp_at
 
 
 class AbstractRoot(eqx.Module):
-    """A solver and the conditions that its answer fulfils."""
+    """A solver and the conditions that its solution satisfies."""
 
     @abc.abstractmethod
     def find(self, theta: PyTree) -> tuple[PyTree, PyTree]:
@@ -36,7 +36,7 @@ class AbstractRoot(eqx.Module):
         """Return ż with ∂F/∂z · ż = −residual_dot."""
 
     def watch(self, z: PyTree, z_dot: PyTree) -> PyTree:
-        """Return ż, perhaps with an eye on the cotangents that come back through it."""
+        """Return ż, if required with a check of the cotangents that pass back through it."""
         return z_dot
 
 
@@ -57,8 +57,8 @@ def _find_jvp(
     return (z, aux), (z_dot, jax.tree.map(lambda _: None, aux))
 
 
-# One compiled program, not an operation at a time: outside `jit` the first gradient would
-# otherwise spend its time compiling some eighty small ones.
+# Compiled as one program: outside `jit` the first gradient would otherwise spend its time compiling
+# some eighty single operations.
 @compiled
 def _tangent(root: AbstractRoot, z: PyTree, theta: PyTree, theta_dot: PyTree) -> PyTree:
     residual_dot = jvp_at(lambda t: root.residual(z, t), theta, theta_dot)
