@@ -6,9 +6,9 @@ A X = B X S and XᴴBX = I. S is Hermitian, S(0) = λ I, and S(t) = λ I + t Ṡ
     first order:   the eigenvalues of Ṡ = Xᴴ(Ȧ − λḂ)X,
     second order:  Ṡ = Q diag(g) Qᴴ; of each group of equal g those of Qᴴ S̈ Q,
 
-because between two different g the entries of S̈ have an effect only at t³. S̈ is the derivative of
-Ṡ along the line. With Ẋ = −½XXᴴḂX + Ẋ', Ẋ' outside the cluster, the conditions differentiated twice
-give
+because the entries of S̈ between two different g have an effect only at t³. S̈ is the derivative
+of Ṡ along the line. With Ẋ = −½XXᴴḂX + Ẋ', Ẋ' outside the cluster, two differentiations of the
+conditions give
 
     S̈ = 2Xᴴ(Ȧ − λḂ)Ẋ' − NṠ − ṠN,    N = XᴴḂX,
 

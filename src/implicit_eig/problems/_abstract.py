@@ -132,7 +132,7 @@ class AbstractViews(eqx.Module):
         return self
 
     def with_left_vectors(self) -> Any:
-        """Return the problem with left eigenvectors, where these show an ill condition."""
+        """Return the problem with left eigenvectors, where condition numbers need them."""
         return self
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:

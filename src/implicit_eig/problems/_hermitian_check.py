@@ -113,7 +113,7 @@ def normalize(
     rounding = PRODUCT * eps * pencil.sizes() * column_sums(X)
     # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    # the error of the solver, measured by norms; either of two eigenvalues can be off
+    # the error of the solver, by norms; two eigenvalues can be off in opposite directions
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
     at_most = 2 * jnp.max(jnp.abs(X)) * residual
     equal, cut = clusters_beyond(lam, pencil.rounding(), at_most, misfit, solution._rest, policy)

@@ -233,7 +233,7 @@ class AbstractPairs(AbstractProblem):
     def linearise(
         self, state: Pairs, operators: Operators, system: AbstractFormulation
     ) -> "LinearisedPairs":
-        """Return the linearised conditions: bordered systems, or the sums over all eigenpairs."""
+        """Return the linearised conditions: bordered, or by all eigenpairs if these are known."""
         n = len(state.X)
         found = f"k = {self.k}, n = {n}"
         if known_in_full(system, self.spans(n), self.name, "n pairs of a pencil", found):

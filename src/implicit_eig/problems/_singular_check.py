@@ -52,7 +52,7 @@ def normalize(
     figures = (sigma, residual, scale, rounding, zero, angle, finite, *gram)
     # a singular value near 0 sets no scale: there the residual is compared with rounding
     relative = residual / jnp.maximum(scale, rounding / eps**0.5)
-    # the error of the solver: either of two singular values can be off
+    # the error of the solver: two singular values can be off in opposite directions
     parts = U, joined[:m], V, joined[m:]
     misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
     value_rounding = VALUE * eps * (size + jnp.abs(sigma))

@@ -2,8 +2,8 @@
 
 Tangents. The basis of a subspace moves smoothly where single eigenvectors in it do not, so the
 condition is written with a block for eigenpairs whose eigenvalues are near each other,
-A X = B X S. S is equal to Λ, and its tangent is full inside a block. With W = ȦX − ḂXS and
-G = XᴴW,
+A X = B X S. At the solution S is equal to Λ, but its tangent is full inside a block. With
+W = ȦX − ḂXS and G = XᴴW,
 
     A Ẋ − B Ẋ S = −W + BXṠ.
 
@@ -235,7 +235,7 @@ class Hermitian(AbstractProblem):
     def linearise(
         self, state: "Invariant", operators: Operators, system: AbstractFormulation
     ) -> "LinearisedPairs":
-        """Return the linearised conditions: A − λᵢB deflated or bordered, or all eigenpairs."""
+        """Return the linearised conditions: deflated, bordered, or by all eigenpairs if known."""
         pencil = Pencil(*_both(operators), state.S, state.X, state.beyond)
         n, k = state.X.shape
         if known_in_full(system, k == n, "Hermitian", f"n = {n} pairs", f"k = {k}"):

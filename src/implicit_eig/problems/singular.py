@@ -1,6 +1,6 @@
 """Singular triplets: A v = σ u, Aᴴ u = σ v, ‖u‖ = ‖v‖ = 1, A of shape (m, n).
 
-Tangents. They are eigenpairs of the Hermitian H = [[0, A], [Aᴴ, 0]], which has each of them twice:
+Tangents. They give eigenpairs of the Hermitian H = [[0, A], [Aᴴ, 0]], two for each triplet:
 
     H [U; V] = [U; V] S,    H [U; −V] = −[U; −V] S.
 
@@ -220,7 +220,7 @@ class Singular(AbstractProblem):
     def linearise(
         self, state: Triplets, operators: Operators, system: AbstractFormulation
     ) -> "LinearisedTriplets":
-        """Return the linearised conditions: of the embedding, or of all triplets."""
+        """Return the linearised conditions: of the embedding, or by all triplets if known."""
         m, n = len(state.U), len(state.V)
         complete, found = self.k == min(m, n), f"k = {self.k}"
         if known_in_full(system, complete, "Singular", "min(m, n) triplets", found):

@@ -115,10 +115,10 @@ class DeflatedSystems(AbstractPencilSystems):
         return ShiftedPencil(A, B, lam, self.X, self.tau, True)
 
     def solve(self, run: Run, b: Inexact[Array, "n k"]) -> tuple[Inexact[Array, "n k"], Report]:
-        """Solve all systems; eigenpairs beyond the k give their part of the solution, deflated.
+        """Solve all systems; the part along the known eigenpairs beyond the k needs no solve.
 
-        Where those eigenpairs are not accurate enough, or belong to a cluster of the k, the
-        original systems are solved as well.
+        Those eigenpairs are deflated. Where they are not accurate enough, or belong to a cluster
+        of the k, the original systems are solved as well.
         """
         if self.pencil.beyond is None:
             return run(self, b)

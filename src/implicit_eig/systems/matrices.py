@@ -68,7 +68,7 @@ class Sum(AbstractMatrices):
     weights: tuple[Inexact[Array, " k"], ...]
 
     def structure(self, n: int) -> Structure:
-        """Return `DENSE` if an operator is dense, else the structure of the least known one."""
+        """Return `MATRIX_FREE` if one operator is, else `DENSE` if one is, else `SPARSE`."""
         if not all(map(has_entries, self.operators)):
             return Structure.MATRIX_FREE
         return Structure.DENSE if any(map(is_dense, self.operators)) else Structure.SPARSE
