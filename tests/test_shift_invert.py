@@ -15,10 +15,12 @@ import scipy.sparse.linalg as spla
 from problems import (
     EPS,
     CountingLU,
+    Exchanged,
     eigh,
     grid_pencil,
     invariant_loss,
     jax_eigh,
+    jitted,
     random_definite,
     sparse,
     with_spectrum,
@@ -46,14 +48,16 @@ def gradient_by(solver, **options):
     pencil, p = grid_pencil(6)
     loss = invariant_loss(K, 36)
     solve = ie.eigensolver(solver, ie.Hermitian(K), **options)
-    return jax.grad(lambda p: loss(*solve(*pencil(p))))(p)
+    return jax.jit(jax.grad(lambda p: loss(*solve(*pencil(p)))))(p)
 
 
+# factorisations that are exchanged on the host, below one compiled program
+EXCHANGED = Exchanged()
+FACTORIZATIONS = (ie.SuperLU(), lambda M: spla.splu(M).solve, ie.SuperLU(pivot_threshold=1.0))
 SHIFTS = {
     "own": ie.ShiftInvert(),
-    "below": ie.ShiftInvert(0.0),
+    "below": ie.ShiftInvert(0.0, EXCHANGED),
     "between": ie.ShiftInvert(2.4),
-    "user": ie.ShiftInvert(0.0, lambda M: spla.splu(M).solve),
     "loose": ie.ShiftInvert(0.0, ie.SuperLU(pivot_threshold=1.0), rtol=1e-8),
 }
 
@@ -61,12 +65,21 @@ SHIFTS = {
 class TestDerivatives:
     """Against autodiff through dense `eigh`, in both modes, to second order."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "dtype", "generalised", "interior"),
-        [(name, np.float64, False, False) for name in SHIFTS]
-        + [(name, np.complex128, True, True) for name in SHIFTS]
-        + [("own", np.float64, True, False), ("own", np.complex128, False, True)]
-        + [("own", np.float32, False, True), ("own", np.complex64, False, False)],
+        [
+            ("own", np.float64, False, False),
+            ("own", np.complex128, True, True),
+            ("own", np.float32, False, True),
+            ("own", np.complex64, True, False),
+            ("below", np.float64, False, False),
+            ("below", np.complex128, True, True),
+            ("between", np.float64, True, True),
+            ("between", np.complex128, False, False),
+            ("loose", np.float64, True, False),
+            ("loose", np.complex128, False, True),
+        ],
     )
     def test_gradient(self, name, dtype, generalised, interior):
         A, B = pencil_of(dtype)
@@ -76,15 +89,22 @@ class TestDerivatives:
         solve = ie.eigensolver(some, ie.Hermitian(K), linear_solver=SHIFTS[name])
         oracle = lambda *ops: tuple(part[..., pick] for part in jax_eigh(*ops))
         loss = invariant_loss(K, N)
-        found = jax.grad(lambda ops: loss(*solve(*map(sparse, ops))))(operators)
-        expected = jax.grad(lambda ops: loss(*oracle(*ops)))(operators)
-        size = max(float(jnp.max(jnp.abs(part))) for part in expected)
+        gradients = jitted(
+            jax.grad(lambda ops: loss(*solve(*map(sparse, ops)))),
+            jax.grad(lambda ops: loss(*oracle(*ops))),
+        )
         # residual of the solve, over the smallest gap in units of the spectrum
         tol = 1e4 * max(EPS[np.dtype(dtype)], 1e-11 if name != "loose" else 1e-10)
-        for f, e in zip(found, expected, strict=True):
-            f, e = f + f.conj().T, e + e.conj().T  # entries of a sparse operator are independent
-            assert jnp.max(jnp.abs(f - e)) < tol * size
+        for EXCHANGED.now in FACTORIZATIONS if name == "below" else (None,):
+            ie.factorization_cache.clear()
+            found, expected = jax.device_get(gradients(operators))
+            size = max(np.max(np.abs(part)) for part in expected)
+            for f, e in zip(found, expected, strict=True):
+                # entries of a sparse operator are independent
+                f, e = f + f.conj().T, e + e.conj().T
+                assert np.max(np.abs(f - e)) < tol * size
 
+    @pytest.mark.slow
     def test_second_order_and_forward(self):
         """The right sides of second derivatives have parts along the known vectors."""
         pencil, p = grid_pencil(5)
@@ -92,14 +112,14 @@ class TestDerivatives:
         by = lambda solver: (
             lambda p: loss(*ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)(*pencil(p)))
         )
-        f, exact = by(ie.ShiftInvert()), by(ie.SparseDirect())
-        for transform in (
-            lambda f: jax.jvp(f, (p,), (p,))[1],
-            lambda f: jax.jvp(jax.grad(f), (p,), (p,))[1],
-            lambda f: jax.grad(lambda p: jnp.sum(jax.grad(f)(p) ** 2))(p),
-        ):
-            found, expected = transform(f), transform(exact)
-            assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
+        derivatives = lambda f: jitted(
+            lambda p: jax.jvp(f, (p,), (p,))[1],
+            lambda p: jax.jvp(jax.grad(f), (p,), (p,))[1],
+            jax.grad(lambda p: jnp.sum(jax.grad(f)(p) ** 2)),
+        )(p)
+        by_both = [derivatives(by(solver)) for solver in (ie.ShiftInvert(), ie.SparseDirect())]
+        for found, expected in zip(*jax.device_get(by_both), strict=True):
+            assert np.max(np.abs(found - expected)) < 1e-8 * np.max(np.abs(expected))
 
     @pytest.mark.parametrize(
         "method", [ie.Cholmod(), ie.Cholmod(mode="simplicial"), ie.Pardiso()], ids=str
@@ -120,23 +140,30 @@ class TestDerivatives:
 
         solve = ie.eigensolver(eigh, ie.Hermitian(3), linear_solver=ie.ShiftInvert())
         dense = ie.eigensolver(eigh, ie.Hermitian(3), linear_solver=lx.LU())
-        found = jax.grad(lambda A: loss(solve(sparse(A)).vectors[:, 1:]))(A)
-        expected = jax.grad(lambda A: loss(dense(A).vectors[:, 1:]))(A)
+        found, expected = jitted(
+            jax.grad(lambda A: loss(solve(sparse(A)).vectors[:, 1:])),
+            jax.grad(lambda A: loss(dense(A).vectors[:, 1:])),
+        )(A)
         assert jnp.max(jnp.abs(found + found.T - 2 * expected)) < 1e-8 * jnp.max(jnp.abs(expected))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("dtype", "sigma"), [(np.float64, 2.4), (np.complex128, None)])
     def test_dense_operators(self, dtype, sigma):
         """In JAX: one LU for all pairs, also under `vmap`."""
         A, B = pencil_of(dtype)
         loss = invariant_loss(K, N)
         solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.ShiftInvert(sigma))
-        found = jax.grad(lambda ops: loss(*solve(*ops)))((A, B))
-        expected = jax.grad(lambda ops: loss(*jax_eigh(*ops)))((A, B))
-        for f, e in zip(found, expected, strict=True):
-            assert jnp.max(jnp.abs(f - (e + e.conj().T) / 2)) < 1e-8 * jnp.max(jnp.abs(e))
         stack = jnp.stack([A, 1.1 * A])
-        batched = jax.vmap(jax.grad(lambda A: loss(*solve(A, B))))(stack)
-        assert jnp.max(jnp.abs(batched[0] - found[0])) < 1e-8 * jnp.max(jnp.abs(found[0]))
+        found, expected, batched = jax.device_get(
+            jitted(
+                jax.grad(lambda ops: loss(*solve(*ops))),
+                jax.grad(lambda ops: loss(*jax_eigh(*ops))),
+                lambda ops: jax.vmap(jax.grad(lambda A: loss(*solve(A, ops[1]))))(stack),
+            )((A, B))
+        )
+        for f, e in zip(found, expected, strict=True):
+            assert np.max(np.abs(f - (e + e.conj().T) / 2)) < 1e-8 * np.max(np.abs(e))
+        assert np.max(np.abs(batched[0] - found[0])) < 1e-8 * np.max(np.abs(found[0]))
 
 
 class TestAsLineaxSolver:
@@ -185,7 +212,8 @@ class TestCounts:
         for method, transform in ((forward, lambda f: f), (counting, jax.grad)):
             ie.factorization_cache.clear()
             solve = ie.eigensolver(ie.solvers.arpack(3, 0.0, factorize=method), ie.Hermitian(3))
-            jax.block_until_ready(transform(lambda p, s=solve: jnp.sum(s(*pencil(p)).values))(p))
+            values = transform(lambda p, s=solve: jnp.sum(s(*pencil(p)).values))
+            jax.block_until_ready(jax.jit(values)(p))
         assert sum(counting.widths) == sum(forward.widths)
 
     def test_zero_cotangents_stay_out_and_converged_pairs_leave(self):
@@ -195,10 +223,14 @@ class TestCounts:
         solve = ie.eigensolver(eigh, ie.Hermitian(6), linear_solver=solver)
         S = np.random.default_rng(2).standard_normal((144, 6))
 
+        f = lambda p, weights: jnp.sum(weights * solve(*pencil(p)).vectors ** 2)
+        gradient = jax.jit(jax.grad(f))
+
         def widths(used):
             counting.widths.clear()
-            f = lambda p: jnp.sum(jnp.asarray(S[:, used]) * solve(*pencil(p)).vectors[:, used] ** 2)
-            jax.block_until_ready(jax.grad(f)(p))
+            weights = np.zeros_like(S)
+            weights[:, used] = S[:, used]
+            jax.block_until_ready(gradient(p, jnp.asarray(weights)))
             return counting.widths.copy()
 
         one, all_six = widths(np.array([3])), widths(np.arange(6))
@@ -286,6 +318,7 @@ class TestCache:
         assert len(alive) <= 8
         assert ie.factorization_cache.misses == 13
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("shape", [(8,), (2, 4)])
     def test_a_batch_shares_its_factorisations(self, shape):
         """Its forward solves all come before its adjoint ones."""
@@ -294,10 +327,12 @@ class TestCache:
         gradient = jax.grad(lambda p: jnp.sum(p[0] * solve(*pencil(p)).vectors[:, 0] ** 2))
         for _ in shape:
             gradient = jax.vmap(gradient)
+        gradient = jax.jit(gradient)
         scales = jnp.linspace(1.0, 2.0, 8).reshape(*shape, 1, 1)
         jax.block_until_ready(gradient(scales * p.reshape((1,) * len(shape) + p.shape)))
         assert (ie.factorization_cache.misses, ie.factorization_cache.hits) == (8, 8)
 
+    @pytest.mark.slow
     def test_a_shift_for_each_pair_is_factorised_once_in_second_derivatives(self):
         pencil, p = grid_pencil(6)
         poor = ie.ShiftInvert(-1e6, max_steps=4)
@@ -305,7 +340,7 @@ class TestCache:
         S = np.random.default_rng(2).standard_normal((36, 1))
         f = lambda p: jnp.sum(jnp.asarray(S) * solve(*pencil(p)).vectors ** 2)
         with pytest.warns(ie.LinearSolveWarning, match="does not converge"):
-            jax.block_until_ready(jax.jvp(jax.grad(f), (p,), (p,)))
+            jax.block_until_ready(jax.jit(lambda p: jax.jvp(jax.grad(f), (p,), (p,)))(p))
         assert ie.factorization_cache.misses == 7
 
     def test_factors_are_dropped_on_the_thread_that_made_them(self, matrix):
@@ -350,9 +385,15 @@ class TestCache:
 
             return again
 
-        by = lambda m: gradient_by(eigh, linear_solver=ie.ShiftInvert(0.0, m))
-        gradients = [by(m) for m in (ie.SuperLU(), method)]
-        assert jnp.max(jnp.abs(gradients[1] - gradients[0])) < 1e-9 * jnp.max(jnp.abs(gradients[0]))
+        pencil, p = grid_pencil(6)
+        loss, linear_solver = invariant_loss(K, 36), ie.ShiftInvert(0.0, EXCHANGED)
+        solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=linear_solver)
+        gradient = jax.jit(jax.grad(lambda p: loss(*solve(*pencil(p)))))
+        gradients = []
+        for EXCHANGED.now in (ie.SuperLU(), method):
+            ie.factorization_cache.clear()
+            gradients.append(np.asarray(gradient(p)))
+        assert np.max(np.abs(gradients[1] - gradients[0])) < 1e-9 * np.max(np.abs(gradients[0]))
 
     def test_a_factorisation_within_a_factorisation(self, matrix):
         inner = lambda M: ie.factorize(M).solve
@@ -430,14 +471,16 @@ class TestFallback:
         solve = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=ie.ShiftInvert(5.0))
         op = ie.SparseOperator.from_scipy(A)
 
+        exact = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=ie.SparseDirect())
+
         def loss(data, solve):
             X = solve(ie.SparseOperator(data, op.rows, op.cols, op.shape)).vectors
             return jnp.sum((S @ X) ** 2)
 
+        gradients = jitted(*(lambda data, s=s: jax.grad(loss)(data, s) for s in (solve, exact)))
         with pytest.warns(ie.LinearSolveWarning, match="5 is an eigenvalue for 2 of 2 pairs"):
-            found = jax.grad(loss)(op.data, solve)
-        exact = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=ie.SparseDirect())
-        assert jnp.max(jnp.abs(found - jax.grad(loss)(op.data, exact))) < 1e-8
+            found, expected = jax.device_get(gradients(op.data))
+        assert np.max(np.abs(found - expected)) < 1e-8
 
     @pytest.fixture
     def _compiled_apart(self):
@@ -446,6 +489,7 @@ class TestFallback:
         yield
         jax.clear_caches()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("make", "jit"), [("dense", True), ("matrix-free", False)])
     @pytest.mark.usefixtures("_compiled_apart")
     def test_of_the_default(self, make, jit, monkeypatch):
@@ -463,10 +507,11 @@ class TestFallback:
             *ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)(*map(form, pencil(p)))
         )
         gradient = jax.jit(jax.grad(f)) if jit else jax.grad(f)
+        reference = jax.jit(jax.grad(lambda p: f(p, ie.MINRES())))
         second = {"dense": "LAPACK", "matrix-free": "gcrotmk"}[make]
         with pytest.warns(ie.LinearSolveWarning, match=f"did not converge; trying .*{second}"):
             found = jax.block_until_ready(gradient(p))
-        expected = jax.grad(lambda p: f(p, ie.MINRES()))(p)
+        expected = reference(p)
         assert jnp.max(jnp.abs(found - expected)) < 1e-7 * jnp.max(jnp.abs(expected))
 
     def test_cut_cluster_is_an_error(self):
@@ -481,7 +526,7 @@ class TestFallback:
             pytest.raises(jax.errors.JaxRuntimeError, match="cluster that k cuts"),
             pytest.warns(ie.LinearSolveWarning, match="does not converge"),
         ):
-            jax.block_until_ready(jax.grad(f)(A.data))
+            jax.block_until_ready(jax.jit(jax.grad(f))(A.data))
 
 
 class TestRefusals:
