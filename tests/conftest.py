@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import jax
 import pytest
@@ -13,11 +14,31 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # nearly all of the time here is compilation of what is run once
 FAST_COMPILATION = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
-jax.config.update("jax_disable_most_optimizations", True)
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # in processes that tests start, too
+# and kept, for the other workers, for programs that differ in their host code alone, and for the
+# next run, which takes a third of the time; `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing
+COMPILED = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+MOST_BYTES = 2**30
+OPTIONS = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(COMPILED)),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in OPTIONS.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)  # in processes that tests start, too
 
 with install_import_hook("implicit_eig", "beartype.beartype"):
     import implicit_eig as ie  # noqa: F401
+
+
+def pytest_configure(config):
+    """Start anew once the programs that are kept, of which old ones are never dropped, are many."""
+    if hasattr(config, "workerinput") or not COMPILED.exists():
+        return
+    if sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_BYTES:
+        shutil.rmtree(COMPILED)
+
 
 MAPS = pathlib.Path("/proc/self/maps")
 
