@@ -6,7 +6,15 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.linalg as sla
-from problems import dense, eigh, random_definite, random_hermitian, with_spectrum
+from problems import (
+    Exchanged,
+    dense,
+    eigh,
+    jitted,
+    random_definite,
+    random_hermitian,
+    with_spectrum,
+)
 from test_pairs import eig, paired, random
 
 import implicit_eig as ie
@@ -54,19 +62,23 @@ def both(S, X):
 
 def check_both_orders(loss, operators, directions):
     push = lambda *P: jax.jvp(loss, P, directions)[1]
-    every = tuple(range(len(operators)))
-    first = push(*operators)
-    found = ie.testing.finite_difference(loss, operators, directions, step=3e-4, order=4)
-    assert abs(first - found) < 1e-7 * (1 + abs(float(found)))
-    gradients = jax.grad(loss, every)(*operators)
+    gradient = jax.grad(loss, tuple(range(len(operators))))
+    derivatives = jitted(
+        loss,
+        lambda *P: jax.jvp(push, P, directions),
+        lambda *P: jax.jvp(gradient, P, directions),
+    )
+    _, (first, second), (gradients, product) = derivatives(*operators)
+    difference, (difference_of_first, _), _ = ie.testing.finite_difference(
+        derivatives, operators, directions, step=3e-4, order=4
+    )
+    assert abs(first - difference) < 1e-7 * (1 + abs(float(difference)))
     assert abs(paired(gradients, directions) - first) < 1e-10 * (1 + abs(float(first)))
-    second = jax.jvp(push, operators, directions)[1]
-    found = ie.testing.finite_difference(push, operators, directions, step=3e-4, order=4)
-    assert abs(second - found) < 1e-6 * (1 + abs(float(found)))
-    hvp = jax.jvp(jax.grad(loss, every), operators, directions)[1]
-    assert abs(paired(hvp, directions) - second) < 1e-9 * (1 + abs(float(second)))
+    assert abs(second - difference_of_first) < 1e-6 * (1 + abs(float(difference_of_first)))
+    assert abs(paired(product, directions) - second) < 1e-9 * (1 + abs(float(second)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "f"),
     [(case, both) for case in CASES] + [("double", projector), ("defective", trace)],
@@ -77,6 +89,7 @@ def test_functions_of_the_space(case, f):
     check_both_orders(loss, (with_values(CASES[case]),), (random(5, N),))
 
 
+@pytest.mark.slow
 def test_of_a_complex_pencil():
     solve = ie.eigensolver(schur, ie.Subspace(K))
     A, B = random(0, N, np.complex128), random_definite(N, np.complex128, seed=3)
@@ -93,10 +106,9 @@ def test_the_basis_of_the_solver_does_not_matter():
         values, Z = schur(A)
         return values, Z @ (rng.standard_normal((K, K)) + 2 * np.eye(K))
 
-    gradients = [
-        jax.grad(lambda A, s=solver: both(*ie.eigensolver(s, ie.Subspace(K))(A)))(A)
-        for solver in (schur, mixed, mixed, largest)
-    ]
+    solver = Exchanged()
+    gradient = jax.jit(jax.grad(lambda A: both(*ie.eigensolver(solver, ie.Subspace(K))(A))))
+    gradients = [np.asarray(gradient(A)) for solver.now in (schur, mixed, mixed, largest)]
     for other in gradients[1:]:
         assert jnp.max(jnp.abs(other - gradients[0])) < 1e-12
 
@@ -106,15 +118,18 @@ def test_hermitian_is_a_subspace():
     lowest = lambda A, B: tuple(part[..., :K] for part in eigh(A, B))
     D = jnp.asarray(np.random.default_rng(2).standard_normal((N, N)))
     D = D + D.T
-    hessians = []
-    for problem in (ie.Hermitian(K), ie.Subspace(K)):
+
+    def both_orders(problem):
         solve = ie.eigensolver(lowest, problem)
-        loss = lambda A, s=solve: projector(None, s(A, B).vectors)
-        hessians.append(jax.jvp(jax.grad(loss), (A,), (D,)))
+        loss = lambda A: projector(None, solve(A, B).vectors)
+        return lambda A: jax.jvp(jax.grad(loss), (A,), (D,))
+
+    hessians = jitted(*map(both_orders, (ie.Hermitian(K), ie.Subspace(K))))(A)
     for one, other in zip(*hessians, strict=True):
         assert jnp.max(jnp.abs(one - (other + other.T) / 2)) < 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["sparse", "matrix-free"])
 def test_forms_of_operators(form):
     A = with_values(CASES["double"])
@@ -130,9 +145,9 @@ def test_forms_of_operators(form):
         return schur(dense(A))
 
     solve = ie.eigensolver(solver, ie.Subspace(K))
-    gradients = [
-        jax.jit(jax.grad(lambda A, g=g: both(*solve(g(A)))))(A) for g in (operator, jnp.asarray)
-    ]
+    gradients = jitted(
+        *(jax.grad(lambda A, g=g: both(*solve(g(A)))) for g in (operator, jnp.asarray))
+    )(A)
     assert jnp.max(jnp.abs(gradients[0] - gradients[1])) < 1e-8
 
 
@@ -141,11 +156,11 @@ def test_vmap_and_single_precision():
     gradient = jax.grad(lambda A: both(*solve(A)))
     A = with_values(CASES["double"])
     stack = jnp.stack([A, A.T])
-    batched = jax.vmap(gradient)(stack)
-    assert jnp.max(jnp.abs(batched[1] - gradient(A.T))) < 1e-12
-    single = jax.grad(lambda A: trace(*solve(A)))(A.astype(np.float32))
+    batched, alone = jitted(jax.vmap(gradient), lambda stack: gradient(stack[1]))(stack)
+    assert jnp.max(jnp.abs(batched[1] - alone)) < 1e-12
+    of_trace = jax.jit(jax.grad(lambda A: trace(*solve(A))))
+    single, double = of_trace(A.astype(np.float32)), of_trace(A)
     assert single.dtype == np.float32
-    double = jax.grad(lambda A: trace(*solve(A)))(A)
     assert jnp.max(jnp.abs(single - double.astype(np.float32))) < 1e-3
 
 
@@ -166,7 +181,8 @@ def test_a_value_near_zero_is_judged_by_the_size_of_the_operators(dtype, general
     A = with_spectrum([0.0, 1.0, 2.0, 3.0, 5.0, 7.0], dtype)
     operators = (A, random_definite(N, dtype, seed=3)) if generalised else (A,)
     solve = ie.eigensolver(eigh, ie.Subspace(1))
-    for call in (solve, jax.jit(solve), lambda *P: jax.vmap(solve)(*(M[None] for M in P))):
+    batched = jax.jit(lambda *P: jax.vmap(solve)(*(M[None] for M in P)))
+    for call in (solve, jax.jit(solve), batched):
         solution = call(*operators)
         assert jnp.all(jnp.isfinite(solution.vectors))
         assert jnp.max(jnp.abs(solution.values)) < 100 * np.finfo(dtype).eps * 7
@@ -191,7 +207,7 @@ def test_a_value_shared_with_the_rest_fails_aloud():
     first = lambda A: tuple(part[..., :K] for part in eig(A))
     solve = ie.eigensolver(first, ie.Subspace(K))
     with pytest.raises(Exception, match="bordered system"):
-        jax.block_until_ready(jax.grad(lambda A: projector(*solve(A)))(A))
+        jax.block_until_ready(jax.jit(jax.grad(lambda A: projector(*solve(A))))(A))
 
 
 def test_refusals():
@@ -232,6 +248,7 @@ def test_a_function_of_block_and_basis_raises_no_alarm_of_an_exceptional_point(s
         S, X = solve(A)
         return jnp.sum(jnp.abs(X @ S @ X.conj().T) ** 2)
 
-    found = jnp.vdot(jax.grad(loss)(A), direction)
-    expected = ie.testing.finite_difference(loss, (A,), (direction,), step=3e-4, order=4)
+    both_orders = jax.jit(jax.value_and_grad(loss))
+    found = jnp.vdot(both_orders(A)[1], direction)
+    expected, _ = ie.testing.finite_difference(both_orders, (A,), (direction,), step=3e-4, order=4)
     assert abs(found - expected) < 1e-6 * abs(expected)
