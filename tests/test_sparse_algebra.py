@@ -17,6 +17,7 @@ from problems import (
     grid_pencil,
     invariant_loss,
     jax_eigh,
+    jitted,
     random_definite,
     random_hermitian,
     sparse,
@@ -105,9 +106,15 @@ def test_derivatives_of_expressions(dtype):
         return jnp.sum(jnp.abs((K - t.astype(dtype) * M / 2) @ x) ** 2)
 
     data, t = jnp.asarray(A.data), jnp.asarray(0.7, real)
-    expected = jax.grad(f, (0, 1))(data, t, "dense")
-    found = jax.jit(jax.grad(f, (0, 1)), static_argnums=2)(data, t, "sparse")
-    _, push = jax.jvp(lambda *args: f(*args, "sparse"), (data, t), (data, t))
+    ts = jnp.asarray([0.1, 0.7], real)
+    sparsely, densely = (lambda *args, form=form: f(*args, form) for form in ("sparse", "dense"))
+    found, expected, (_, push), mapped, mapped_densely = jitted(
+        jax.grad(sparsely, (0, 1)),
+        jax.grad(densely, (0, 1)),
+        lambda *args: jax.jvp(sparsely, args, args),
+        lambda data, t: jax.vmap(lambda t: sparsely(data, t))(ts),
+        lambda data, t: jax.vmap(lambda t: densely(data, t))(ts),
+    )(data, t)
     tol = 100 * EPS[np.dtype(dtype)]
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
@@ -115,9 +122,7 @@ def test_derivatives_of_expressions(dtype):
     pulled = jnp.sum(expected[0] * data).real + expected[1] * t
     size = jnp.sum(jnp.abs(expected[0] * data)) + jnp.abs(expected[1])
     assert abs(push - pulled) < tol * size
-    ts = jnp.asarray([0.1, 0.7], real)
-    mapped = jax.vmap(lambda t: f(data, t, "sparse"))(ts)
-    assert jnp.allclose(mapped, jnp.stack([f(data, t, "dense") for t in ts]), rtol=tol)
+    assert np.allclose(mapped, mapped_densely, rtol=tol)
 
 
 NUMBERS = {
@@ -260,6 +265,7 @@ TREES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TREES))
 def test_lineax_expressions_reach_the_solver_by_their_entries(name):
     make, expected = TREES[name]
@@ -276,12 +282,13 @@ def test_lineax_expressions_reach_the_solver_by_their_entries(name):
     f = lambda p, t: loss(*ie.eigensolver(spy, ie.Hermitian(2))(tree(p, t), pencil(p)[1]))
     g = lambda p, t: loss(*jax_eigh(tree(p, t).as_matrix(), pencil(p)[1].as_matrix()))
     t = jnp.array(1.3)
-    found, wanted = jax.jit(jax.grad(f, (0, 1)))(p, t), jax.grad(g, (0, 1))(p, t)
+    found, wanted = jitted(jax.grad(f, (0, 1)), jax.grad(g, (0, 1)))(p, t)
     for a, b in zip(found, wanted, strict=True):
         assert jnp.max(jnp.abs(a - b)) < 1e-9 * jnp.max(jnp.abs(b))
     assert set(seen) == {expected}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sparse", "diagonal", "one dense"])
 def test_shift_and_invert_on_expressions(name):
     pencil, p = grid_pencil(6)
@@ -292,9 +299,9 @@ def test_shift_and_invert_on_expressions(name):
         *jax_eigh(TREES[name][0](*pencil(p), t).as_matrix(), pencil(p)[1].as_matrix())
     )
     t = jnp.array(1.3)
-    expected = jax.grad(g)(t)
-    assert abs(jax.jit(jax.grad(f))(t) - expected) < 1e-8 * abs(expected)
-    assert abs(jax.jvp(f, (t,), (1.0,))[1] - expected) < 1e-8 * abs(expected)
+    *found, expected = jitted(jax.grad(f), lambda t: jax.jvp(f, (t,), (1.0,))[1], jax.grad(g))(t)
+    for derivative in found:
+        assert abs(derivative - expected) < 1e-8 * abs(expected)
 
 
 def test_directional_derivatives_of_a_lineax_expression():
@@ -318,8 +325,16 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("dtypes", PAIRS)
-@pytest.mark.parametrize("forms", [("dense", "dense"), ("sparse", "sparse"), *MIXED])
+# each pair in two of the four combinations of forms, each combination with real and complex ones
+PROMOTED = [
+    (dtypes, forms)
+    for i, dtypes in enumerate(PAIRS)
+    for forms in ([("dense", "dense"), MIXED[0]], [("sparse", "sparse"), MIXED[1]])[i % 2]
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtypes", "forms"), PROMOTED)
 def test_dtypes_are_promoted(dtypes, forms):
     n, k = 6, 2
     A, B = random_hermitian(n, dtypes[0], 0), random_definite(n, dtypes[1], 1)
@@ -330,18 +345,19 @@ def test_dtypes_are_promoted(dtypes, forms):
     f = lambda A, B: loss(*solve(F(A), G(B)))
     hermitian = lambda M: (M + M.conj().T) / 2
     g = lambda A, B: loss(*jax_eigh(hermitian(A.astype(common)), hermitian(B.astype(common))))
-    solution = solve(F(A), G(B))
+    dots = random_hermitian(n, dtypes[0], 2), random_hermitian(n, dtypes[1], 3)
+    derivatives = lambda f: lambda *P: (jax.grad(f, (0, 1))(*P), jax.jvp(f, P, dots)[1])
+    solution, (found, push), (expected, expected_push) = jitted(
+        lambda A, B: solve(F(A), G(B)), derivatives(f), derivatives(g)
+    )(A, B)
     assert (solution.vectors.dtype, solution.values.dtype) == (common, np.finfo(common).dtype)
-    found, expected = jax.grad(f, (0, 1))(A, B), jax.grad(g, (0, 1))(A, B)
     for M, a, b in zip((A, B), found, expected, strict=True):
         assert a.dtype == M.dtype
         # the gradient of a sparse operator treats its entries as independent
         tol = 1e3 * max(EPS[M.dtype], EPS[np.dtype(common)])
         assert jnp.max(jnp.abs(hermitian(a - b))) < tol * jnp.max(jnp.abs(b))
-    dots = random_hermitian(n, dtypes[0], 2), random_hermitian(n, dtypes[1], 3)
-    _, push = jax.jvp(f, (A, B), dots)
-    _, expected = jax.jvp(g, (A, B), dots)
-    assert abs(push - expected) < 1e3 * max(EPS[A.dtype], EPS[B.dtype]) * (1 + abs(expected))
+    tol = 1e3 * max(EPS[A.dtype], EPS[B.dtype])
+    assert abs(push - expected_push) < tol * (1 + abs(expected_push))
 
 
 def eig(*operators):
@@ -361,6 +377,7 @@ def skewed(dtype, seed):
     return random_hermitian(6, dtype, seed) + jnp.asarray(np.diag(np.arange(2.0, 8.0)), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(OTHERS))
 def test_dtypes_are_promoted_in_other_problems(name):
     solver, problem, count = OTHERS[name]
@@ -371,9 +388,9 @@ def test_dtypes_are_promoted_in_other_problems(name):
     f = lambda *ops: jnp.sum(solve(*map(sparse, ops)).values).real
     if name == "Subspace":
         f = lambda *ops: jnp.trace(solve(*map(sparse, ops)).values).real
-    found = jax.grad(f, tuple(range(count)))(*operators)
-    common = [M.astype(np.complex128) for M in operators]
-    expected = jax.grad(f, tuple(range(count)))(*common)
+    gradient = jax.jit(jax.grad(f, tuple(range(count))))
+    found = gradient(*operators)
+    expected = gradient(*(M.astype(np.complex128) for M in operators))
     for M, a, b in zip(operators, found, expected, strict=True):
         assert a.dtype == M.dtype
         b = (b if jnp.iscomplexobj(M) else b.real).astype(M.dtype)
@@ -432,9 +449,9 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("forms", MIXED)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SOLVERS))
-def test_one_sparse_and_one_dense_operator(name, forms):
+def test_one_sparse_and_one_dense_operator(name):
     solver, problem, options = SOLVERS[name]
     n = 9
     A, B = skewed_pencil(n) if not isinstance(problem, ie.Hermitian) else hermitian_pencil(n)
@@ -447,11 +464,12 @@ def test_one_sparse_and_one_dense_operator(name, forms):
         weights = jnp.arange(1.0, n + 1)[:, None]
         return jnp.sum(weights * jnp.abs(solution.vectors) ** 2)
 
-    found = jax.grad(f, (0, 1))(A, B, forms)
-    expected = jax.grad(f, (0, 1))(A, B, ("dense", "dense"))
+    gradient = lambda forms: jax.grad(lambda A, B: f(A, B, forms), (0, 1))
+    *mixed, expected = jitted(*map(gradient, (*MIXED, ("dense", "dense"))))(A, B)
     symmetric = (lambda M: M + M.T) if isinstance(problem, ie.Hermitian) else lambda M: M
-    for a, b in zip(found, expected, strict=True):
-        assert jnp.max(jnp.abs(symmetric(a - b))) < 1e-8 * jnp.max(jnp.abs(b))
+    for found in mixed:
+        for a, b in zip(found, expected, strict=True):
+            assert jnp.max(jnp.abs(symmetric(a - b))) < 1e-8 * jnp.max(jnp.abs(b))
 
 
 def hermitian_pencil(n):
@@ -466,9 +484,11 @@ def skewed_pencil(n):
 @pytest.mark.parametrize("forms", MIXED)
 def test_sparse_solvers_refuse_a_dense_operator_with_its_reason(forms):
     A, B = (FORMS[form](M) for form, M in zip(forms, skewed_pencil(6), strict=True))
-    gradient = lambda A, B, **options: jax.grad(
-        lambda s: jnp.sum(
-            jnp.abs(ie.eigensolver(eig, ie.General(2), **options)(s * A, B).vectors[0])
+    gradient = lambda A, B, **options: jax.jit(
+        jax.grad(
+            lambda s: jnp.sum(
+                jnp.abs(ie.eigensolver(eig, ie.General(2), **options)(s * A, B).vectors[0])
+            )
         )
     )(1.0)
     with pytest.raises(ie.InputError, match="or a Hermitian problem; got a dense operator"):
