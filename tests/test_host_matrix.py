@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from families import DTYPES, P, hermitian, parameters, rectangular, tolerance
-from problems import EPS, dense, eigh
+from problems import EPS, dense, eigh, jitted
 
 import implicit_eig as ie
 from implicit_eig.operators import _assembly
@@ -74,11 +74,16 @@ class TestOperator:
         p_dot = jnp.asarray(rng.standard_normal(P), p.dtype)
         f = lambda p, X: turn(F(p)).mm(X)
         g = lambda p, X: array(F.as_array(p).T if transposed else F.as_array(p)) @ X
-        _, expected = jax.jvp(g, (p, X), (p_dot, X_dot))
-        _, Y_dot = jax.jvp(f, (p, X), (p_dot, X_dot))
+        derivatives = lambda f: (
+            lambda p, X: (
+                jax.jvp(f, (p, X), (p_dot, X_dot))[1],
+                jax.vjp(f, p, X)[1](Y_bar),
+            )
+        )
+        (Y_dot, bars), (expected, expected_bars) = jitted(derivatives(f), derivatives(g))(p, X)
         tol = 1e3 * EPS[np.dtype(dtype)]
         assert jnp.max(jnp.abs(Y_dot - expected)) < tol
-        for found, bar in zip(jax.vjp(f, p, X)[1](Y_bar), jax.vjp(g, p, X)[1](Y_bar), strict=True):
+        for found, bar in zip(bars, expected_bars, strict=True):
             assert found.dtype == bar.dtype
             assert jnp.max(jnp.abs(found - bar)) < tol
 
@@ -124,8 +129,10 @@ class TestOperator:
         f = lambda t, A: ie.eigensolver(eigh, ie.Hermitian(2))(
             A, ie.SparseOperator(1 + t * jnp.arange(1.0, N + 1), *[np.arange(N)] * 2, (N, N))
         ).values[0]
-        expected = jax.hessian(f)(0.1, F.as_array(p))
-        assert abs(jax.hessian(f)(0.1, F(p)) - expected) < tolerance(np.float64, expected, 1e6)
+        found, expected = jitted(
+            lambda t: jax.hessian(f)(t, F(p)), lambda t: jax.hessian(f)(t, F.as_array(p))
+        )(0.1)
+        assert abs(found - expected) < tolerance(np.float64, expected, 1e6)
 
     @pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
     @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
@@ -221,20 +228,20 @@ class TestRefusals:
         F, p = hermitian(N, np.float64), parameters(np.float64)
         f = lambda p, *without: ie.eigensolver(eigh, ie.Hermitian(1))(F(p, without)).values[0]
         other = jax.jacfwd if mode is jax.grad else jax.grad
-        expected = other(lambda p: f(p))(p)
-        assert jnp.array_equal(other(lambda p: f(p, missing))(p), expected)
+        found, expected = jitted(other(lambda p: f(p, missing)), other(lambda p: f(p)))(p)
+        assert jnp.array_equal(found, expected)
         with pytest.raises(self.RUN, match=match):
-            jax.block_until_ready(mode(lambda p: f(p, missing))(p))
+            jax.block_until_ready(jax.jit(mode(lambda p: f(p, missing)))(p))
 
     def test_forward_mode_of_the_adjoint(self):
         F, p = rectangular(N, N, np.float64), parameters(np.float64)
         solve = ie.eigensolver(svd, ie.Singular(1))
         f = lambda p: solve(F(p, ["adjoint_product"])).values[0]
-        jax.grad(f)(p)
+        jax.block_until_ready(jax.jit(jax.grad(f))(p))
         with pytest.raises(
             self.RUN, match=r"adjoint_product=...\)`: the function .*forward mode wh"
         ):
-            jax.block_until_ready(jax.jvp(f, (p,), (p,)))
+            jax.block_until_ready(jax.jit(lambda p: jax.jvp(f, (p,), (p,)))(p))
 
     @pytest.mark.parametrize("problem", [ie.Hermitian(2), ie.Singular(2)])
     @pytest.mark.parametrize("second", [jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))])
@@ -246,7 +253,7 @@ class TestRefusals:
             Exception,
             match=r"`host_operator\(...\)`: a first .* got a second one, for which `contr",
         ):
-            jax.block_until_ready(second(by_host)(parameters(np.float64)))
+            jax.block_until_ready(jax.jit(second(by_host))(parameters(np.float64)))
 
     @pytest.mark.parametrize(
         ("matrix", "match"),
@@ -307,4 +314,4 @@ class TestRefusals:
         solve = ie.eigensolver(eigh, ie.Hermitian(2), linear_solver=lx.LU())
         by_host = lambda p: solve(F(p)).vectors[0, 0] ** 2
         with pytest.raises(ie.InputError, match=r"linear_solver=LU\(\)\)`: dense operators"):
-            jax.grad(by_host)(parameters(np.float64))
+            jax.eval_shape(jax.grad(by_host), parameters(np.float64))
