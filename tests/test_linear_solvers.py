@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 import pytest
 import scipy.sparse.linalg as spla
-from problems import Counting, eigh, grid_pencil, invariant_loss, random_hermitian
+from problems import Counting, eigh, grid_pencil, invariant_loss, jitted, random_hermitian
 
 import implicit_eig as ie
 
@@ -71,11 +71,13 @@ def expected_both():
     loss = invariant_loss(K, 25)
     solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=lx.LU())
     f = lambda p: loss(*solve(*map(dense, pencil(p))))
-    gradient, product = jax.jvp(jax.grad(f), (p,), (p,))
-    difference = ie.testing.finite_difference(f, (p,), (p,), step=1e-3, order=4)
-    assert abs(jnp.vdot(gradient, p) - difference) < 1e-8 * abs(difference)
-    difference = ie.testing.finite_difference(jax.grad(f), (p,), (p,), step=1e-3, order=4)
-    assert jnp.max(jnp.abs(product - difference)) < 1e-7 * jnp.max(jnp.abs(product))
+    derivatives = jitted(f, lambda p: jax.jvp(jax.grad(f), (p,), (p,)))
+    _, (gradient, product) = derivatives(p)
+    of_f, (of_gradient, _) = ie.testing.finite_difference(
+        derivatives, (p,), (p,), step=1e-3, order=4
+    )
+    assert abs(jnp.vdot(gradient, p) - of_f) < 1e-8 * abs(of_f)
+    assert jnp.max(jnp.abs(product - of_gradient)) < 1e-7 * jnp.max(jnp.abs(product))
     return gradient, product
 
 
@@ -97,11 +99,13 @@ def check(solver, make, expected, tol=1e-8, **options):
     assert jnp.max(jnp.abs(product - expected[1])) < 1e2 * tol * jnp.max(jnp.abs(expected[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_both_modes_and_orders(name, expected_both):
     check(*SOLVERS[name], expected_both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -117,6 +121,7 @@ def test_jaxopt(name, expected_both):
     check(ie.linear_solver(solver, **options), sparse, expected_both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [ie.MINRES(), lx.LU(), lx.GMRES(rtol=1e-12, atol=1e-12, restart=60), Counting().solver()],
@@ -129,17 +134,28 @@ def test_interior_pairs_are_indefinite_systems(solver, system):
     loss = invariant_loss(2, n)
     solve = ie.eigensolver(solver_of_pairs, ie.Hermitian(2), linear_solver=solver, system=system)
     oracle = lambda A: tuple(part[..., pick] for part in jnp.linalg.eigh(A))
-    found, expected = (jax.grad(lambda A, s=s: loss(*s(A)))(A) for s in (solve, oracle))
+    D = random_hermitian(n, dtype, 3)
+
+    def derivatives(pairs):
+        f = lambda A: loss(*pairs(A))
+        return lambda A: (jax.grad(f)(A), jax.jvp(f, (A,), (D,))[1])
+
+    (found, pushed), (expected, exact) = jitted(derivatives(solve), derivatives(oracle))(A)
     assert jnp.max(jnp.abs(found - expected)) < 1e-8 * jnp.max(jnp.abs(expected))
-    pushed, exact = (
-        jax.jvp(lambda A, s=s: loss(*s(A)), (A,), (random_hermitian(n, dtype, 3),))[1]
-        for s in (solve, oracle)
-    )
     assert abs(pushed - exact) < 1e-8 * jnp.max(jnp.abs(expected)) * n
 
 
-@pytest.mark.parametrize("transform", ["vmap", "jit vmap"])
-@pytest.mark.parametrize("name", ["default dense", "default sparse", "MINRES", "host gmres"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [
+        ("default dense", "jit vmap"),
+        ("default sparse", "jit vmap"),
+        ("MINRES", "jit vmap"),
+        ("host gmres", "jit vmap"),
+        ("host gmres", "vmap"),
+    ],
+)
 def test_vmap(name, transform, expected):
     solver, make = SOLVERS[name]
     pencil, p = grid_pencil(5)
@@ -194,7 +210,7 @@ class TestCounts:
         """The Hessian of a value needs the vectors' derivative: one solve a direction and pair."""
         counting, solve, A = setup
         f = lambda A: solve(A).values[0]
-        jax.block_until_ready(jax.jvp(jax.grad(f), (A,), (A,))[1])
+        jax.block_until_ready(jax.jit(lambda A: jax.jvp(jax.grad(f), (A,), (A,))[1])(A))
         assert counting.calls <= 4
 
     def test_skipping_in_traced_solvers(self):
@@ -208,7 +224,7 @@ class TestCounts:
 
         A = random_hermitian(12, seed=0)
         solve = ie.eigensolver(eigh, ie.Hermitian(4), linear_solver=Spy())
-        jax.block_until_ready(jax.grad(lambda A: solve(A).vectors[0, 1] ** 2)(A))
+        jax.block_until_ready(jax.jit(jax.grad(lambda A: solve(A).vectors[0, 1] ** 2))(A))
         jax.effects_barrier()
         assert len(calls) == 1
 
@@ -250,7 +266,7 @@ class TestMonitor:
         pencil, p = grid_pencil(5)
         solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=ie.MINRES(max_steps=3))
         with pytest.raises(jax.errors.JaxRuntimeError, match="systems failed after 3 steps"):
-            jax.grad(lambda p: solve(*pencil(p)).vectors[0, 1] ** 2)(p)
+            jax.jit(jax.grad(lambda p: solve(*pencil(p)).vectors[0, 1] ** 2))(p)
 
 
 @pytest.mark.parametrize("name", ["default dense", "default sparse", "default matrix-free"])
@@ -284,15 +300,17 @@ STALLED = [
 class TestFailures:
     """A failed solve is never a number."""
 
-    def gradient(self, solver, policy=ie.Policy(), jit=False, make=sparse):  # noqa: B008
+    def gradient(self, solver, policy=ie.Policy(), jit=True, make=sparse):  # noqa: B008
         pencil, p = grid_pencil(8)
         solve = ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver, policy=policy)
         loss = invariant_loss(K, 64)
         gradient = jax.grad(lambda p: loss(*solve(*map(make, pencil(p)))))
         return jax.block_until_ready((jax.jit(gradient) if jit else gradient)(p))
 
-    @pytest.mark.parametrize("solver", STALLED)
-    @pytest.mark.parametrize("jit", [False, True])
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("solver", "jit"), [(solver, True) for solver in STALLED] + [(STALLED[3], False)]
+    )
     def test_raises(self, solver, jit):
         with pytest.raises(
             jax.errors.JaxRuntimeError, match="must be solved to a relative residual"
@@ -358,7 +376,7 @@ class TestFailures:
             loss = lambda A, s=solve: jnp.sum((S @ s(A).vectors) ** 2)
             reported = "system is singular.*" if solver is None else ""
             with pytest.raises(jax.errors.JaxRuntimeError, match=f"{reported}cluster that k cuts"):
-                jax.block_until_ready(jax.grad(loss)(A))
+                jax.block_until_ready(jax.jit(jax.grad(loss))(A))
 
 
 class TestRefusals:
@@ -367,7 +385,7 @@ class TestRefusals:
     def gradient(self, make=sparse, **options):
         pencil, p = grid_pencil(3)
         solve = ie.eigensolver(eigh, ie.Hermitian(1), **options)
-        return jax.grad(lambda p: solve(*map(make, pencil(p))).vectors[0, 0] ** 2)(p)
+        return jax.jit(jax.grad(lambda p: solve(*map(make, pencil(p))).vectors[0, 0] ** 2))(p)
 
     @pytest.mark.parametrize("solver", [lx.LU(), lx.QR(), lx.SVD(), lx.Cholesky()])
     @pytest.mark.parametrize("make", [sparse, as_function])
@@ -411,8 +429,11 @@ class TestAsLineaxSolvers:
         operator = lambda A: lx.MatrixLinearOperator(A, lx.symmetric_tag)
         f = lambda A, b: lx.linear_solve(operator(A), b, solver).value
         exact = lambda A, b: jnp.linalg.solve(A, b)
-        assert jnp.max(jnp.abs(f(A, b) - exact(A, b))) < 1e-9
-        found, expected = (jax.jacrev(g, argnums=1)(A, b) for g in (f, exact))
+        values_and_jacobians = jitted(
+            *(lambda A, b, g=g: (g(A, b), jax.jacrev(g, argnums=1)(A, b)) for g in (f, exact))
+        )
+        (value, found), (expected_value, expected) = values_and_jacobians(A, b)
+        assert jnp.max(jnp.abs(value - expected_value)) < 1e-9
         assert jnp.max(jnp.abs(found - expected)) < 1e-8
         conj = solver.conj(solver.init(operator(A), {}), {})[0]
         assert jnp.max(jnp.abs(solver.compute(conj, b, {})[0] - exact(A, b))) < 1e-9
