@@ -75,6 +75,7 @@ def agree(solver, make, expected, jit):
     assert jnp.max(jnp.abs(found - expected)) < 1e-6 * jnp.max(jnp.abs(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", BLACK_BOXES)
 @pytest.mark.parametrize("jit", [False, True])
 def test_host(solver, jit, expected):
@@ -87,6 +88,7 @@ def test_traced_eigh(jit, expected):
     agree(ie.traceable(jax_eigh), dense, expected, jit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_traced_lobpcg(jit, expected):
     """JAX's LOBPCG finds the largest values of a standard problem: those of a shifted one.

@@ -10,6 +10,8 @@ from test_pairs import eig
 
 import implicit_eig as ie
 
+pytestmark = pytest.mark.slow
+
 N = 7
 SPECTRUM = np.array([1.0, 1.0, 3.0, 3.0, 3.0, 5.0, 7.0])
 

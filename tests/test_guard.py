@@ -33,6 +33,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_cut_cluster(name):
     solver, problem, operators, cut, whole = CASES[name]
@@ -67,6 +68,7 @@ def test_derivatives_are_those_without_guard():
     assert jnp.max(jnp.abs(gradients[0] - gradients[1])) < 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("generalised", "error"), [(False, 0.0), (True, 1e-5)])
 def test_a_guard_spares_steps_and_changes_no_derivative(generalised, error):
     """Of both orders, by products alone: what lies along the guard pairs is known, or nearly."""
@@ -150,6 +152,7 @@ def test_refusals():
 class TestUnasked:
     """What the solver returns beyond k is looked at, too."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", CASES)
     @pytest.mark.parametrize("dtype", [np.float64, np.complex64])
     def test_a_cut_cluster(self, name, dtype):

@@ -43,6 +43,7 @@ def close(found, expected, tol):
     assert float(jnp.max(jnp.abs(found - expected))) <= tol * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "dtype", "generalised"),
     [(12, DTYPES[0], False), (60, DTYPES[1], True)],
@@ -180,6 +181,7 @@ def test_single_precision_stays_single(dtype):
     assert bool(jnp.all(jnp.isfinite(product)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "traceable"), [(DTYPES[0], True), (DTYPES[1], False)])
 def test_vmap_equals_a_loop_and_jit_equals_eager(dtype, traceable):
     n, k = 12, 3
@@ -206,6 +208,7 @@ def test_vmap_equals_a_loop_and_jit_equals_eager(dtype, traceable):
     assert jnp.max(jnp.abs(second[1] - loop[1][1])) <= 10 * tol
 
 
+@pytest.mark.slow
 def test_jacobians_of_both_modes_and_the_hessian_agree():
     n, k = 6, 2
     A, D = random_hermitian(n, seed=0), random_hermitian(n, seed=4)
@@ -221,6 +224,7 @@ def test_jacobians_of_both_modes_and_the_hessian_agree():
     assert jnp.max(jnp.abs(found - expected)) < tol / gap_of(A, k) ** 2
 
 
+@pytest.mark.slow
 def test_third_order():
     n, k = 6, 2
     A, D = random_hermitian(n, seed=0), random_hermitian(n, seed=4)

@@ -143,6 +143,7 @@ def run(code, *arguments, cwd=None):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_ends(name):
     run(START + textwrap.dedent(PROGRAMS[name]))
@@ -156,6 +157,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen by Linux's means")
 @pytest.mark.parametrize(
     "example", ["quickstart.py", "membrane.py --cells 20 --steps 3 --output picture.png"]

@@ -76,6 +76,7 @@ def reference():
     return jax.jit(jax.grad(loss_of(delay_solver()), (0, 1, 2)))(*delay_data())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), [("pencil", np.float64), ("cubic", np.complex128)])
 def test_as_the_pencil_or_polynomial(name, dtype):
     """First and second order, of values, vectors and left vectors."""
@@ -122,6 +123,7 @@ def test_delay_against_finite_differences(kind):
     assert abs(second - differences[1]) < 1e-7 * (1 + abs(differences[1]))
 
 
+@pytest.mark.slow
 def test_hessian_and_batch_in_the_delay():
     A, B, tau = delay_data()
     solve = delay_solver()
@@ -144,6 +146,7 @@ def test_values_are_holomorphic_in_complex_arguments():
     assert jnp.max(jnp.abs(along[1] - 1j * along[0])) < 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_single_precision(dtype):
     found = jax.jit(jax.grad(loss_of(delay_solver()), (0, 1, 2)))(*delay_data(dtype))
@@ -179,6 +182,7 @@ by_products = promoting(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_operators_among_the_arguments(form):
     """Real operators multiply complex vectors; the host gets SciPy's; nothing is made dense."""
@@ -203,6 +207,7 @@ def test_operators_among_the_arguments(form):
         jax.eval_shape(jax.grad(lambda A: loss_of(refused)({"A": make(A), "B": make(B)}, tau)), A)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "linear_solver",
     [
@@ -219,6 +224,7 @@ def test_linear_solvers(linear_solver):
     assert close(found, reference(), 1e-9)
 
 
+@pytest.mark.slow
 def test_large_problems_of_small_arguments_are_not_made_dense():
     """A convolution with n numbers: n² of them are not made."""
     n = 257
