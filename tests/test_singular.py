@@ -526,7 +526,7 @@ def test_a_function_of_the_phase_is_called_out():
     solve = ie.eigensolver(svd, ie.Singular(2))
     part = lambda z: z.real + 0.3 * z.imag
     with pytest.warns(ie.GaugeWarning, match="depends on the phase of pair 1"):
-        jax.grad(lambda A: part(solve(A).left_vectors[0, 1]))(A)
+        jax.block_until_ready(jax.grad(lambda A: part(solve(A).left_vectors[0, 1]))(A))
 
     def of_both(A):
         solution = solve(A)

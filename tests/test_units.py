@@ -52,7 +52,7 @@ def test_what_depends_on_a_basis_is_called_out(unit):
     (A, B), solver, _, _ = pencil(spectrum, unit, np.float64)
     solve = ie.eigensolver(solver, ie.Hermitian(2))
     with pytest.warns(ie.GaugeWarning, match="depends on the basis"):
-        jax.grad(lambda A: in_the_other_half(solve(A, B).vectors))(A)
+        jax.block_until_ready(jax.grad(lambda A: in_the_other_half(solve(A, B).vectors))(A))
     defect = ie.gauge_defect(lambda s: in_the_other_half(s.vectors), solve, A, B)
     assert jnp.all(defect > 1e-3)
 
@@ -66,4 +66,4 @@ def test_values_that_are_zero_by_rounding_are_one():
     X = np.vstack([X, np.zeros((N - 2, 2))])
     solve = ie.eigensolver(lambda A: (values, X), ie.Hermitian(2))
     with pytest.warns(ie.GaugeWarning, match="alike"):
-        jax.grad(lambda A: solve(A).values[0])(jnp.asarray(A))
+        jax.block_until_ready(jax.grad(lambda A: solve(A).values[0])(jnp.asarray(A)))

@@ -58,7 +58,7 @@ class LinearSolveError(ImplicitEigError, RuntimeError):
         ...     factorize(sp.diags_array([1.0, 2.0]), sigma=2.0)
         ... except LinearSolveError as error:
         ...     print(str(error).split(". ")[1])
-        Choose a `sigma` that is not an eigenvalue.
+        A − σB is singular where `sigma` is an eigenvalue: choose another
     """
 
 
