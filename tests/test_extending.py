@@ -127,5 +127,6 @@ class TestALinearSolver:
 def test_a_check_warns_and_names_the_member_of_a_batch():
     found = run("A check with its policy")
     batch = jnp.stack([jnp.diag(jnp.array([1.0, 2.0, 3.0])), found["close"]])
+    warned = jax.vmap(lambda A: found["checked"](A, ie.Action.WARN).values)
     with pytest.warns(found["GapWarning"], match=r"1 and 2 are too close This is member 1"):
-        jax.vmap(lambda A: found["checked"](A, ie.Action.WARN).values)(batch)
+        jax.block_until_ready(warned(batch))

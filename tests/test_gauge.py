@@ -251,7 +251,7 @@ def test_batches_are_judged_one_by_one():
         lambda: jax.grad(lambda stack: jnp.sum(jax.vmap(loss)(stack)))(stack),
     ):
         with pytest.warns(ie.GaugeWarning) as caught:
-            gradient()
+            jax.block_until_ready(gradient())
         assert len(caught) == 1
         assert "This is member 0 of the batch." in str(caught[0].message)
 

@@ -48,7 +48,7 @@ def gradient_by(solver, **options):
     pencil, p = grid_pencil(6)
     loss = invariant_loss(K, 36)
     solve = ie.eigensolver(solver, ie.Hermitian(K), **options)
-    return jax.jit(jax.grad(lambda p: loss(*solve(*pencil(p)))))(p)
+    return jax.block_until_ready(jax.jit(jax.grad(lambda p: loss(*solve(*pencil(p)))))(p))
 
 
 # factorisations that are exchanged on the host, below one compiled program
