@@ -101,6 +101,26 @@ def jitted(*functions):
     return jax.jit(lambda *args: tuple(f(*args) for f in functions))
 
 
+def by_both_modes(loss, operators, directions, step):
+    """First and second derivatives along the directions, by both modes and by differences.
+
+    (first, second) of forward mode, (gradients, their tangents) of reverse mode, and differences
+    of the loss and of its first derivative; all from one compiled function.
+    """
+    push = lambda *P: jax.jvp(loss, P, directions)[1]
+    gradient = jax.grad(loss, tuple(range(len(operators))))
+    derivatives = jitted(
+        loss,
+        lambda *P: jax.jvp(push, P, directions),
+        lambda *P: jax.jvp(gradient, P, directions),
+    )
+    _, forward, reverse = derivatives(*operators)
+    of_loss, (of_first, _), _ = ie.testing.finite_difference(
+        derivatives, operators, directions, step=step, order=4
+    )
+    return forward, reverse, (of_loss, of_first)
+
+
 class Counting:
     """A host linear solver that counts its systems and keeps their sizes."""
 

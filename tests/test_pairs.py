@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 import scipy.sparse as sp
-from problems import EPS, Counting, Exchanged, dense, eigh, jitted, random_hermitian
+from problems import (
+    EPS,
+    Counting,
+    Exchanged,
+    by_both_modes,
+    dense,
+    eigh,
+    jitted,
+    random_hermitian,
+)
 
 import implicit_eig as ie
 
@@ -96,16 +105,9 @@ def test_both_modes_and_orders_against_finite_differences(case):
     operators = (A, *between, B) if count > 1 else (A,)
     directions = tuple(random(s, dtype=dtype) for s in range(5, 5 + count))
     loss = loss_of(ie.eigensolver(solver, problem), left=problem.left)
-    push = lambda *P: jax.jvp(loss, P, directions)[1]
     gradient = jax.grad(loss, tuple(range(count)))
-    derivatives = jitted(
-        loss,
-        lambda *P: jax.jvp(push, P, directions),
-        lambda *P: jax.jvp(gradient, P, directions),
-    )
-    _, (first, second), (gradients, product) = derivatives(*operators)
-    difference, (difference_of_first, _), _ = ie.testing.finite_difference(
-        derivatives, operators, directions, step=1e-4, order=4
+    (first, second), (gradients, product), (difference, difference_of_first) = by_both_modes(
+        loss, operators, directions, step=1e-4
     )
     assert abs(first - difference) < 1e-6 * (1 + abs(float(difference)))
     assert all(g.dtype == dtype for g in gradients)

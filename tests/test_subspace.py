@@ -8,6 +8,7 @@ import pytest
 import scipy.linalg as sla
 from problems import (
     Exchanged,
+    by_both_modes,
     dense,
     eigh,
     jitted,
@@ -61,16 +62,8 @@ def both(S, X):
 
 
 def check_both_orders(loss, operators, directions):
-    push = lambda *P: jax.jvp(loss, P, directions)[1]
-    gradient = jax.grad(loss, tuple(range(len(operators))))
-    derivatives = jitted(
-        loss,
-        lambda *P: jax.jvp(push, P, directions),
-        lambda *P: jax.jvp(gradient, P, directions),
-    )
-    _, (first, second), (gradients, product) = derivatives(*operators)
-    difference, (difference_of_first, _), _ = ie.testing.finite_difference(
-        derivatives, operators, directions, step=3e-4, order=4
+    (first, second), (gradients, product), (difference, difference_of_first) = by_both_modes(
+        loss, operators, directions, step=3e-4
     )
     assert abs(first - difference) < 1e-7 * (1 + abs(float(difference)))
     assert abs(paired(gradients, directions) - first) < 1e-10 * (1 + abs(float(first)))

@@ -231,9 +231,7 @@ class OneSystem(AbstractLinearSystems):
     def sizes(self) -> Array:
         """Return ‖M v‖ for a random v."""
         v = jax.tree.map(probe, self.operator.in_structure())
-        return system_norms(
-            columns_last(jax.tree.map(lambda leaf: leaf[None], self.operator.mv(v)))
-        )
+        return system_norms(jax.tree.map(lambda leaf: leaf[..., None], self.operator.mv(v)))
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return the operator."""
