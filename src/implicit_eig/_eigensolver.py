@@ -15,8 +15,9 @@ from ._errors import InputError
 from ._forward import run_solver
 from ._polish import newton
 from ._tangents import jvp_at
-from .checks.gauge import watch_state, watch_values
+from .checks.gauge import watch_state
 from .checks.guard import without_guard
+from .checks.pairs import PairsCheck
 from .checks.policy import DEFAULT_POLICY, Action, Policy
 from .host import refuse_jax_code
 from .implicit.theorem import AbstractRoot, find_root
@@ -74,10 +75,10 @@ class Eigensolver(AbstractRoot):
         """
         canonical = self.canonical(operators)
         whole, stats = find_root(self, canonical)
-        state = _separate(self.problem, whole)
+        state = _single(self, whole)
         solution, joint = self.solution(state, canonical), self.problem.joint(whole)
-        values, equal = _alike(solution.values, state, solve=self), self.problem.clusters(state)
-        return dataclasses.replace(solution, values=values, stats=stats, _equal=equal, _joint=joint)
+        near = self.problem.closeness(state)
+        return dataclasses.replace(solution, stats=stats, _near=near, _joint=joint)
 
     def values(self, *operators: Any) -> jax.Array:
         """Return the eigenvalues alone, shape (k,).
@@ -105,6 +106,17 @@ class Eigensolver(AbstractRoot):
     def clusters(self, state: PyTree) -> jax.Array | None:
         """Return which eigenvalues count as equal, (k, k); `None` if not needed or not known."""
         return None if self.policy.gauge is Action.IGNORE else self.problem.clusters(state)
+
+    def pairs_check(self, state: PyTree) -> tuple[PairsCheck | None, PyTree]:
+        """Return the check of single eigenpairs, `None` if there is none, and its arrays."""
+        problem = self.problem
+        if self.policy.gauge is Action.IGNORE or problem.closeness(state) is None:
+            return None, None
+        if problem.solution(state).values.ndim > 1:  # the block of a subspace, not eigenvalues
+            return None, None
+        arrays, static = eqx.partition(problem, eqx.is_array)
+        rtol = self.gauge_rtol(jax.tree.leaves(state)[0].dtype)
+        return PairsCheck(static, self.policy, rtol), arrays
 
     def gauge_rtol(self, dtype: Any) -> float:
         """Return the tolerance of the check of cotangents."""
@@ -163,27 +175,40 @@ def _separate(problem: AbstractProblem, state: PyTree) -> PyTree:
     return problem.separate(state)
 
 
+def _single(solve: Eigensolver, whole: PyTree) -> PyTree:
+    """Return the state of single eigenpairs, whose tangents and cotangents are checked."""
+    whole = _checked(whole, solve=solve, forward=True)
+    return _checked(_separate(solve.problem, whole), solve=solve, forward=False)
+
+
+# Identities, beside `_separate` and not around it: what its rounding is can be told only where all
+# that depends on its result meets.
 @eqx.filter_custom_jvp
-def _alike(values: jax.Array, state: PyTree, *, solve: Eigensolver) -> jax.Array:
-    """Return the values; a derivative that distinguishes those of a cluster is warned about."""
-    return values
+def _checked(state: PyTree, *, solve: Eigensolver, forward: bool, seen: bool = False) -> PyTree:
+    """Return the state, whose tangent is checked, or whose cotangent is.
+
+    `seen` says that it belongs to a derivative, whose tangents have been checked.
+    """
+    return state
 
 
-@_alike.def_jvp
-def _alike_jvp(primals: Any, tangents: Any, *, solve: Eigensolver) -> tuple[jax.Array, Any]:
-    (values, state), (values_dot, _) = primals, tangents
-    out = _alike(values, state, solve=solve)
-    return out, None if values_dot is None else _watch_values(solve, state, values_dot)
+@_checked.def_jvp
+def _checked_jvp(
+    primals: Any, tangents: Any, *, solve: Eigensolver, forward: bool, seen: bool = False
+) -> tuple[PyTree, PyTree]:
+    (state,), (state_dot,) = primals, tangents
+    out = _checked(state, solve=solve, forward=forward, seen=True)
+    return out, state_dot if forward and seen else _check(solve, state, state_dot, forward)
 
 
 @compiled
-def _watch_values(solve: Eigensolver, state: PyTree, values_dot: jax.Array) -> jax.Array:
-    clusters = solve.clusters(state)
-    if clusters is None or values_dot.ndim > 1:  # the block of a subspace, not eigenvalues
-        return values_dot
-    values = jax.lax.stop_gradient(solve.problem.solution(state).values)
-    rtol = solve.gauge_rtol(values_dot.dtype)
-    return watch_values(solve.policy, rtol, values, values_dot, clusters)
+def _check(solve: Eigensolver, state: PyTree, state_dot: PyTree, forward: bool) -> PyTree:
+    check, arrays = solve.pairs_check(state)
+    if check is None:
+        return state_dot
+    if forward:
+        return check.of_tangent(arrays, state, solve.problem.block(state_dot), state_dot)
+    return check.of_cotangent(arrays, state, state_dot)
 
 
 @eqx.filter_custom_jvp
@@ -197,22 +222,26 @@ def _values_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (theta,), (theta_dot,) = primals, tangents
     z = solve.state(theta)
-    values_dot = _values_tangent(solve, z, theta, theta_dot)
-    out = _alike(solve.problem.solution(z).values, z, solve=solve)
-    return out, _watch_values(solve, z, values_dot)
+    return solve.problem.solution(z).values, _values_tangent(solve, z, theta, theta_dot)
 
 
 @compiled
 def _values_tangent(
     solve: Eigensolver, z: PyTree, theta: Operators, theta_dot: Operators
 ) -> jax.Array:
+    problem = solve.problem
     residual_dot = jvp_at(lambda t: solve.residual(z, t), theta, theta_dot)
-    values_dot = solve.problem.values_dot(z, residual_dot)
+    values_dot, z_dot = problem.values_dot(z, residual_dot), None
     if values_dot is None:
         # linear in the tangent of the state, which holds those of eigenvalues and eigenvectors
         z_dot = solve.solve_linearised(z, theta, residual_dot)
-        _, values_dot = jax.jvp(lambda z: solve.problem.solution(z).values, (z,), (z_dot,))
-    return values_dot
+        _, values_dot = jax.jvp(lambda z: problem.solution(z).values, (z,), (z_dot,))
+    check, arrays = solve.pairs_check(z)
+    if check is None:
+        return values_dot
+    block_dot = problem.block_dot(z, residual_dot) if z_dot is None else problem.block(z_dot)
+    values_dot = check.of_tangent(arrays, z, block_dot, values_dot)
+    return check.of_cotangent_of_values(arrays, z, values_dot)
 
 
 def eigensolver(

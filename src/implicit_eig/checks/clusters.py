@@ -6,22 +6,89 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 from scipy.sparse.csgraph import connected_components
 
 from .._compiled import constant_like
 from .policy import Policy
 
+# Error relative to the gap above which a derivative of single eigenpairs is warned about: three
+# correct digits, where the error is as large as `checks.rounding` allows, which is some ten times
+# the typical one.
+LOOSE = 1e-3
 
-def cluster_mask(
-    lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], policy: Policy
-) -> Bool[Array, "k k"]:
-    """Return which eigenvalues form one cluster under `policy`, by default those equal to rounding.
 
-    See `near_mask`.
+def closeness(
+    lam: Shaped[Array, " k"], error: Shaped[Array, " k"], rtol: float | Shaped[Array, ""]
+) -> Float[Array, "k k"]:
+    """Return 1 for two eigenvalues of a cluster; for others their error relative to their distance.
+
+    A cluster is |λᵢ − λⱼ| ≤ rtol · max(|λᵢ|, |λⱼ|), or no more than the error. Elsewhere the entry
+    is the relative error of what distinguishes the two eigenvectors, since an error ε of A turns
+    one into the other by ε/|λᵢ − λⱼ|.
+
+    Args:
+        lam: eigenvalues; shape (k,).
+        error: of each eigenvalue, by rounding or by the solver; shape (k,).
+        rtol: relative to the two eigenvalues, not to the largest of all: a large one far away
+            must not merge small ones.
+
+    Returns:
+        A symmetric matrix, 1 on the diagonal; shape (k, k).
     """
-    rtol = policy.degeneracy_rtol
-    return near_mask(lam, rounding, 0.0 if rtol is None else rtol)
+    larger = lambda size: jnp.maximum(size[:, None], size[None, :])  # noqa: E731
+    distance = jnp.abs(lam[:, None] - lam[None, :])
+    close = distance <= larger(rtol * jnp.abs(lam) + error)
+    # the diagonal is 1 for infinite eigenvalues and NaN too
+    close = close | jnp.eye(lam.shape[0], dtype=bool)
+    ratio = larger(error) / jnp.where(close, jnp.ones_like(distance), distance)
+    return jnp.where(close, jnp.ones_like(ratio), jnp.nan_to_num(ratio))
+
+
+def as_one(near: Any) -> Any:
+    """Return which eigenpairs form one cluster, from their `closeness`, in JAX or NumPy."""
+    return near >= 1
+
+
+def rounding_only(policy: Policy) -> float | Array:
+    """Return `Policy.degeneracy_rtol`, by default 0: only eigenvalues equal to rounding are one."""
+    return 0.0 if policy.degeneracy_rtol is None else policy.degeneracy_rtol
+
+
+def near_and_cut(
+    near: Callable[[Array, Array], Array], lam: Array, error: Array, rest: Array | None
+) -> tuple[Float[Array, "k k"], Bool[Array, " k"] | None]:
+    """Return `near(lam, error)`, and which eigenvalues count as equal to that of `rest`.
+
+    Shapes (k, k) and (k,); `rest` is NaN for an eigenvalue without one. Without `rest`, `None`.
+    """
+    if rest is None:
+        return near(lam, error), None
+    k = len(lam)
+    found = near(jnp.concatenate([lam, rest]), jnp.concatenate([error, error]))
+    return found[:k, :k], jnp.any(as_one(found[:k, k:]), axis=1)
+
+
+def near_and_cut_beyond(
+    lam: Shaped[Array, " k"],
+    rounding: Shaped[Array, " k"],
+    at_most: Shaped[Array, " k"],
+    misfit: Callable[[], Shaped[Array, " k"]],
+    rest: Shaped[Array, " k"] | None,
+    policy: Policy,
+) -> tuple[Float[Array, "k k"], Bool[Array, " k"] | None]:
+    """Return what `near_and_cut` does, beyond rounding and the error of the solver.
+
+    The error is at most `at_most`, and is computed only where that brings two eigenvalues near.
+    """
+    near = lambda lam, error: closeness(lam, error, rounding_only(policy))  # noqa: E731
+    possible, cut = near_and_cut(near, lam, rounding + at_most, rest)
+    touching = jnp.any((possible > LOOSE) & ~jnp.eye(len(lam), dtype=bool))
+    if cut is not None:
+        touching = touching | jnp.any(cut)
+    none = lambda: constant_like(jnp.zeros_like(at_most), at_most)  # noqa: E731
+    found = lax.cond(touching, misfit, none)
+    return near_and_cut(near, lam, rounding + found, rest)
 
 
 def cube_root(dtype: Any) -> float:
@@ -29,64 +96,8 @@ def cube_root(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** (1 / 3)
 
 
-def near_mask(
-    lam: Shaped[Array, " k"], rounding: Shaped[Array, " k"], rtol: float | Shaped[Array, ""]
-) -> Bool[Array, "k k"]:
-    """Return whether |λᵢ − λⱼ| ≤ rtol · max(|λᵢ|, |λⱼ|), or is no more than rounding.
-
-    Args:
-        lam: eigenvalues; shape (k,).
-        rounding: the effect of rounding on each eigenvalue; shape (k,).
-        rtol: relative to the two eigenvalues, not to the largest of all: a large one far away
-            must not merge small ones.
-
-    Returns:
-        A symmetric mask, true on the diagonal; shape (k, k).
-    """
-    size = rtol * jnp.abs(lam) + rounding
-    close = jnp.abs(lam[:, None] - lam[None, :]) <= jnp.maximum(size[:, None], size[None, :])
-    # the diagonal is true for infinite eigenvalues and NaN too
-    return close | jnp.eye(lam.shape[0], dtype=bool)
-
-
-def cluster_and_cut(
-    mask: Callable[[Array, Array], Array], lam: Array, rounding: Array, rest: Array | None
-) -> tuple[Bool[Array, "k k"], Bool[Array, " k"] | None]:
-    """Return `mask(lam, rounding)`, and which eigenvalues count as equal to that of `rest`.
-
-    Shapes (k, k) and (k,); `rest` is NaN for an eigenvalue without one. Without `rest`, `None`.
-    """
-    if rest is None:
-        return mask(lam, rounding), None
-    k = len(lam)
-    equal = mask(jnp.concatenate([lam, rest]), jnp.concatenate([rounding, rounding]))
-    return equal[:k, :k], jnp.any(equal[:k, k:], axis=1)
-
-
-def clusters_beyond(
-    lam: Shaped[Array, " k"],
-    rounding: Shaped[Array, " k"],
-    at_most: Shaped[Array, " k"],
-    misfit: Callable[[], Shaped[Array, " k"]],
-    rest: Shaped[Array, " k"] | None,
-    policy: Policy,
-) -> tuple[Bool[Array, "k k"], Bool[Array, " k"] | None]:
-    """Return what `cluster_and_cut` does, beyond rounding and the error of the solver.
-
-    The error is at most `at_most`, and is computed only where that makes two eigenvalues equal.
-    """
-    mask = lambda lam, rounding: cluster_mask(lam, rounding, policy)  # noqa: E731
-    equal, cut = cluster_and_cut(mask, lam, rounding + at_most, rest)
-    touching = jnp.any(equal & ~jnp.eye(len(lam), dtype=bool))
-    if cut is not None:
-        touching = touching | jnp.any(cut)
-    none = lambda: constant_like(jnp.zeros_like(at_most), at_most)  # noqa: E731
-    found = lax.cond(touching, misfit, none)
-    return cluster_and_cut(mask, lam, rounding + found, rest)
-
-
 def clusters_of(equal: np.ndarray) -> list[np.ndarray]:
-    """Return the indices of each cluster of a mask of `near_mask`, ascending; on the host.
+    """Return the indices of each cluster of a mask, ascending; on the host.
 
     Where a is near b and b near c, all three are one cluster.
     """

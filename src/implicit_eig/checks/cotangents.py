@@ -21,12 +21,15 @@ from jaxtyping import PyTree
 from .._compiled import full_precision
 
 
-def watch(fn: Callable[[PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree) -> PyTree:
-    """Return `tangents`; in reverse mode their cotangents become `fn(cotangents, residuals)`.
+def watch(
+    fn: Callable[[PyTree, PyTree, PyTree], PyTree], tangents: PyTree, residuals: PyTree
+) -> PyTree:
+    """Return `tangents`; their cotangents become `fn(cotangents, residuals, absent)`.
 
     Args:
         fn: JAX code, hashable, that returns its first argument, perhaps marked as invalid. It is
-            called only in reverse mode, once for each pass.
+            called only in reverse mode, once for each pass. `absent` is like `tangents`, true for
+            what the function does not depend on, so that its cotangent is zero when traced.
         tangents: a pytree of arrays, on which the result depends linearly.
         residuals: a pytree of arrays that `fn` receives unchanged.
     """
@@ -47,22 +50,23 @@ def _bind(fn: Any, tangents: PyTree, residuals: PyTree, forward: bool) -> PyTree
 
 
 class _OnLeaves(eqx.Module):
-    fn: Callable[[PyTree, PyTree], PyTree] = eqx.field(static=True)
+    fn: Callable[..., PyTree] = eqx.field(static=True)
     structure: Any = eqx.field(static=True)
     other_structure: Any = eqx.field(static=True)
 
     @full_precision
-    def __call__(self, cotangents: list, residuals: list) -> list:
-        tree = jax.tree.unflatten(self.structure, cotangents)
+    def __call__(self, leaves: list, residuals: list, *absent: list) -> list:
+        trees = (jax.tree.unflatten(self.structure, part) for part in (leaves, *absent))
+        tree, *rest = trees
         others = jax.tree.unflatten(self.other_structure, residuals)
-        return jax.tree.leaves(self.fn(tree, others))
+        return jax.tree.leaves(self.fn(tree, others, *rest))
 
 
 class _Mapped(eqx.Module):
-    fn: Callable[[list, list], list] = eqx.field(static=True)
+    fn: Callable[..., list] = eqx.field(static=True)
 
-    def __call__(self, cotangents: list, residuals: list) -> list:
-        return jax.vmap(self.fn)(cotangents, residuals)
+    def __call__(self, leaves: list, residuals: list, *absent: list) -> list:
+        return jax.vmap(lambda *mapped: self.fn(*mapped, *absent))(leaves, residuals)
 
 
 _watch_p = Primitive("watch_cotangents")
@@ -91,7 +95,7 @@ def _transpose(cotangents: Any, *operands: Any, count: int, fn: Any, forward: bo
     zero = [isinstance(c, ad.Zero) for c in cotangents]
     out = [None if z else c for z, c in zip(zero, cotangents, strict=True)]
     if not (forward or all(zero)):
-        seen = fn([ad.instantiate_zeros(c) for c in cotangents], list(operands[count:]))
+        seen = fn([ad.instantiate_zeros(c) for c in cotangents], list(operands[count:]), zero)
         out = [None if z else s for z, s in zip(zero, seen, strict=True)]
     linear = [
         c if ad.is_undefined_primal(operand) else None

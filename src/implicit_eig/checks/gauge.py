@@ -18,13 +18,14 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from .._errors import InputError
 from ..operators import diagonal
-from .cotangents import look, watch
+from .cotangents import watch
 from .policy import Objection, Policy, enforce, gauge_check
 
 # A smooth function has different derivatives by the eigenvalues of a cluster, by its curvature
 # times their distance. Up to this much curvature, relative to the eigenvalues and to the gradient,
 # is not warned about.
 CURVATURE = 100
+EXCUSE = "or accept this with `Policy(gauge=Action.IGNORE)`."
 
 
 def watch_state(
@@ -33,13 +34,6 @@ def watch_state(
     """Return ż, and check its cotangent for a dependence on the gauge of the problem."""
     arrays, static = eqx.partition(problem, eqx.is_array)
     return watch(_State(static, policy, rtol), z_dot, (arrays, z, clusters))
-
-
-def watch_values(
-    policy: Policy, rtol: float, values: Array, values_dot: Array, clusters: Bool[Array, "k k"]
-) -> Array:
-    """Return the eigenvalues' tangents; within a cluster their cotangents must be equal."""
-    return watch(_Values(policy, rtol), values_dot, (clusters, values))
 
 
 def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Float[Array, " k"]:
@@ -90,12 +84,12 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
     z_bar, values_bar = jax.grad(of, (0, 1))(z, values)
     figures = [problem.gauge_defect(z, z_bar, clusters)]
     if apart:
-        figures.append(_differences(values_bar, clusters, values))
+        figures.append(differences(values_bar, clusters, values))
     parts = [jnp.max(defect, axis=0) / jnp.where(size > 0, size, 1) for defect, size in figures]
     return jnp.max(jnp.stack(parts), axis=0)
 
 
-def _differences(
+def differences(
     values_bar: Shaped[Array, " k"], clusters: Bool[Array, "k k"], values: Shaped[Array, " k"]
 ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
     """Return how much derivatives differ within clusters, and the size of the gradient.
@@ -129,54 +123,25 @@ class _State(eqx.Module):
     policy: Policy = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
 
-    def __call__(self, z_bar: PyTree, residuals: Any) -> PyTree:
+    def __call__(self, z_bar: PyTree, residuals: Any, absent: PyTree) -> PyTree:
         arrays, z, clusters = residuals
         problem = eqx.combine(arrays, self.problem)
         values = problem.solution(z).values
         values = diagonal(values) if values.ndim == 2 else values
         figures = (*problem.gauge_defect(z, z_bar, clusters), values)
-        check = gauge_check(self.policy, _Dependence(_of_vectors, self.rtol))
+        check = gauge_check(self.policy, Dependence(_of_vectors, self.rtol))
         return enforce(check, figures, z_bar)
 
 
-class _Values(eqx.Module):
-    """Judge the cotangent of the eigenvalues."""
-
-    policy: Policy = eqx.field(static=True)
-    rtol: float = eqx.field(static=True)
-
-    def __call__(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
-        return _judge_values(values_bar, residuals, verdict=self)
-
-    def judge(self, values_bar: Array, residuals: tuple[Array, Array]) -> Array:
-        """Return the cotangent, checked; `residuals` are clusters and eigenvalues."""
-        figures = (*_differences(values_bar, *residuals), residuals[1])
-        check = gauge_check(self.policy, _Dependence(_of_values, self.rtol))
-        return enforce(check, figures, values_bar)
-
-
-@eqx.filter_custom_jvp
-def _judge_values(values_bar: Array, residuals: tuple[Array, Array], *, verdict: _Values) -> Array:
-    return verdict.judge(values_bar, residuals)
-
-
-# A nonlinear function of a cluster's eigenvalues has second derivatives by the block of the
-# cluster, of which the eigenvalues are only the diagonal. Its cotangents are equal, but their
-# tangents are not.
-@_judge_values.def_jvp
-def _judge_values_jvp(primals: Any, tangents: Any, *, verdict: _Values) -> tuple[Array, Any]:
-    (values_bar, residuals), (dot, _) = primals, tangents
-    out = _judge_values(values_bar, residuals, verdict=verdict)
-    return out, None if dot is None else look(verdict.judge, dot, residuals)
-
-
-class _Dependence(eqx.Module):
+class Dependence(eqx.Module):
     """Object to a dependence on the gauge; nonfinite numbers are reported where they arose."""
 
     message: Callable[..., str] = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
 
     def __call__(self, defect: Any, size: Any, values: Any) -> Iterator[Objection]:
+        """Object to an entry of `defect` above `rtol` of `size`."""
+
         def message(*_: np.ndarray) -> str:
             i, j = sorted(map(int, np.unravel_index(np.argmax(defect), defect.shape)))
             return self.message(i, j, float(defect[i, j] / size), self.rtol, values[[i, j]])
@@ -198,29 +163,17 @@ def _of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -
     return (
         "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one that "
         f"depends on the basis in the cluster of pairs {i} and {j}, {amount}"
-        f"{_distance(values)} The gradient lacks what the function makes of a turn of "
+        f"{distance(values)} The gradient lacks what the function makes of a turn of "
         "one vector into the other. Use products x xᴴ summed over the cluster, or separate "
         "the values; or accept this with `Policy(gauge=Action.IGNORE)`."
     )
 
 
-def _distance(values: np.ndarray) -> str:
+def distance(values: np.ndarray) -> str:
+    """Return how much two eigenvalues of a cluster differ, and why they count as one."""
     size, apart = np.max(np.abs(values)), np.abs(values[0] - values[1])
     relative = f", {apart / size:.1e} of their size" if 0 < size < np.inf else ""
     return (
         f"Their values differ by {apart:.1e}{relative}, and count as one: closer than rounding, "
         "or than `Policy(degeneracy_rtol=...)` (by default √eps for `Polynomial`, else 0)."
-    )
-
-
-def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
-    """Describe how much a function distinguishes the eigenvalues of a cluster."""
-    return (
-        "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
-        f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "
-        f"{_distance(values)} Single values of a cluster have no derivative: use their sum, "
-        "`directional_derivatives` or `minimum_norm_subgradient`. Write a function of them and "
-        "their vectors, and for second derivatives any nonlinear one, by `matrix_function`, as "
-        "the page Theory of clusters of the documentation says. Or accept this with "
-        "`Policy(gauge=Action.IGNORE)`."
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..solution import Solution
-from .clusters import clusters_of
+from .clusters import as_one, clusters_of
 from .policy import Objection, Policy, cluster_check, enforce
 
 
@@ -28,7 +28,7 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         EigensolverError: k cuts a cluster, under `Policy(cluster=Action.RAISE)` (when run).
     """
     m = solution.values.shape[0]
-    left, equal, cut_off = solution.left_vectors, solution._equal, solution._cut
+    left, near, cut_off = solution.left_vectors, solution._near, solution._cut
     if m == k and cut_off is None:
         return solution
 
@@ -43,13 +43,13 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         solution.vectors[:, :k],
         None if left is None else left[:, :k],
         jax.tree.map(cut, solution.stats),
-        _equal=None if equal is None else equal[:k, :k],
+        _near=None if near is None else near[:k, :k],
         _beyond=None if m == k else (solution.values[k:], solution.vectors[:, k:]),
     )
-    if equal is None:
+    if near is None:
         return wanted
     cut_off = jnp.zeros(k, bool) if cut_off is None else cut_off[:k]
-    figures = (equal, solution.values, cut_off)
+    figures = (as_one(near), solution.values, cut_off)
     return enforce(cluster_check(policy, _CutClusters(k)), figures, wanted)
 
 

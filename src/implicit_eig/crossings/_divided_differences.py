@@ -176,7 +176,7 @@ def _resolved(f: Function, a: Inexact[Array, ""], b: Inexact[Array, ""]) -> Arra
     smooth = high <= eps**RESOLVED * slope + NOISE * eps * size * bend
     fa, fb = f(a), f(b)
     jump = jnp.abs(fb - fa - (b - a).astype(fa.dtype) * _dot(weights, slopes))
-    level = jnp.maximum(jnp.abs(fa), jnp.abs(fb)) + size * slope + size**2 * bend
+    level = jnp.maximum(jnp.abs(fa), jnp.abs(fb)) + size * slope + size * (size * bend)
     return smooth & (jump <= NOISE * eps * level)
 
 

@@ -30,6 +30,7 @@ from jaxtyping import PyTree
 
 from .. import host
 from .._errors import ImplicitEigError, InputError
+from ..checks.clusters import as_one
 from ..solution import Solution
 
 # relative to ‖G‖², and to the largest ‖Gⱼ‖²: the bound that the certificate must reach
@@ -88,7 +89,8 @@ def minimum_norm_subgradient(
                 f"singular value problem, as `eigensolver` returns it; got {other}. Return "
                 "`solve(A)` itself, of `Hermitian(k)` or `Singular(k)`."
             )
-        return joint.S, (solution.values, solution._equal, solution.vectors)
+        equal = None if solution._near is None else as_one(solution._near)
+        return joint.S, (solution.values, equal, solution.vectors)
 
     S, pull, (values, equal, vectors) = jax.vjp(block, params, has_aux=True)
     if host.is_traced((values, equal)):

@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 
 from .. import host
 from .._errors import ImplicitEigError, InputError, TrackingWarning
-from ..checks.clusters import clusters_of, cube_root, near_mask
+from ..checks.clusters import as_one, closeness, clusters_of, cube_root
 from ..checks.policy import Action, Check, Objection, enforce
 from ..operators import apply_complex, as_operator
 from ..solution import Solution
@@ -132,10 +132,10 @@ def track(previous: Solution, current: Solution, B: Any = None) -> Tracked:
 def _equal(solution: Solution) -> Bool[Array, "k k"]:
     """Return which eigenvalues are so close that only their common space can be matched."""
     lam = lax.stop_gradient(jnp.asarray(solution.values))
-    near = near_mask(lam, jnp.zeros_like(jnp.abs(lam)), cube_root(lam.dtype))
-    if solution._equal is None:
+    near = as_one(closeness(lam, jnp.zeros_like(jnp.abs(lam)), cube_root(lam.dtype)))
+    if solution._near is None:
         return near
-    return near | lax.stop_gradient(jnp.asarray(solution._equal))
+    return near | lax.stop_gradient(as_one(jnp.asarray(solution._near)))
 
 
 def _match(
@@ -258,7 +258,8 @@ def _aligned(
         # the nearest unitary matrix, block by block: it solves the Procrustes problem of a cluster
         U, _, Vh = jnp.linalg.svd(jnp.where(equal, overlaps, jnp.zeros_like(overlaps)))
         Y = Y @ (U @ Vh)
-    return Solution(lax.stop_gradient(solution.values)[order], Y, _equal=equal)
+    near = equal.astype(jnp.finfo(Y.dtype).dtype)
+    return Solution(lax.stop_gradient(solution.values)[order], Y, _near=near)
 
 
 class _LostModes(eqx.Module):

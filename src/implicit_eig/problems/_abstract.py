@@ -7,10 +7,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from .._errors import InputError
 from .._real import from_real
+from ..checks.clusters import as_one
 from ..checks.conditions import check_conditions
 from ..checks.policy import Policy
 from ..linear_solvers._systems import AbstractSquareSystem, Structure
@@ -71,6 +72,10 @@ class AbstractConditions(eqx.Module):
         """Return the tangent of the eigenvalues, shape (k,); `None` where it needs a solve."""
         return None
 
+    def block_dot(self, state: PyTree, residual_dot: PyTree) -> Array:
+        """Return Ṡ, shape (k, k), right inside clusters; where `values_dot` needs no solve."""
+        raise NotImplementedError
+
 
 class AbstractGauge(eqx.Module):
     """What a solution leaves undetermined: phases, and bases within clusters of eigenvalues.
@@ -83,9 +88,17 @@ class AbstractGauge(eqx.Module):
         """Return whether the block S of the conditions is Hermitian."""
         return False
 
+    def closeness(self, state: PyTree) -> Float[Array, "k k"] | None:
+        """Return 1 for two eigenvalues of a cluster, else their error relative to their distance.
+
+        `None` where that is not known, and single eigenpairs are not checked for it.
+        """
+        return None
+
     def clusters(self, state: PyTree) -> Bool[Array, "k k"] | None:
         """Return which eigenvalues count as equal; `None` where the gauge is not known."""
-        return None
+        near = self.closeness(state)
+        return None if near is None else as_one(near)
 
     def block(self, state: PyTree) -> Array | None:
         """Return the block S of conditions on eigenpairs; `None` where they have none."""
@@ -113,6 +126,10 @@ class AbstractGauge(eqx.Module):
         """
         real = jnp.zeros(clusters.shape)
         return real, jnp.ones_like(real[0, 0])
+
+    def inside(self, state: PyTree, cotangent: PyTree) -> Inexact[Array, "k k"]:
+        """Return X̄ᵀX, the part of the vectors' cotangent inside their own space."""
+        return jnp.zeros((self.k, self.k))
 
 
 class AbstractViews(eqx.Module):

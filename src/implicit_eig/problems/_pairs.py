@@ -37,7 +37,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import compiled, constant_like
-from ..checks.clusters import cluster_and_cut
+from ..checks.clusters import as_one, near_and_cut
 from ..checks.policy import (
     Action,
     Policy,
@@ -64,7 +64,7 @@ from ._validation import membership
 class Pairs(eqx.Module):
     """The state: block, eigenvectors, conjugates of left eigenvectors (0 if unknown), clusters.
 
-    `near` is 1 for two eigenpairs of one cluster and 0 for others; it is constant.
+    `near` is the `closeness` of the eigenvalues, constant: 1 for two eigenpairs of one cluster.
     """
 
     S: Inexact[Array, "k k"]
@@ -121,8 +121,15 @@ class AbstractPairs(AbstractProblem):
         """Return VᵀT'X at the block S, entry (i, j) for vᵢ and xⱼ; linear in V and X."""
 
     @abc.abstractmethod
-    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which eigenpairs form a cluster, `rounding` being that of each eigenvalue."""
+    def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
+        """Return the `closeness` of the eigenvalues, `error` being that of each."""
+
+    def least_conditions(self, border: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+        """Return a lower bound of each eigenvalue's condition number, from the eigenvectors alone.
+
+        1 where eigenvectors of different eigenvalues need not be independent.
+        """
+        return jnp.ones_like(column_norms(border))
 
     def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
         """Return which eigenpairs share a block of the conditions: at least each cluster."""
@@ -145,16 +152,19 @@ class AbstractPairs(AbstractProblem):
         unit = column_sums(border)
         eps = float(jnp.finfo(X.dtype).eps)
         rounding = VALUE * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
-        mask = lambda lam, rounding: self.near(lam, rounding, policy)  # noqa: E731
-        equal, cut = cluster_and_cut(mask, solution.values, rounding, solution._rest)
-        blocks = self.blocks(solution.values, equal)
+        error = rounding * self.least_conditions(border)
+        near = lambda lam, error: self.near(lam, error, policy)  # noqa: E731
+        near, cut = near_and_cut(near, solution.values, error, solution._rest)
+        equal, blocks = as_one(near), self.blocks(solution.values, as_one(near))
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
-        solution, figures = normalize(solution, norms, matrices, border, blocks, self.left_scale)
+        solution, figures = normalize(
+            solution, norms, matrices, border, equal, blocks, self.left_scale
+        )
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         residual, scale, *_ = figures
         stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
         solution = enforce(forward_check(policy, UnfitPairs(self.name, rtol)), figures, solution)
-        return dataclasses.replace(solution, stats=stats, _equal=equal, _cut=cut)
+        return dataclasses.replace(solution, stats=stats, _near=near, _cut=cut)
 
     def complete(
         self,
@@ -213,11 +223,11 @@ class AbstractPairs(AbstractProblem):
 
     def blocks_of(self, state: Pairs) -> Float[Array, "k k"]:
         """Return 1 for two eigenpairs that share a block, else 0."""
-        return self.blocks(state.lam, state.near > 0).astype(state.near.dtype)
+        return self.blocks(state.lam, as_one(state.near)).astype(state.near.dtype)
 
-    def clusters(self, state: Pairs) -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as equal."""
-        return state.near > 0
+    def closeness(self, state: Pairs) -> Float[Array, "k k"]:
+        """Return the `closeness` of the eigenvalues."""
+        return state.near
 
     def gauge_defect(
         self, state: Pairs, cotangent: Pairs, clusters: Bool[Array, "k k"]
@@ -229,6 +239,10 @@ class AbstractPairs(AbstractProblem):
         along = jnp.abs(diagonal(cotangent.near))
         defect = beyond_rounding(jnp.where(clusters, jnp.abs(M), 0), cotangent.near)
         return defect, jnp.max(size) + jnp.max(along)
+
+    def inside(self, state: Pairs, cotangent: Pairs) -> Inexact[Array, "k k"]:
+        """Return X̄ᵀX."""
+        return cotangent.X.T @ state.X
 
     def linearise(
         self, state: Pairs, operators: Operators, system: AbstractFormulation

@@ -25,6 +25,7 @@ def normalize(
     norms: Array,
     matrices: AbstractMatrices,
     border: Array,
+    equal: Array,
     near: Array,
     left_scale: float,
 ) -> tuple[Solution, tuple[Array, ...]]:
@@ -56,6 +57,7 @@ def normalize(
         column_sums(border),
         paired,
         matrices.defects(X),
+        equal,
     )
     return solution, figures
 
@@ -78,6 +80,7 @@ class UnfitPairs(eqx.Module):
         slopes: Any,
         paired: Any,
         defects: Any,
+        equal: Any,
     ) -> Iterator[Objection]:
         k = len(norms)
         requirement = f"`eigensolver(problem={self.problem}(k={k}))`: "
@@ -133,9 +136,9 @@ class UnfitPairs(eqx.Module):
         )
         # The eigenvector of one pair with the eigenvalue of another has a residual of about
         # |λᵢ − λⱼ| ‖T'(λ)x‖, where `slopes` are these norms. If that much is allowed, the residual
-        # test cannot tell the two eigenvalues apart.
+        # test cannot tell the two eigenvalues apart; nor can rounding where they count as equal.
         close = abs(lam[:, None] - lam[None, :]) * slopes[:, None] <= allowed[0][:, None]
-        twice = close & (1 - overlaps**2 < INDEPENDENCE) & ~np.eye(k, dtype=bool)
+        twice = (close | equal) & (1 - overlaps**2 < INDEPENDENCE) & ~np.eye(k, dtype=bool)
 
         def found_twice(i: np.ndarray, j: np.ndarray) -> str:
             i, j = sorted((i[0], j[0]))

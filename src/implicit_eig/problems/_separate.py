@@ -29,6 +29,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import constant_like, full_precision
+from ..checks.clusters import as_one
 from ..checks.cotangents import look, watch
 from ..checks.rounding import INNER
 from ..operators import scale_columns
@@ -51,8 +52,8 @@ def separate_orthonormal(
 ) -> tuple[Inexact[Array, "k k"], Inexact[Array, "n k"], Float[Array, "k k"]]:
     """Return (Λ, XQ, near) with S = QΛQᴴ, S Hermitian.
 
-    Λ has a block for each cluster; `near` is 1 for two eigenpairs of one, else 0. It is constant,
-    but its cotangent carries the size of the cotangents of turns when gradients are differentiated.
+    Λ has a block for each cluster; `near` is 1 for two eigenpairs of one. It is constant, but its
+    cotangent carries the size of the cotangents of turns when gradients are differentiated.
     """
     S, X, near, _ = _separate_orthonormal(S, X, near)
     return S, X, near
@@ -126,9 +127,13 @@ def _turn(
     S: Array, M: Array, vectors: tuple, dots: tuple, near: Array, near_dot: Array
 ) -> tuple[Array, Array, tuple, Array]:
     """Return Λ̇, K, `dots` and `near_dot`; a cotangent of K that is rounding is dropped."""
-    S_dot, K = couplings(S, M, None, near > 0)
-    K, dots, near_dot = watch(_drop_rounding, (K, dots, near_dot), (vectors, near))
+    S_dot, K = couplings(S, M, None, as_one(near))
+    K, dots, near_dot = watch(_dropped, (K, dots, near_dot), (vectors, near))
     return S_dot, K, dots, near_dot
+
+
+def _dropped(bars: Any, residuals: Any, absent: Any) -> Any:
+    return _drop_rounding(bars, residuals)
 
 
 @eqx.filter_custom_jvp

@@ -88,7 +88,8 @@ def dependent(requirement: str, overlap: str, gram: Any, independent: Any) -> Ob
 
 
 def membership(solution: Solution) -> Float[Array, "k k"]:
-    """Return 1 for two eigenpairs of a cluster, else 0; an unchecked solution has no clusters."""
-    k = solution.vectors.shape[1]
-    equal = jnp.eye(k, dtype=bool) if solution._equal is None else jnp.asarray(solution._equal)
-    return equal.astype(jnp.finfo(solution.vectors.dtype).dtype)
+    """Return the `closeness` of the eigenvalues; an unchecked solution has no clusters."""
+    real = jnp.finfo(solution.vectors.dtype).dtype
+    if solution._near is None:
+        return jnp.eye(solution.vectors.shape[1], dtype=real)
+    return jnp.asarray(solution._near).astype(real)

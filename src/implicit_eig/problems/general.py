@@ -1,13 +1,15 @@
 """The general eigenproblem, standard and generalised: A x = λ B x."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..checks.clusters import cluster_mask
+from ..checks.clusters import closeness, rounding_only
 from ..checks.policy import Policy
+from ..operators import column_norms, scale_columns
 from ..solution import Joint
 from ..systems.matrices import Shifted
 from ._abstract import Operators
@@ -100,9 +102,17 @@ class General(AbstractSums):
         """Return whether k = n."""
         return self.k == n
 
-    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as equal."""
-        return cluster_mask(lam, rounding, policy)
+    def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
+        """Return the closeness of the eigenvalues."""
+        return closeness(lam, error, rounding_only(policy))
+
+    def least_conditions(self, border: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+        """Return ‖zᵢ‖ ‖Bxᵢ‖ of the shortest zᵢ with zᵢᴴBxⱼ = δᵢⱼ, as the left vector has."""
+        norms = column_norms(border)
+        _, R = jnp.linalg.qr(scale_columns(border, 1 / jnp.where(norms > 0, norms, 1)))
+        identity = jnp.eye(len(norms), dtype=R.dtype)
+        inverse = jax.scipy.linalg.solve_triangular(R, identity)
+        return jnp.nan_to_num(column_norms(inverse.T), nan=jnp.inf)
 
     def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
         """Return which eigenpairs share a block: also those with near eigenvalues."""

@@ -40,6 +40,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..checks.clusters import as_one
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..operators import apply, diagonal
 from ..solution import Joint, Solution
@@ -61,8 +62,9 @@ from ._validation import check_k, membership, whole
 class Invariant(eqx.Module):
     """The state of the conditions A X = B X S, Xᴴ B X = I: the block S, the basis X, clusters.
 
-    `near` is 1 for two eigenpairs of one cluster and 0 for others; `beyond` holds eigenvalues and
-    eigenvectors outside the conditions, where the solver returned some. Both are constant.
+    `near` is the `closeness` of the eigenvalues, 1 for two of one cluster; `beyond` holds
+    eigenvalues and eigenvectors outside the conditions, where the solver returned some. Both are
+    constant.
     """
 
     S: Inexact[Array, "k k"]
@@ -211,9 +213,9 @@ class Hermitian(AbstractProblem):
         identity = jnp.eye(self.k, dtype=X.dtype)
         return apply(A, X) - BX @ S, X.conj().T @ BX - identity
 
-    def clusters(self, state: "Invariant") -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as equal."""
-        return state.near > 0
+    def closeness(self, state: "Invariant") -> Float[Array, "k k"]:
+        """Return the `closeness` of the eigenvalues."""
+        return state.near
 
     def gauge_defect(
         self, state: "Invariant", cotangent: "Invariant", clusters: Bool[Array, "k k"]
@@ -223,6 +225,10 @@ class Hermitian(AbstractProblem):
         defect, size = turn_defect_of_pairs(lam, state.X, cotangent.S, cotangent.X, clusters)
         return beyond_rounding(defect, cotangent.near), size
 
+    def inside(self, state: "Invariant", cotangent: "Invariant") -> Inexact[Array, "k k"]:
+        """Return X̄ᵀX."""
+        return cotangent.X.T @ state.X
+
     def values_dot(
         self,
         state: "Invariant",
@@ -231,6 +237,14 @@ class Hermitian(AbstractProblem):
         """Return λ̇ᵢ = xᵢᴴ wᵢ, shape (k,)."""
         W, _ = residual_dot
         return jnp.sum(state.X.conj() * W, axis=0).real
+
+    def block_dot(
+        self,
+        state: "Invariant",
+        residual_dot: tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]],
+    ) -> Inexact[Array, "k k"]:
+        """Return G = XᴴW."""
+        return state.X.conj().T @ residual_dot[0]
 
     def linearise(
         self, state: "Invariant", operators: Operators, system: AbstractFormulation
@@ -259,7 +273,7 @@ class LinearisedPairs(AbstractLinearised):
         W, N = residual_dot
         N = None if self.pencil.B is None else N
         G = X.conj().T @ W
-        S_dot, K = couplings(S, G, N, near_blocks(self.pencil.lam, state.near > 0))
+        S_dot, K = couplings(S, G, N, near_blocks(self.pencil.lam, as_one(state.near)))
         X_dot = X @ (K if N is None else K - N / 2)
         if systems is not None:
             # B is kept with X, never with the transposed factor: its transposed product is slow

@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 import scipy.sparse as sp
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy
@@ -157,9 +157,9 @@ class Nonlinear(AbstractPairs):
         """Return VᵀT'X, each column T'(λⱼ)xⱼ."""
         return V.T @ self.border(S, X, operators)
 
-    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
+    def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
         """Return that no two eigenpairs form a cluster: each moves alone."""
-        return jnp.eye(len(lam), dtype=bool)
+        return jnp.eye(len(lam), dtype=error.dtype)
 
     def spans(self, n: int) -> bool:
         """Return False."""

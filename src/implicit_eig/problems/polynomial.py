@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from .._errors import InputError
-from ..checks.clusters import near_mask
+from ..checks.clusters import closeness
 from ..checks.policy import Policy, tolerance
 from ._abstract import Operators
 from ._sums import AbstractSums
@@ -89,7 +89,7 @@ class Polynomial(AbstractSums):
         """Return False, because the eigenvectors of all dn eigenpairs are not a basis."""
         return False
 
-    def near(self, lam: Array, rounding: Array, policy: Policy) -> Bool[Array, "k k"]:
-        """Return which eigenvalues count as equal; the border T'(λ) allows for their spread."""
+    def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
+        """Return the closeness of the eigenvalues; the border T'(λ) allows for their spread."""
         rtol = policy.degeneracy_rtol
-        return near_mask(lam, rounding, tolerance(None, lam.dtype) if rtol is None else rtol)
+        return closeness(lam, error, tolerance(None, lam.dtype) if rtol is None else rtol)

@@ -33,6 +33,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..checks.clusters import as_one
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..operators import apply, apply_adjoint, diagonal, dtype_of
 from ..solution import Joint, Solution
@@ -196,9 +197,9 @@ class Singular(AbstractProblem):
             gram - jnp.eye(*gram.shape, dtype=gram.dtype),
         )
 
-    def clusters(self, state: Triplets) -> Bool[Array, "k k"]:
-        """Return which singular values count as equal."""
-        return state.near > 0
+    def closeness(self, state: Triplets) -> Float[Array, "k k"]:
+        """Return the `closeness` of the singular values."""
+        return state.near
 
     def gauge_defect(
         self, state: Triplets, cotangent: Triplets, clusters: Bool[Array, "k k"]
@@ -209,6 +210,10 @@ class Singular(AbstractProblem):
         defect, size = turn_defect_of_pairs(sigma, W, cotangent.S, W_bar, clusters)
         return beyond_rounding(defect, cotangent.near), size
 
+    def inside(self, state: Triplets, cotangent: Triplets) -> Inexact[Array, "k k"]:
+        """Return ŪᵀU + V̄ᵀV."""
+        return cotangent.U.T @ state.U + cotangent.V.T @ state.V
+
     def values_dot(
         self, state: Triplets, residual_dot: tuple[Array, Array, Array]
     ) -> Inexact[Array, " k"]:
@@ -216,6 +221,13 @@ class Singular(AbstractProblem):
         W_u, W_v, _ = residual_dot
         along = jnp.sum(state.U.conj() * W_u, axis=0) + jnp.sum(state.V.conj() * W_v, axis=0)
         return along.real / 2
+
+    def block_dot(
+        self, state: Triplets, residual_dot: tuple[Array, Array, Array]
+    ) -> Inexact[Array, "k k"]:
+        """Return (K + L)/2."""
+        W_u, W_v, _ = residual_dot
+        return (state.U.conj().T @ W_u + state.V.conj().T @ W_v) / 2
 
     def linearise(
         self, state: Triplets, operators: Operators, system: AbstractFormulation
@@ -242,7 +254,7 @@ class LinearisedTriplets(AbstractLinearised):
         W_u, W_v, _ = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         lam = diagonal(S)
-        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, state.near > 0))
+        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, as_one(state.near)))
         D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
         R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
         m = len(U)

@@ -150,9 +150,9 @@ class Subspace(AbstractProblem):
         BX = apply_complex(B, X)
         return apply_complex(A, X) - BX @ S, X.conj().T @ BX - jnp.eye(self.k, dtype=X.dtype)
 
-    def clusters(self, state: Invariant) -> Bool[Array, "k k"]:
+    def closeness(self, state: Invariant) -> Float[Array, "k k"]:
         """Return that all eigenvalues form one cluster."""
-        return state.near > 0
+        return state.near
 
     def gauge_defect(
         self, state: Invariant, cotangent: Invariant, clusters: Bool[Array, "k k"]

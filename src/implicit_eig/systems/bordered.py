@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from ..checks.clusters import near_mask
+from ..checks.clusters import as_one, closeness
 from ..linear_solvers._systems import Report, Run, Structure
 from ..operators import apply, at, scale_columns
 from ..operators.views import host_view
@@ -55,7 +55,7 @@ class Bordered(AbstractPencilForm):
         """Return Mᵢ for each eigenpair."""
         BX = apply(pencil.B, pencil.X)
         lam = pencil.lam
-        near = near_mask(lam, pencil.rounding(), NEAR)
+        near = as_one(closeness(lam, pencil.rounding(), NEAR))
         alpha = BORDER * jnp.abs(lax.stop_gradient(pencil.size_outside(BX)))
         return BorderedSystems(pencil.structure, pencil, BX, near.astype(lam.dtype), alpha)
 

@@ -26,6 +26,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float, Inexact
 
+from ..checks.clusters import as_one
 from ..linear_solvers._systems import (
     AbstractLinearSystems,
     Border,
@@ -55,7 +56,7 @@ class BorderedPairs(AbstractLinearSystems):
     near: Float[Array, "p k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " p"]
     X: Inexact[Array, "n p"]  # the eigenvectors, or a basis of their space
-    # vectors, 0 where unknown, with Mᵢᵀ (vⱼ, 0) = (0, eⱼ) where entry (j, i) of `equal` is not 0
+    # vectors, 0 where unknown, with Mᵢᵀ (vⱼ, 0) = (0, eⱼ) where entry (j, i) of `equal` is 1
     left: Inexact[Array, "n p"]
     equal: Float[Array, "p k"]
 
@@ -158,7 +159,7 @@ class BorderedPairs(AbstractLinearSystems):
         """Solve with Mᵢᵀ; known left eigenvectors give the solution for (0, eⱼ) without a solve."""
         n = len(self.col)
         unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
-        known = (self.equal > 0) & (unknown @ self.near == 0)[None, :]
+        known = as_one(self.equal) & (unknown @ self.near == 0)[None, :]
         bottom = jnp.where(known, b[n:], jnp.zeros_like(b[n:]))
         U, report = run(self.transposed(), b.at[n:].add(-bottom))
         return U.at[:n].add(self.left @ bottom), report

@@ -1,0 +1,273 @@
+"""Check what a derivative makes of single eigenpairs, in both modes.
+
+Inside a cluster only sums over it have derivatives, and next to one those of single eigenpairs are
+inexact. Let F(λ, X) be a function, λ̄ and X̄ its cotangents, M = X̄ᵀX, and i, j two eigenpairs.
+
+- In a cluster λ̄ᵢ ≠ λ̄ⱼ shows that F distinguishes its eigenvalues, or, where F also depends on the
+  vectors, that it mixes both, as Σ f(λᵢ) xᵢᴴPxᵢ does.
+- Such a mixture is smooth, but its gradient needs f′ times the whole of C = XᴴPX, and λ̄ is f′ times
+  the diagonal alone. Where M ∝ C has equal diagonal entries and another that couples them, in a
+  basis that a symmetry has chosen, λ̄ᵢ = λ̄ⱼ does not show that F is no mixture. Elsewhere it does.
+- Next to a cluster, xᵢ and xⱼ have the error ε = `closeness` relative to what distinguishes them.
+  It goes into the gradient with the turn Dᵢⱼ of `gauge_defect`, divided by the gap, and with
+  λ̄ᵢ − λ̄ⱼ.
+- A tangent shows nothing of F. It shows whether the direction separates a cluster: there λ̇ and Ẋ
+  are those of no eigenpair, and a function of single ones is wrong, while a sum over the cluster is
+  right. Next to a cluster all is inexact, because the vectors' turn is large, even if F cancels it.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..operators import diagonal
+from .clusters import LOOSE, as_one
+from .cotangents import look, watch
+from .gauge import EXCUSE, Dependence, differences, distance
+from .policy import Objection, Policy, enforce, gauge_check
+from .rounding import PRODUCT, VALUE
+
+# Diagonal entries of M count as equal up to this fraction of the entry that couples them.
+ALIGNED = 1e-4
+# How much larger than the rest of a gradient the part of two near eigenpairs is, at most, in a
+# function that is smooth where they meet.
+SMOOTH = 1e3
+
+
+class PairsCheck(eqx.Module):
+    """The checks of one eigensolver: the problem without its arrays, the policy, a tolerance.
+
+    The state has a block `S`, whose diagonal is the eigenvalues.
+    """
+
+    problem: Any = eqx.field(static=True)
+    policy: Policy = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+
+    def of_cotangent(self, arrays: Any, state: PyTree, state_dot: PyTree) -> PyTree:
+        """Return the tangent of single eigenpairs, whose cotangent is checked."""
+        return watch(_OfCotangent(self), state_dot, (arrays, state))
+
+    def of_cotangent_of_values(self, arrays: Any, state: PyTree, values_dot: Array) -> Array:
+        """Return the tangent of the eigenvalues alone, whose cotangent is checked."""
+        return watch(_OfCotangentOfValues(self), values_dot, (arrays, state))
+
+    def of_tangent(self, arrays: Any, state: PyTree, block_dot: Array, tangent: PyTree) -> PyTree:
+        """Return `tangent`, checked; `block_dot` is Ṡ, of which a cluster's part is judged."""
+        return look(_OfTangent(self), (tangent, block_dot), (arrays, state))[0]
+
+    def given(self, residuals: Any) -> tuple[Any, Array, Array]:
+        """Return the problem, the eigenvalues of the state, and their closeness."""
+        arrays, state = residuals
+        problem = eqx.combine(arrays, self.problem)
+        return problem, problem.solution(state).values, problem.closeness(state)
+
+    def judge(self, values_bar: Array, residuals: Any) -> Array:
+        """Return the cotangents of the eigenvalues, which must be equal within clusters."""
+        _, values, near = self.given(residuals)
+        figures = (*differences(values_bar, as_one(near), values), values)
+        check = gauge_check(self.policy, Dependence(_of_values, self.rtol))
+        return enforce(check, figures, values_bar)
+
+    def of_near(self, values_bar: Array, turn: Any, residuals: Any) -> "_NearPairs":
+        """Return what near pairs have to do with the gradient.
+
+        `turn` is the gauge defect between them, and the size of X̄.
+        """
+        _, values, near = self.given(residuals)
+        near = jnp.where(as_one(near), 0, near)
+        gap, spread = jnp.abs(values[:, None] - values[None, :]), jnp.max(jnp.abs(values))
+        defect, size = turn
+        turned = jnp.where(near > 0, defect * _inverse(gap), 0)
+        unlike = jnp.abs(values_bar[:, None] - values_bar[None, :])
+        smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
+        return _NearPairs(near, turned, unlike, smooth, values)
+
+
+def _inverse(x: Array) -> Array:
+    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
+
+
+class _NearPairs(NamedTuple):
+    """Figures of near eigenpairs, 0 for those of a cluster."""
+
+    near: Any  # their closeness, (k, k)
+    turned: Any  # their part of the gradient by a turn of the vectors, (k, k)
+    unlike: Any  # and by their own tangents
+    smooth: Any  # the rest of it
+    values: Any
+
+
+class _OfCotangent(eqx.Module):
+    """Judge the cotangent of single eigenpairs."""
+
+    check: PairsCheck
+
+    def __call__(self, state_bar: PyTree, residuals: Any, absent: PyTree) -> PyTree:
+        check, (_, state) = self.check, residuals
+        problem, values, near = check.given(residuals)
+        along = diagonal(state_bar.S)
+        values_bar = along if jnp.iscomplexobj(values) else along.real
+        # eigenpairs that near ones turn into, by how much, and the size of it
+        turn = problem.gauge_defect(state, state_bar, ~as_one(near))
+        judged = _judge(values_bar, turn, residuals, check=check)
+        S_bar = state_bar.S + jnp.diag(judged - values_bar).astype(along.dtype)
+        state_bar = dataclasses.replace(state_bar, S=S_bar)
+        if absent.S:  # the function does not use the eigenvalues
+            return state_bar
+        figures = problem.inside(state, state_bar), turn[1], near, values
+        return enforce(gauge_check(check.policy, _mixed), figures, state_bar)
+
+
+class _OfCotangentOfValues(eqx.Module):
+    """Judge the cotangent of the eigenvalues alone."""
+
+    check: PairsCheck
+
+    def __call__(self, values_bar: Array, residuals: Any, absent: Any) -> Array:
+        none = jnp.zeros((), jnp.finfo(values_bar.dtype).dtype)
+        return _judge(values_bar, (none, none), residuals, check=self.check)
+
+
+class _OfTangent(eqx.Module):
+    """Judge the tangent of a block."""
+
+    check: PairsCheck
+
+    def __call__(self, tangents: tuple[PyTree, Array], residuals: Any) -> tuple[PyTree, Array]:
+        tangent, S_dot = tangents
+        _, values, near = self.check.given(residuals)
+        check = gauge_check(self.check.policy, _separating)
+        return enforce(check, (S_dot, near, values), tangent), S_dot
+
+
+@eqx.filter_custom_jvp
+def _judge(values_bar: Array, turn: Any, residuals: Any, *, check: PairsCheck) -> Array:
+    values_bar = check.judge(values_bar, residuals)
+    figures = check.of_near(values_bar, turn, residuals)
+    return enforce(gauge_check(check.policy, _inexact), tuple(figures), values_bar)
+
+
+# A nonlinear function of a cluster's eigenvalues has second derivatives by the block of the
+# cluster, of which the eigenvalues are only the diagonal. Its cotangents are equal, but their
+# tangents are not. Of near eigenpairs second derivatives have larger errors than the first.
+@_judge.def_jvp
+def _judge_jvp(primals: Any, tangents: Any, *, check: PairsCheck) -> tuple[Array, Any]:
+    (values_bar, turn, residuals), (dot, *_) = primals, tangents
+    out = _judge(values_bar, turn, residuals, check=check)
+    figures = check.of_near(values_bar, turn, residuals)
+    out = enforce(gauge_check(check.policy, _inexact_again), tuple(figures), out)
+    return out, None if dot is None else look(check.judge, dot, residuals)
+
+
+def _mixed(inside: Any, size: Any, near: Any, values: Any) -> Iterator[Objection]:
+    """Object to a function that may mix the eigenvalues and the vectors of a cluster."""
+    sizes = abs(inside + inside.conj().T) / 2
+    along = inside.diagonal().real
+    unlike = abs(along[:, None] - along[None, :])
+    coupled = as_one(near) & (sizes > PRODUCT * float(jnp.finfo(sizes.dtype).eps) * size)
+    found = coupled & (unlike <= ALIGNED * sizes) & ~np.eye(len(sizes), dtype=bool)
+
+    def message(i: np.ndarray, j: np.ndarray) -> str:
+        return (
+            "`jax.grad`, `jax.vjp`: a function of the values or of the vectors of a cluster; got "
+            f"one that uses both, of pairs {i[0]} and {j[0]}. {distance(values[[i[0], j[0]]])} If "
+            "it mixes them, as Σ f(λ) x xᴴ does, its gradient lacks a part, and in this basis "
+            "the cotangents do not show whether it does. Write it by `matrix_function`, as the "
+            f"page Theory of clusters of the documentation says, {EXCUSE}"
+        )
+
+    yield Objection(found, message)
+
+
+def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
+    """Object to a direction that separates a cluster, or near eigenpairs."""
+    sizes = abs(S_dot)
+    along = S_dot.diagonal()
+    apart = abs(along[:, None] - along[None, :])
+    apart = apart + sizes * (1 - np.eye(len(sizes), dtype=sizes.dtype))
+    moving = apart > PRODUCT * float(jnp.finfo(sizes.dtype).eps) * sizes.max()
+
+    def separated(i: np.ndarray, j: np.ndarray) -> str:
+        i, j = sorted((i[0], j[0]))
+        return (
+            f"`jax.jvp`: a direction that keeps a cluster together; got one that separates pairs "
+            f"{i} and {j}. {distance(values[[i, j]])} The tangents of their single values and "
+            "vectors are meaningless; those of sums over the cluster are right. A tangent does "
+            "not show what a function makes of it: use reverse mode, which checks that, "
+            f"`directional_derivatives`, or `matrix_function`; {EXCUSE}"
+        )
+
+    yield Objection(moving & as_one(near), separated)
+
+    def inexact(i: np.ndarray, j: np.ndarray) -> str:
+        i, j = sorted((i[0], j[0]))
+        return (
+            f"`jax.jvp`: pairs {i} and {j} far enough apart; got values that differ by "
+            f"{abs(values[i] - values[j]):.1e}. Rounding turns their vectors into each other, "
+            f"and the tangent may be wrong by {near[i, j]:.1e} of itself. Use reverse mode, which "
+            f"is exact for functions of both, or higher precision, {EXCUSE}"
+        )
+
+    yield Objection(moving & ~as_one(near) & (near > LOOSE), inexact)
+
+
+def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> Iterator[Objection]:
+    """Object to a gradient of which near eigenpairs are an inexact part."""
+    parts, whole = turned + unlike, smooth + turned.max()
+
+    def message(i: np.ndarray, j: np.ndarray) -> str:
+        i, j = sorted((i[0], j[0]))
+        return (
+            "`jax.grad`, `jax.vjp`: a function that does not distinguish near pairs; got one that "
+            f"distinguishes pairs {i} and {j}, whose values differ by "
+            f"{abs(values[i] - values[j]):.1e}. Rounding turns their vectors into each other, and "
+            f"the gradient may be wrong by {near[i, j] * parts[i, j] / whole:.1e} of itself. Use a "
+            f"function of both pairs together, `matrix_function`, or higher precision, {EXCUSE}"
+        )
+
+    yield Objection((near > LOOSE) & (near * parts > LOOSE * whole), message)
+
+
+def _inexact_again(
+    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any
+) -> Iterator[Objection]:
+    """Object to second derivatives of which near eigenpairs are an inexact part.
+
+    With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g², of
+    which rounding leaves ε = eps/g as a relative error. Of one that is smooth where the pairs
+    meet, the terms of size 1/g² cancel, and their rounding, ε/g, is left.
+    """
+    eps = float(jnp.finfo(near.dtype).eps)
+    # a smooth function has parts as large as the rest of the gradient, where others have 1/g
+    mixing = (turned > VALUE * eps * smooth) & (turned < SMOOTH * smooth)
+    error = near**2 / (VALUE * eps)
+
+    def message(i: np.ndarray, j: np.ndarray) -> str:
+        i, j = sorted((i[0], j[0]))
+        return (
+            "`jax.hessian` and the like: pairs far enough apart, or a function of their sum; got "
+            f"one of pairs {i} and {j}, whose values differ by {abs(values[i] - values[j]):.1e}, "
+            f"and second derivatives that may be wrong by {error[i, j]:.1e} of the gradient. "
+            f"Write it by `matrix_function`, or use higher precision, {EXCUSE}"
+        )
+
+    yield Objection(mixing & (error > LOOSE), message)
+
+
+def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
+    """Describe how much a function distinguishes the eigenvalues of a cluster."""
+    return (
+        "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "
+        f"whose derivatives by values {i} and {j} differ by {share:.1e} of the largest. "
+        f"{distance(values)} Single values of a cluster have no derivative: use their sum, "
+        "`directional_derivatives` or `minimum_norm_subgradient`. A smooth function of them and "
+        "their vectors, and for second derivatives any nonlinear one, has one that needs more "
+        "than the values: write it by `matrix_function`, as the page Theory of clusters of the "
+        f"documentation says, {EXCUSE}"
+    )
