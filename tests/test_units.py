@@ -67,3 +67,40 @@ def test_values_that_are_zero_by_rounding_are_one():
     solve = ie.eigensolver(lambda A: (values, X), ie.Hermitian(2))
     with pytest.warns(ie.GaugeWarning, match="alike"):
         jax.block_until_ready(jax.grad(lambda A: solve(A).values[0])(jnp.asarray(A)))
+
+
+SPARSE = {
+    "Hermitian": (ie.Hermitian(2), lambda A: np.linalg.eigh(A.toarray())),
+    "General": (ie.General(2), lambda A: np.linalg.eig(A.toarray())),
+    "Subspace": (ie.Subspace(2), lambda A: np.linalg.eig(A.toarray())),
+    "the whole space": (ie.Subspace(8), lambda A: np.linalg.eig(A.toarray())),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_shift_and_invert_squares_no_unit(kind, dtype):
+    """From the size where the square root of the least number stands to where eps of one does."""
+    n, info = 8, np.finfo(dtype)
+    solve = ie.eigensolver(SPARSE[kind][1], SPARSE[kind][0], linear_solver=ie.ShiftInvert())
+    matrix = np.asarray(random_hermitian(n, seed=2))
+    if kind != "Hermitian":
+        matrix = matrix + np.triu(np.ones((n, n)))
+    weights = jnp.asarray(np.random.default_rng(1).standard_normal((n, n)), dtype)
+
+    @jax.jit
+    def gradient(entries, unit):
+        def projected(entries):
+            A = ie.SparseOperator(entries, *np.indices((n, n)).reshape(2, -1), (n, n))
+            S, X = solve(A)
+            trace = jnp.sum(S.real) if kind in ("Hermitian", "General") else jnp.trace(S).real
+            return jnp.sum(weights * (X @ X.conj().T).real) + trace / unit
+
+        return jax.grad(projected)(entries) * unit
+
+    found = [
+        gradient(jnp.asarray(unit * matrix.reshape(-1), dtype), jnp.asarray(unit, dtype))
+        for unit in (1.0, 0.01 * info.eps / info.tiny, 100 * info.tiny / info.eps, 1 / info.tiny**0.5)
+    ]
+    size = jnp.max(jnp.abs(found[0]))
+    assert all(jnp.max(jnp.abs(other - found[0])) < 1e5 * info.eps * size for other in found[1:])

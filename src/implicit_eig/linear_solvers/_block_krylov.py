@@ -99,11 +99,14 @@ def solve_shifted(
         hermitian: whether T is self-adjoint in the inner product of `dual`.
         real: whether T is real; the space is then one of real vectors.
     """
-    BS = dual(S)
-    scale = np.sqrt(np.abs(np.einsum("ij,ij->j", S.conj(), BS)))
-    tol = np.minimum(rtol, atol / scale)
+    scale = np.max(np.abs(S), axis=0)  # so that no square underflows
     W = S / scale
-    space = _Space(T, dual, mu, hermitian, W, W if BS is S else BS / scale, real)
+    BW = dual(W)
+    norm = np.sqrt(np.abs(np.einsum("ij,ij->j", W.conj(), BW)))
+    scale, same = scale * norm, BW is W
+    W /= norm
+    tol = np.minimum(rtol, atol / scale)
+    space = _Space(T, dual, mu, hermitian, W, W if same else BW / norm, real)
     weights = space.coordinates(space.sides / tol)  # residuals over their tolerances, in W
     for _ in range(max_steps):
         space.extend(weights)

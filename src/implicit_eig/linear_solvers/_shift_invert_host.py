@@ -94,7 +94,7 @@ def _solve_bordered(
         outcome.steps[todo] += found.steps
         u[:, todo] += border.solve_known(todo, residual())
         new = np.linalg.norm(residual(), axis=0) / norm[todo]
-        allowed = krylov.allowed(rtol, border.lam[todo], u[:n, todo], norm[todo])
+        allowed = krylov.allowed(rtol, border.lam[todo], u[:n, todo] / norm[todo])
         todo = unsolved(todo, size, new, allowed, outcome.verdicts)
         if not todo.size:
             break

@@ -103,10 +103,10 @@ class Krylov:
         """Project a block on the complement of the known vectors, in place."""
         return add(V, -1.0, self.known, inner(self.dual, V))
 
-    def allowed(self, rtol: float, lam: np.ndarray, Z: np.ndarray, norm: np.ndarray) -> np.ndarray:
-        """Return the residual that counts as solved, relative to `norm`: `rtol`, or rounding."""
+    def allowed(self, rtol: float, lam: np.ndarray, Z: np.ndarray) -> np.ndarray:
+        """Return the residual that counts as solved, of right sides of norm 1."""
         parts = self.norms[0] + np.abs(lam) * self.norms[1]
-        rounding = np.finfo(Z.dtype).eps * parts * np.linalg.norm(Z, axis=0) / norm
+        rounding = np.finfo(Z.dtype).eps * np.linalg.norm(parts * Z, axis=0)
         return np.maximum(rtol, np.minimum(rounding, SOLVED))
 
     def residual(self, R: np.ndarray, Z: np.ndarray, lam: np.ndarray) -> np.ndarray:
@@ -138,10 +138,11 @@ class Krylov:
         # for a real pencil, solve the conjugate system where σ is nearer to the conjugate of λᵢ
         turned = (np.imag(lam) * np.imag(at) < 0) & self.is_real(0.0)
         lam, R = _conjugate(lam, turned), _conjugate(R, turned)
-        Z, rest = np.zeros_like(R), R
         norm = np.linalg.norm(R, axis=0)
         size = np.sign(norm)
         norm[norm == 0] = 1
+        R = R / norm  # of whatever size: rounding, where the known vectors are all
+        Z, rest = np.zeros_like(R), R
         verdicts, taken = outcome = Outcome.start(pairs.size)
         active = np.flatnonzero(size > rtol)
         # neighbours share a space, because they need about the same number of steps
@@ -151,14 +152,21 @@ class Krylov:
                 break
             for start in range(0, active.size, GROUP):
                 group = active[start : start + GROUP]
+                S = inverse(rest[:, group])
+                # the projection may leave nothing, where the known vectors are all
+                left = np.any(S != 0, axis=0)
+                group, S = group[left], np.asfortranarray(S[:, left])
+                if not group.size:
+                    continue
                 mu = lam[group] - lam.dtype.type(at)
+                unit = np.max(np.abs(mu)) or 1.0
                 dZ, steps = solve_shifted(
-                    power,
+                    lambda V, unit=unit: unit * power(V),
                     self.to_dual,
-                    inverse(rest[:, group]),
-                    mu,
+                    S,
+                    mu / unit,
                     np.minimum(INSIDE * rtol / size[group], 0.1),
-                    INSIDE * rtol * norm[group] / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
+                    INSIDE * rtol / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
                     max_steps,
                     self.hermitian,
                     self.is_real(sigma),
@@ -169,11 +177,11 @@ class Krylov:
                     verdicts[group] = MAX_STEPS
             rest = R.copy(order="F")
             rest[:, active] = self.residual(R[:, active], Z[:, active], lam[active])
-            new = np.linalg.norm(rest[:, active], axis=0) / norm[active]
-            allowed = self.allowed(rtol, lam[active], Z[:, active], norm[active])
+            new = np.linalg.norm(rest[:, active], axis=0)
+            allowed = self.allowed(rtol, lam[active], Z[:, active])
             active = unsolved(active, size, new, allowed, verdicts)
         verdicts[active] = STAGNATION
-        return _conjugate(Z, turned), outcome
+        return _conjugate(Z * norm, turned), outcome
 
 
 def unsolved(
@@ -202,7 +210,7 @@ def _norm(M: sp.csr_matrix | None) -> float:
     if M is None:
         return 1.0
     size: Any = abs(M)
-    return float(np.sqrt(size.sum(axis=0).max() * size.sum(axis=1).max()))
+    return float(np.sqrt(size.sum(axis=0).max()) * np.sqrt(size.sum(axis=1).max()))
 
 
 def _orthonormal(V: np.ndarray) -> np.ndarray:
