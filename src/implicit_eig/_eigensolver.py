@@ -20,6 +20,7 @@ from .checks.guard import without_guard
 from .checks.pairs import PairsCheck
 from .checks.policy import DEFAULT_POLICY, Action, Policy
 from .host import refuse_jax_code
+from .host.process import refuse_forks
 from .implicit.theorem import AbstractRoot, find_root
 from .linear_solvers._solve import accepted_rtol, linear_solve
 from .linear_solvers._systems import AbstractSquareSystem
@@ -100,6 +101,7 @@ class Eigensolver(AbstractRoot):
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
         """Return the operators as lineax operators, checked."""
+        refuse_forks()
         asked = self.problem.with_guard()
         return asked.check_operators(asked.canonical(operators), self.policy)
 

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 
 from .._alike import Alike
 from .._errors import InputError
+from .process import interrupt
 
 # Exceptions of a numerical code that fails; all others mean that the program is wrong.
 FAILURES = (ArithmeticError, RuntimeError, ValueError)
@@ -173,8 +174,11 @@ class _HostCall:
 
     def run(self, args: tuple[PyTree, ...]) -> PyTree:
         """Return the result in the declared dtypes."""
-        with without_jax():
-            return _conform(self.fn(*args), self.structure, self.batched)
+        try:
+            with without_jax():
+                return _conform(self.fn(*args), self.structure, self.batched)
+        except KeyboardInterrupt as error:
+            raise interrupt(error) from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _HostCall) and self.key == other.key

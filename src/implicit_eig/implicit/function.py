@@ -16,6 +16,7 @@ from .._real import from_real
 from ..checks.conditions import check_conditions
 from ..checks.policy import DEFAULT_POLICY, Policy
 from ..host import Traceable
+from ..host.process import refuse_forks
 from ..linear_solvers._solve import linear_solve
 from ..linear_solvers._systems import Structure
 from ..linear_solvers.auto import AutoLinearSolver
@@ -97,6 +98,7 @@ def implicit_function(
     root = _Conditions(solver, derivative.wrap(conditions), linear_solver, like, has_aux, policy)
 
     def solve(*args: Any, **kwargs: Any) -> PyTree:
+        refuse_forks()
         z, aux = find_root(root, host.as_jax((args, kwargs)))
         return (z, aux) if has_aux else z
 
