@@ -283,3 +283,23 @@ def test_what_a_linear_solver_must_return():
     for imaginary in (0.0, 1.0):  # of a real system; the real part is a solution, and judged
         found = gradient(lambda matvec, b, i=imaginary: jax.lax.complex(by_lu(matvec, b), i * b))
         assert jnp.max(jnp.abs(found - expected)) < 1e-12
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_operators_of_another_size(form):
+    """A product with a sparse matrix would read what is not there, and be wrong."""
+    other = NOT_HERMITIAN[form](random_definite(5, seed=1))
+    solution = solve(A, B)
+    with pytest.raises(
+        ie.InputError, match=r"B of the pencil, of shape \(6, 6\); got shape \(5, 5"
+    ):
+        ie.matrix_function(solution, jnp.exp, other)
+    with pytest.raises(ie.InputError, match=r"operator of 5 columns: .* got vectors of length 6"):
+        ie.apply_projector(solution, jnp.ones(6), other)
+    with pytest.raises(ie.InputError, match=r"operator of 5 columns: .* got vectors of length 6"):
+        ie.Hermitian(2).residual(solution, other)
+    if form == "sparse":
+        with pytest.raises(
+            ie.InputError, match=r"`A.mv\(x\)`: a vector of shape \(5,\); got shape"
+        ):
+            other.mv(jnp.ones(6))

@@ -134,6 +134,12 @@ def matrix_function(solution: Any, f: Callable[[Any], Any], B: Any = None) -> Ma
     if B is not None:
         vectors: Any = jax.ShapeDtypeStruct(left.shape[:1], jnp.finfo(left.dtype).dtype)
         both = as_operator("B", B), lx.IdentityLinearOperator(vectors)
+        found, n = (both[0].out_size(), both[0].in_size()), len(left)
+        if found != (n, n):
+            raise InputError(
+                f"`matrix_function(solution, f, B)`: the B of the pencil, of shape ({n}, {n}); got "
+                f"shape {found}. Give the B that the solve was given."
+            )
         operator, _ = promoted("matrix_function(solution, f, B)", both)
     if joint.right is None:
         right = apply_complex(operator, left).conj()

@@ -157,6 +157,11 @@ def apply(
     """
     if operator is None:
         return X
+    if len(X) != operator.in_size():  # a sparse operator would read what is not there
+        raise InputError(
+            f"A product with an operator of {operator.in_size()} columns: vectors of this length; "
+            f"got vectors of length {len(X)}. Give operators and vectors of one problem."
+        )
     if isinstance(operator, lx.MatrixLinearOperator):
         return operator.matrix @ X
     if isinstance(operator, (PackedOperator, AbstractHostMatrix)):

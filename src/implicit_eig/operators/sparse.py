@@ -156,6 +156,11 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " m"]:
         """Return A x, shape (m,)."""
+        if vector.shape != self.shape[1:]:  # else what is not there would be read
+            raise InputError(
+                f"`A.mv(x)`: a vector of shape ({self.shape[1]},); got shape {vector.shape}. Give "
+                "operators and vectors of one problem."
+            )
         terms = self.data * vector[self.cols]
         return jnp.zeros(self.shape[0], terms.dtype).at[self.rows].add(terms)
 
