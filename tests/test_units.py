@@ -100,7 +100,12 @@ def test_shift_and_invert_squares_no_unit(kind, dtype):
 
     found = [
         gradient(jnp.asarray(unit * matrix.reshape(-1), dtype), jnp.asarray(unit, dtype))
-        for unit in (1.0, 0.01 * info.eps / info.tiny, 100 * info.tiny / info.eps, 1 / info.tiny**0.5)
+        for unit in (
+            1.0,
+            0.01 * info.eps / info.tiny,
+            100 * info.tiny / info.eps,
+            1 / info.tiny**0.5,
+        )
     ]
     size = jnp.max(jnp.abs(found[0]))
     assert all(jnp.max(jnp.abs(other - found[0])) < 1e5 * info.eps * size for other in found[1:])

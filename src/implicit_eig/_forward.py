@@ -13,7 +13,7 @@ from . import host
 from ._errors import EigensolverError, InputError
 from .checks.guard import nearest_beyond
 from .checks.policy import Action, Policy
-from .host import Traceable, refuse_jax
+from .host import Traceable, holds_numbers, refuse_jax
 from .host.reverse_communication import converse
 from .operators import is_dense
 from .operators.views import remote
@@ -112,7 +112,13 @@ def _parts(answer: Any, xp: Any) -> list:
         raise EigensolverError(
             f"{REQUIREMENT}(values, vectors); got {found}. Wrap it: `lambda A: (values, vectors)`."
         )
-    return [xp.asarray(refuse_jax(part) if xp is np else part) for part in answer]
+    parts = [xp.asarray(refuse_jax(part) if xp is np else part) for part in answer]
+    if strange := [part.dtype for part in parts if not holds_numbers(part)]:
+        raise EigensolverError(
+            f"{REQUIREMENT}arrays of numbers; got an array of dtype {strange[0]}. Convert it, "
+            "`array.astype(float)`, and return arrays rather than sparse matrices."
+        )
+    return parts
 
 
 def _read(given: list, like: Solution, xp: Any) -> Solution:

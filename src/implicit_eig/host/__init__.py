@@ -274,6 +274,11 @@ def refuse_jax(leaf: Any) -> Any:
     return leaf
 
 
+def holds_numbers(array: Any) -> bool:
+    """Return whether an array that host code returned holds numbers, not objects or text."""
+    return bool(jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool)
+
+
 def refuse_jax_code(argument: str, given: Any) -> None:
     """Raise unless a function that is to run on the host can be host code.
 

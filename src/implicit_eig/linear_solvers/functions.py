@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax.flatten_util import ravel_pytree
@@ -29,15 +30,23 @@ class FunctionLinearSolver(AbstractOwnSolver):
         def matvec(x: Array) -> Array:
             return ravel_pytree(state.mv(unravel(x)))[0]
 
-        answer = self.fn(matvec, flat, **self.options)
-        x, info = answer if isinstance(answer, tuple) else (answer, None)
-        if x is None or jnp.shape(x) != flat.shape:
+        try:
+            answer = self.fn(matvec, flat, **self.options)
+        except jax.errors.TracerArrayConversionError as error:
+            raise InputError(
+                f"`linear_solver({_name(self.fn)})`: JAX code, which may be traced; got code that "
+                "converts its arguments to NumPy. Wrap host code f(A, b) by `host_linear_solver`."
+            ) from error
+        x, info = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        found = jnp.shape(x) if eqx.is_array_like(x) else type(x).__name__
+        if found != flat.shape:
             raise InputError(
                 f"`linear_solver({_name(self.fn)})`: a solution of shape {flat.shape}; got "
-                f"{None if x is None else jnp.shape(x)}. Return x, or (x, info)."
+                f"{found}. Return x, or (x, info)."
             )
         if jnp.iscomplexobj(x) and not jnp.iscomplexobj(flat):
-            x = jnp.real(x)  # the residual shows whether this is a solution
+            x = jnp.real(x)
+        x = jnp.asarray(x).astype(flat.dtype)  # the residual shows whether this is a solution
         failed = False if info is None else jnp.any(jnp.asarray(info) != 0)
         result = lx.RESULTS.where(failed, lx.RESULTS.breakdown, lx.RESULTS.successful)
         return unravel(x), result, {}

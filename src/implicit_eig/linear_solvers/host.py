@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveError
-from ..host import refuse_jax
+from ..host import holds_numbers, refuse_jax
 from ..host.reverse_communication import Product, converse
 from ..operators.views import Remote, host_view, offer, product_view, remote
 from ._solve import (
@@ -105,12 +105,13 @@ def host_linear_solver(
 
 def _solve_one(solver: AbstractHostSolver, A: Any, b: np.ndarray) -> tuple[np.ndarray, int]:
     answer = solver.solve_host(A, b)
-    x, info = answer if isinstance(answer, tuple) else (answer, 0)
-    x = np.asarray(refuse_jax(x))
-    if x.shape != b.shape:
+    x, info = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, 0)
+    found = type(x).__name__
+    x = np.array(None) if isinstance(x, tuple) else np.asarray(refuse_jax(x))
+    if x.shape != b.shape or not holds_numbers(x):
         raise LinearSolveError(
             f"`linear_solver={type(solver).__name__}`: a solution of shape {b.shape}; got "
-            f"{x.shape}. Return x, or (x, info)."
+            f"{x.shape if holds_numbers(x) else f'{found} of {x.dtype}'}. Return x, or (x, info)."
         )
     if np.iscomplexobj(x) and not np.iscomplexobj(b):
         x = np.real(x)
