@@ -25,11 +25,13 @@ class FactorizationCache:
 
     Args:
         max_bytes: the oldest are dropped when all together are larger; the latest always stays.
-            Where the size of the factors is not known, it is estimated from their matrix.
+            Sizes are known to a factor of 1.5 for `SuperLU()`. For other methods they are estimated
+            from the matrix.
         max_entries: the oldest are dropped when there are more.
 
     Attributes:
         hits, misses: how often a factorisation was found in the cache, and how often it was made.
+        nbytes: the memory that all of them hold.
 
     Examples:
         >>> import scipy.sparse as sp
@@ -46,14 +48,15 @@ class FactorizationCache:
         self.max_entries = max_entries
         self.hits = 0
         self.misses = 0
+        self.nbytes = 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Any, Future[Factorization]] = OrderedDict()
+        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
 
     def clear(self) -> None:
         """Forget all factorisations, which frees their memory, and reset the counters."""
         with self._lock:
             self._entries.clear()
-            self.hits = self.misses = 0
+            self.hits = self.misses = self.nbytes = 0
 
     def get(self, key: Any, make: Callable[[], Factorization]) -> Factorization:
         """Return the factorisation of `key`, made once by `make` if it is not in the cache."""
@@ -62,31 +65,42 @@ class FactorizationCache:
             mine = entry is None
             if entry is None:
                 self.misses += 1
-                entry = self._entries[key] = Future()
+                entry = self._entries[key] = _Entry()
             else:
                 self.hits += 1
             self._entries.move_to_end(key)
         if mine:
             try:
-                entry.set_result(make())
+                made = make()
             except BaseException as error:
-                entry.set_exception(error)
+                entry.made.set_exception(error)
                 with self._lock:
-                    self._entries.pop(key, None)
-            self._turn_over()
-        return entry.result()
+                    if self._entries.get(key) is entry:
+                        del self._entries[key]
+            else:
+                entry.made.set_result(made)
+                self._keep(key, entry, made.nbytes)
+        return entry.made.result()
 
-    def _turn_over(self) -> None:
+    def _keep(self, key: Any, entry: "_Entry", nbytes: int) -> None:
+        """Count an entry whose factorisation is made, and drop the oldest ones of too many."""
         with self._lock:
-            while len(self._entries) > 1 and self._is_full():
-                self._entries.popitem(last=False)
+            if self._entries.get(key) is entry:  # not dropped meanwhile
+                entry.nbytes = nbytes
+                self.nbytes += nbytes
+            while len(self._entries) > 1 and (
+                len(self._entries) > self.max_entries or self.nbytes > self.max_bytes
+            ):
+                _, oldest = self._entries.popitem(last=False)
+                self.nbytes -= oldest.nbytes
 
-    def _is_full(self) -> bool:
-        return len(self._entries) > self.max_entries or self._size() > self.max_bytes
 
-    def _size(self) -> int:
-        done = [entry for entry in self._entries.values() if entry.done() and not entry.exception()]
-        return sum(entry.result().nbytes for entry in done)
+class _Entry:
+    """A factorisation that may still be in the making, and its size once it is made."""
+
+    def __init__(self):
+        self.made: Future[Factorization] = Future()
+        self.nbytes = 0
 
 
 # A gradient of any order asks for 1; where each eigenpair needs a shift of its own, for k more; a

@@ -81,8 +81,11 @@ class Factorization:
         self._box = _owner.run(lambda: [_factors(factorize, matrix)])
         self.nbytes = self._box[0].nbytes
         self._real = not np.iscomplexobj(matrix)
-        self._make_adjoint = lambda: Factorization(factorize, matrix.conj().T.tocsc())
+        self._make_adjoint: Callable[[], Factorization] | None = None
         self._adjoint: Factorization | None = None
+        if self._box[0].solve_adjoint is None:  # else the matrix is not needed any more
+            self._make_adjoint = lambda: Factorization(factorize, matrix.conj().T.tocsc())
+            self.nbytes = 2 * self.nbytes + matrix.nnz * (matrix.dtype.itemsize + 4)
         weakref.finalize(self, _owner.drop, self._box).atexit = False
 
     def __call__(self, b: np.ndarray) -> np.ndarray:
@@ -98,9 +101,9 @@ class Factorization:
         solve = self._box[0].solve_adjoint
         if solve is not None:
             return self._run(solve, b)
-        if self._adjoint is None:
+        if self._adjoint is None and self._make_adjoint is not None:
             self._adjoint = self._make_adjoint()
-        return self._adjoint.solve(b)
+        return self._adjoint.solve(b)  # pyright: ignore[reportOptionalMemberAccess]
 
     def _run(self, solve: Solve, b: np.ndarray) -> np.ndarray:
         if self._real and np.iscomplexobj(b):
@@ -232,9 +235,20 @@ class SuperLU(AbstractFactorize):
                 x[:, j : j + COLUMNS] = lu.solve(b[:, j : j + COLUMNS], transposed)
             return x
 
-        # each entry of the factors is stored as a number and an index
-        nbytes = lu.nnz * (dtype.itemsize + 4)
-        return Factors(solve, lambda b: solve(b, "H"), nbytes)
+        return Factors(solve, lambda b: solve(b, "H"), _superlu_size(lu.nnz, matrix))
+
+
+def _superlu_size(nnz: int, matrix: sp.csc_matrix) -> int:
+    """Return the resident memory of SuperLU's factors with nnz entries, to a factor of about 1.5.
+
+    SuperLU reserves two arrays of numbers and two of indices for 30 times the entries of the
+    matrix. What it does not fill of them is resident where the allocator takes it from memory that
+    was used before, which is some multiple of SuperLU's workspace, as measured with glibc.
+    """
+    n, itemsize = matrix.shape[0], matrix.dtype.itemsize
+    idle = min(30 * matrix.nnz, 2_700 + 8 * n, 150_000)
+    # the entries of a supernode share their indices; seven vectors of indices of rows
+    return nnz * (itemsize + 2) + 28 * n + idle * (2 * itemsize + 8)
 
 
 class Cholmod(AbstractFactorize):
