@@ -178,24 +178,14 @@ def direction(rng, A, kind):
     return (G * size).astype(A.dtype)
 
 
+SPECTRA = ["separated", "graded", "zero", "stiff", "cut", "triple", *["near", "repeated"] * 2]
+
+
 def spectra(rng, program, n):
     """A name and n eigenvalues of size about 1, ascending."""
     tiny = eps(np.dtype(program.dtype))
     lam = np.cumsum(0.3 + rng.random(n))
-    name = rng.choice(
-        [
-            "separated",
-            "near",
-            "near",
-            "repeated",
-            "repeated",
-            "triple",
-            "graded",
-            "zero",
-            "cut",
-            "stiff",
-        ]
-    )
+    name = rng.choice(SPECTRA)
     k = min(program.k, n - 1)
     if name in ("near", "repeated"):
         i = rng.integers(max(k - 1, 1))
@@ -250,10 +240,8 @@ def build_singular(rng, program, n):
     sigma = np.sort(np.where(sigma == 0, 0.5, sigma))
     dtype = np.dtype(program.dtype)
     U, V = basis(rng, ROWS, dtype)[:, :n], basis(rng, n, dtype)
-    if program.k < n:
-        sigma = (
-            2 * np.max(sigma) - sigma if name in ("near", "repeated", "triple", "cut") else sigma
-        )
+    if program.k < n and name in ("near", "repeated", "triple", "cut"):  # the largest count
+        sigma = 2 * np.max(sigma) - sigma
         sigma = np.where(sigma <= 0, 0.3, sigma)
     return name, [(U * sigma) @ V.conj().T]
 

@@ -20,7 +20,7 @@ STEP = 2.0**-120
 AGREEMENT = 1e-9
 
 
-class Unknown(Exception):
+class UnknownError(Exception):
     """The eigenvalues could not be told apart, even next to t = 0."""
 
 
@@ -48,7 +48,7 @@ def spectrum(M):
     try:
         lam, left, right = M.eig(left=True, right=True)
     except ValueError as error:
-        raise Unknown from error
+        raise UnknownError from error
     return lam, columns(right), [[left[i, j] for j in range(len(lam))] for i in range(len(lam))]
 
 

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
@@ -73,7 +74,7 @@ FORWARD = {
 }
 
 
-def T(lam, x, K, C, M):
+def conditions(lam, x, K, C, M):
     c = lambda A: A.astype(x.dtype)
     return c(K) @ x + lam * (c(C) @ x) + lam**2 * (c(M) @ x)
 
@@ -81,7 +82,7 @@ def T(lam, x, K, C, M):
 def problem_of(program):
     k, kind = program.k, program.kind
     if kind == "Nonlinear":
-        return ie.Nonlinear(T, k=k)
+        return ie.Nonlinear(conditions, k=k)
     options = {"left": True} if program.left else {}
     return getattr(ie, kind)(k, **options)
 
@@ -93,8 +94,6 @@ def as_given(program, A):
     if program.form == "sparse":
         rows, cols = np.indices(A.shape).reshape(2, -1)
         return ie.SparseOperator(A.reshape(-1), rows, cols, A.shape)
-    import lineax as lx
-
     hermitian = program.kind == "Hermitian"
     tags = (lx.symmetric_tag,) if hermitian else ()
     return lx.FunctionLinearOperator(

@@ -33,7 +33,7 @@ class Verdict:
 
 
 def allowed(dtype):
-    """The largest relative error of a right answer: three digits, in single precision one and a half."""
+    """The largest relative error of a right answer: three digits, one and a half in float32."""
     return 1e-3 if eps(dtype) < 1e-10 else 3e-2
 
 
@@ -49,7 +49,7 @@ def judge(case):
     """The verdict of a case."""
     try:
         truth, size = expected(case)
-    except oracle.Unknown:
+    except oracle.UnknownError:
         return Verdict(UNKNOWN)
     signal.signal(signal.SIGALRM, _ring)
     signal.alarm(SECONDS)

@@ -57,7 +57,7 @@ class PairsCheck(eqx.Module):
         """Return the tangent of the eigenvalues alone, whose cotangent is checked."""
         return watch(_OfCotangentOfValues(self), values_dot, (arrays, state))
 
-    def of_tangent(self, arrays: Any, state: PyTree, block_dot: Array, tangent: PyTree) -> PyTree:
+    def of_tangent(self, arrays: Any, state: PyTree, block_dot: Any, tangent: PyTree) -> PyTree:
         """Return `tangent`, checked; `block_dot` is Ṡ, of which a cluster's part is judged."""
         return look(_OfTangent(self), (tangent, block_dot), (arrays, state))[0]
 

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, Inexact, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._errors import InputError
 from .._real import from_real
@@ -127,9 +127,12 @@ class AbstractGauge(eqx.Module):
         real = jnp.zeros(clusters.shape)
         return real, jnp.ones_like(real[0, 0])
 
-    def inside(self, state: PyTree, cotangent: PyTree) -> Inexact[Array, "k k"]:
-        """Return X̄ᵀX, the part of the vectors' cotangent inside their own space."""
-        return jnp.zeros((self.k, self.k))
+    def inside(self, state: PyTree, cotangent: PyTree) -> Any:
+        """Return X̄ᵀX, shape (k, k), the part of the vectors' cotangent inside their own space.
+
+        Wanted of a problem that states its `closeness`.
+        """
+        raise NotImplementedError
 
 
 class AbstractViews(eqx.Module):
