@@ -189,7 +189,7 @@ def test_a_verdict_that_the_host_does_not_share_passes():
     """Programs round otherwise than NumPy, so that a figure at its limit may be on either side."""
     check = forward_check(ie.Policy(), UnfitPairs(1e-8))
     one = np.ones(1)
-    fine = (0 * one, one, one, one > 0, np.eye(1), one, np.array(True))
+    fine = (0 * one, one, one, np.array([0 * one, one]), one > 0, np.eye(1), one, np.array(True))
     assert check(np.array(True), *fine)
     with pytest.raises(ie.EigensolverError, match="got a residual"):
         check(np.array(True), 2 * one, *fine[1:])

@@ -16,6 +16,8 @@ from jaxtyping import Array, PyTree
 from ..operators import column_norms, has_entries, is_dense
 from ..operators.views import host_view
 
+# How many random vectors show the sizes of rows: by one alone a row can seem small by chance.
+PROBES = 2
 # In shift and invert: the residual inside the space, in its own norm, relative to the required one.
 INSIDE = 0.3
 

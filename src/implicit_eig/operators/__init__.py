@@ -136,6 +136,11 @@ def column_sums(X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
     return jnp.sum(jnp.abs(X), axis=0)
 
 
+def row_sums(X: Inexact[Array, "n k"]) -> Float[Array, " n"]:
+    """Return the 1-norm of each row, shape (n,)."""
+    return jnp.sum(jnp.abs(X), axis=1)
+
+
 def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
     """Return the 2-norm of a vector, as `column_norms` does."""
     return column_norms(x[:, None])[0]

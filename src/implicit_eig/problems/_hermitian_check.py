@@ -19,6 +19,7 @@ from ..operators import apply, column_sums, dtype_of, is_dense, promoted, scale_
 from ..solution import Solution
 from ..systems._abstract import Pencil
 from ._abstract import Operators
+from ._rows import at_least, beyond_rows, lost_to_stiff_rows
 from ._validation import dependent, orthonormalize
 
 INDEFINITE = (
@@ -107,17 +108,20 @@ def normalize(
 
     R = AX - scale_columns(BX, lam)
     residual = column_sums(R)
-    scale = column_sums(AX) + jnp.abs(lam) * column_sums(BX)
+    terms = jnp.abs(AX) + scale_columns(jnp.abs(BX), jnp.abs(lam))
+    scale = column_sums(terms)
     pencil = Pencil(A, B, jnp.diag(lam).astype(X.dtype), X)
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = PRODUCT * eps * pencil.sizes() * column_sums(X)
+    rows = pencil.rows()
+    rounding = PRODUCT * eps * column_sums(rows) * column_sums(X)
+    excess = beyond_rows(R, terms, rows, X)
     # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
-    relative = residual / jnp.maximum(scale, rounding / eps**0.5)
+    relative = at_least(residual / jnp.maximum(scale, rounding / eps**0.5), excess)
     # the error of the solver, by norms; two eigenvalues can be off in opposite directions
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
     at_most = 2 * jnp.max(jnp.abs(X)) * residual
     near, cut = near_and_cut_beyond(lam, pencil.rounding(), at_most, misfit, solution._rest, policy)
-    figures = (residual, scale, rounding, finite, *gram)
+    figures = (residual, scale, rounding, excess, finite, *gram)
     return Solution(lam, X, _near=near, _cut=cut), figures, relative
 
 
@@ -131,6 +135,7 @@ class UnfitPairs(eqx.Module):
         residual: Any,
         scale: Any,
         rounding: Any,
+        excess: Any,
         finite: Any,
         gram: Any,
         norms: Any,
@@ -166,3 +171,4 @@ class UnfitPairs(eqx.Module):
             )
 
         yield Objection(~(residual <= allowed), unsolved)
+        yield lost_to_stiff_rows(requirement, "pairs with A x = λ B x", excess, self.residual_rtol)

@@ -57,6 +57,7 @@ from ..systems.matrices import AbstractMatrices
 from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
 from ._pairs_check import UnfitPairs, near_exceptional_points, normalize
 from ._pairs_solve import BorderedConditions, bordered, solve_complete
+from ._rows import at_least
 from ._turns import beyond_rounding, product_sizes
 from ._validation import membership
 
@@ -161,8 +162,9 @@ class AbstractPairs(AbstractProblem):
             solution, norms, matrices, border, equal, blocks, self.left_scale
         )
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
-        residual, scale, *_ = figures
-        stats = {"residuals": residual[0] / jnp.where(scale[0] > 0, scale[0], 1)}
+        residual, scale, _, excess, *_ = figures
+        relative = residual[0] / jnp.where(scale[0] > 0, scale[0], 1)
+        stats = {"residuals": at_least(relative, excess[:, 0])}
         solution = enforce(forward_check(policy, UnfitPairs(self.name, rtol)), figures, solution)
         return dataclasses.replace(solution, stats=stats, _near=near, _cut=cut)
 

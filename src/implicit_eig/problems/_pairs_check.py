@@ -14,6 +14,7 @@ from ..checks.rounding import PRODUCT
 from ..operators import column_norms, column_sums, scale_columns
 from ..solution import Solution
 from ..systems.matrices import AbstractMatrices
+from ._rows import beyond_rows, lost_to_stiff_rows
 
 # 1 − |xᵢᴴxⱼ|² below this means that one eigenvector is given twice.
 INDEPENDENCE = 1e-6
@@ -42,14 +43,18 @@ def normalize(
     angles = jnp.where(near, V.T @ border, jnp.zeros((), V.dtype))
     paired = ~given | jnp.any(angles != 0, axis=1)
     angles = jnp.where((given & paired)[:, None], angles, jnp.eye(len(lam), dtype=V.dtype))
-    sides = ((matrices, X), (matrices.transposed(), V))
+    sides = (_judge(T, W) for T, W in ((matrices, X), (matrices.transposed(), V)))
+    residual, terms, sizes, excess = (
+        jnp.stack(parts, axis=-2) for parts in zip(*sides, strict=True)
+    )
     scaled = left_scale * jnp.linalg.solve(angles, V.T).T
     paired = paired & jnp.all(jnp.isfinite(scaled), axis=0)
     solution = Solution(lam, X, scaled.conj())
     figures = (
-        jnp.stack([column_sums(T.product(W)) for T, W in sides]),
-        jnp.stack([T.scales(W) for T, W in sides]),
-        matrices.sizes(X[:, :1]),
+        residual,
+        terms,
+        sizes[0],
+        excess,
         jnp.abs(X.conj().T @ X),
         norms,
         finite,
@@ -60,6 +65,12 @@ def normalize(
         equal,
     )
     return solution, figures
+
+
+def _judge(T: AbstractMatrices, W: Array) -> tuple[Array, ...]:
+    """Return the residuals, the sizes of their terms and of T, and `beyond_rows`."""
+    R, terms, rows = T.product(W), T.terms(W), T.rows(W[:, :1])
+    return column_sums(R), column_sums(terms), column_sums(rows), beyond_rows(R, terms, rows, W)
 
 
 class UnfitPairs(eqx.Module):
@@ -73,6 +84,7 @@ class UnfitPairs(eqx.Module):
         residual: Any,
         parts: Any,
         size: Any,
+        excess: Any,
         overlaps: Any,
         norms: Any,
         finite: Any,
@@ -127,6 +139,8 @@ class UnfitPairs(eqx.Module):
             )
 
         yield Objection(~(residual <= allowed), unsolved)
+        equation = "pairs with T(λ) x = 0, and yᴴ T(λ) = 0 for left vectors,"
+        yield lost_to_stiff_rows(requirement, equation, excess, self.residual_rtol)
         yield Objection(
             ~paired,
             lambda pairs: (

@@ -14,9 +14,10 @@ from .._compiled import compiled
 from ..checks.clusters import near_and_cut_beyond
 from ..checks.policy import Objection, Policy
 from ..checks.rounding import PRODUCT, VALUE
-from ..linear_solvers._systems import probe
-from ..operators import apply, apply_adjoint, column_norms, dtype_of, scale_columns
+from ..linear_solvers._systems import PROBES, probe
+from ..operators import apply, apply_adjoint, column_norms, dtype_of, row_sums, scale_columns
 from ..solution import Solution
+from ._rows import at_least, beyond_rows, lost_to_stiff_rows
 from ._validation import dependent, orthonormalize
 
 
@@ -40,8 +41,14 @@ def normalize(
 
     joined = jnp.concatenate([AV - scale_columns(U, sigma), AU - scale_columns(V, sigma)])
     residual = column_norms(joined)
+    W = jnp.concatenate([U, V])
+    terms = jnp.abs(jnp.concatenate([AV, AU])) + scale_columns(jnp.abs(W), jnp.abs(sigma))
     scale = column_norms(jnp.concatenate([AV, AU])) + 2**0.5 * jnp.abs(sigma)
     m, n = A.out_size(), A.in_size()
+    w = probe(jax.ShapeDtypeStruct((m + n, PROBES), dtype_of(A)), 1)
+    rows = row_sums(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
+    rows = rows[:, None] + row_sums(w)[:, None] * jnp.abs(sigma)[None, :]
+    excess = beyond_rows(joined, terms, rows, W)
     w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
     # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
     size = column_norms(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
@@ -49,9 +56,9 @@ def normalize(
     rounding = PRODUCT * eps * (size + jnp.abs(sigma))
     zero = jnp.broadcast_to(VALUE * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
     angle = jnp.sum(U.conj() * AV, axis=0)
-    figures = (sigma, residual, scale, rounding, zero, angle, finite, *gram)
+    figures = (sigma, residual, scale, rounding, excess, zero, angle, finite, *gram)
     # a singular value near 0 sets no scale: there the residual is compared with rounding
-    relative = residual / jnp.maximum(scale, rounding / eps**0.5)
+    relative = at_least(residual / jnp.maximum(scale, rounding / eps**0.5), excess)
     # the error of the solver: two singular values can be off in opposite directions
     parts = U, joined[:m], V, joined[m:]
     misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
@@ -82,6 +89,7 @@ class UnfitTriplets(eqx.Module):
         residual: Any,
         scale: Any,
         rounding: Any,
+        excess: Any,
         zero: Any,
         angle: Any,
         finite: Any,
@@ -140,6 +148,8 @@ class UnfitTriplets(eqx.Module):
             )
 
         yield Objection(~(residual <= allowed), unsolved)
+        equation = "triplets with A v = σ u and Aᴴ u = σ v"
+        yield lost_to_stiff_rows(requirement, equation, excess, self.residual_rtol)
 
 
 def _number(z: Any) -> str:

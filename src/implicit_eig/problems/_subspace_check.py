@@ -15,8 +15,16 @@ from .. import host
 from .._compiled import compiled
 from ..checks.policy import Objection
 from ..checks.rounding import PRODUCT
-from ..linear_solvers._systems import probe
-from ..operators import apply_complex, column_norms, column_sums, diagonal, scale_columns
+from ..linear_solvers._systems import PROBES, probe
+from ..operators import (
+    apply_complex,
+    column_norms,
+    column_sums,
+    diagonal,
+    row_sums,
+    scale_columns,
+)
+from ._rows import at_least, beyond_rows, lost_to_stiff_rows
 
 
 @compiled
@@ -36,16 +44,21 @@ def schur_basis(
     S = X.conj().T @ AX
     S, Q = _schur(jnp.where(jnp.isfinite(S), S, 0))
     X, AX, BX = X @ Q, AX @ Q, BX @ Q
-    residual = column_sums(AX - BX @ S)
+    R = AX - BX @ S
+    residual = column_sums(R)
     scale = column_sums(AX) + column_sums(BX) * column_sums(S)
-    v = probe(X[:, :1], 1)
-    size_A, size_B = (column_sums(apply_complex(M, v)) for M in (A, B))
+    v = probe(jax.ShapeDtypeStruct((len(X), PROBES), X.dtype), 1)
+    of_A, of_B = (row_sums(apply_complex(M, v)) for M in (A, B))
+    rows = of_A[:, None] + of_B[:, None] * column_sums(S)[None, :]
     eps = float(jnp.finfo(X.dtype).eps)
-    rounding = PRODUCT * eps * (size_A + column_sums(S) * size_B) * column_sums(X)
-    figures = (residual, scale, rounding, rank, skew, finite, jnp.all(jnp.isfinite(L)))
+    rounding = PRODUCT * eps * column_sums(rows) * column_sums(X)
+    terms = jnp.abs(AX) + jnp.abs(BX) @ jnp.abs(S)
+    largest = jnp.broadcast_to(jnp.max(jnp.abs(X), axis=1, keepdims=True), X.shape)
+    excess = beyond_rows(R, terms, rows, largest)
+    figures = (residual, scale, rounding, excess, rank, skew, finite, jnp.all(jnp.isfinite(L)))
     # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
     floor = jnp.maximum(scale, rounding / eps**0.5)
-    return S, X, figures, residual / jnp.where(floor > 0, floor, 1)
+    return S, X, figures, at_least(residual / jnp.where(floor > 0, floor, 1), excess)
 
 
 def _schur(S: Array) -> tuple[Array, Array]:
@@ -71,6 +84,7 @@ class UnfitBasis(eqx.Module):
         residual: Any,
         scale: Any,
         rounding: Any,
+        excess: Any,
         rank: Any,
         skew: Any,
         finite: Any,
@@ -112,3 +126,6 @@ class UnfitBasis(eqx.Module):
             )
 
         yield Objection(~(residual <= allowed), unsolved)
+        yield lost_to_stiff_rows(
+            requirement, "A X = B X S for their span", excess, self.residual_rtol
+        )

@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -11,8 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..checks.rounding import VALUE
-from ..linear_solvers._systems import AbstractLinearSystems, Structure, probe
-from ..operators import apply, column_sums, diagonal, has_entries, is_dense
+from ..linear_solvers._systems import PROBES, AbstractLinearSystems, Structure, probe
+from ..operators import apply, column_sums, diagonal, has_entries, is_dense, row_sums
 
 
 class Pencil(eqx.Module):
@@ -51,9 +52,13 @@ class Pencil(eqx.Module):
 
     def sizes(self) -> Float[Array, " k"]:
         """Return a typical ‖A v‖ + |λᵢ| ‖B v‖ for ‖v‖ = 1, in the 1-norm; shape (k,)."""
-        v = probe(self.X[:, :1], 1)
-        size = column_sums(apply(self.A, v)) + jnp.abs(self.lam) * column_sums(apply(self.B, v))
-        return lax.stop_gradient(size)
+        return column_sums(self.rows())
+
+    def rows(self) -> Float[Array, "n k"]:
+        """Return |A v| + |λᵢ| |B v|, summed over random v whose 1-norms sum to 1."""
+        like = jax.ShapeDtypeStruct((len(self.X), PROBES), self.X.dtype)
+        of_A, of_B = (row_sums(apply(M, probe(like, 1))) for M in (self.A, self.B))
+        return lax.stop_gradient(of_A[:, None] + of_B[:, None] * jnp.abs(self.lam)[None, :])
 
     def rounding(self) -> Float[Array, " k"]:
         """Return the effect of rounding on each eigenvalue: some eps |xᵢ|ᵀ |A − λᵢB| |xᵢ|; (k,).

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree
 
-from ..linear_solvers._systems import Structure, probe
+from ..linear_solvers._systems import PROBES, Structure, probe
 from ..linear_solvers.auto import SMALL
-from ..operators import at, column_sums, dtype_of, is_dense
+from ..operators import at, column_sums, dtype_of, is_dense, scale_columns
 from ..operators.views import ComplexView
 from .matrices import AbstractMatrices
 
@@ -83,17 +83,19 @@ class Function(AbstractMatrices):
         """Return T(λᵢ) alone."""
         return Function(self.T, at(self.lam, i)[None], self.args, self.is_transposed)
 
-    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
-        """Return ‖T(λᵢ) v‖."""
-        return jax.lax.stop_gradient(column_sums(self.product(self._probes(like))))
+    def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
+        """Return |T(λᵢ) v|."""
+        v = probe(jax.ShapeDtypeStruct((len(like), PROBES), like.dtype), 1)
+        moduli = jax.vmap(lambda v: jnp.abs(self.product(self._spread(v[:, None]))), 1)(v)
+        return jax.lax.stop_gradient(jnp.sum(moduli, axis=0))
 
-    def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-        """Return |λᵢ| ‖T'(λᵢ) xᵢ‖: a change of λᵢ by a part of it changes T(λᵢ) xᵢ by that part."""
-        return jnp.abs(self.lam) * column_sums(self._along(X, jnp.ones_like(self.lam)))
+    def terms(self, X: Inexact[Array, "n k"]) -> Float[Array, "n k"]:
+        """Return |λᵢ T'(λᵢ) xᵢ|: a change of λᵢ by a part of it changes T(λᵢ) xᵢ by that part."""
+        return jnp.abs(scale_columns(self._along(X, jnp.ones_like(self.lam)), self.lam))
 
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
         """Return ‖T(a v + x) − a T v − T x‖ / ‖T v‖, and T'x along i against i times it along 1."""
-        V = self._probes(X[:, :1])
+        V = self._spread(probe(X[:, :1], 1))
         a = jnp.asarray(FACTOR, X.dtype)
         TV = self.product(V)
         additive = self.product(a * V + X) - a * TV - self.product(X)
@@ -117,8 +119,8 @@ class Function(AbstractMatrices):
     def _along(self, X: Array, lam_dot: Array) -> Array:
         return jax.jvp(lambda lam: self._product(lam, X), (self.lam,), (lam_dot,))[1]
 
-    def _probes(self, like: Array) -> Array:
-        return jnp.broadcast_to(probe(like, 1), (len(like), len(self.lam)))
+    def _spread(self, v: Array) -> Array:
+        return jnp.broadcast_to(v, (len(v), len(self.lam)))
 
 
 def _ratio(part: Array, size: Array) -> Array:

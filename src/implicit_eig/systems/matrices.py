@@ -17,13 +17,14 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Array, Float, Inexact
 
-from ..linear_solvers._systems import Structure, probe
+from ..linear_solvers._systems import PROBES, Structure, probe
 from ..operators import (
     apply_complex,
     at,
     column_sums,
     has_entries,
     is_dense,
+    row_sums,
     scale_columns,
 )
 from ..operators.views import host_view
@@ -49,12 +50,16 @@ class AbstractMatrices(eqx.Module):
         """Return T(λᵢ) alone, k = 1; `i` may be traced."""
 
     @abc.abstractmethod
-    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
-        """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1; it carries no derivative."""
+    def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
+        """Return |T(λᵢ) v|, summed over random v whose 1-norms sum to 1; without a derivative."""
 
     @abc.abstractmethod
-    def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-        """Return the sizes of the terms that cancel in T(λᵢ) xᵢ = 0."""
+    def terms(self, X: Inexact[Array, "n k"]) -> Float[Array, "n k"]:
+        """Return the moduli of the terms that cancel in T(λᵢ) xᵢ = 0."""
+
+    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
+        """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1, in the 1-norm; it carries no derivative."""
+        return column_sums(self.rows(like))
 
     @abc.abstractmethod
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
@@ -87,13 +92,18 @@ class Sum(AbstractMatrices):
         """Return the sum with the weights of λᵢ."""
         return dataclasses.replace(self, weights=tuple(at(f, i)[None] for f in self.weights))
 
-    def sizes(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
-        """Return Σⱼ |fⱼᵢ| ‖Aⱼ v‖."""
-        return jax.lax.stop_gradient(self._parts(probe(like, 1)))
+    def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
+        """Return Σⱼ |fⱼᵢ| |Aⱼ v|."""
+        v = probe(jax.ShapeDtypeStruct((len(like), PROBES), like.dtype), 1)
+        parts = [
+            jnp.abs(f)[None, :] * row_sums(apply_complex(A, v))[:, None] for f, A in self._pairs()
+        ]
+        return jax.lax.stop_gradient(sum(parts[1:], parts[0]))
 
-    def scales(self, X: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-        """Return Σⱼ |fⱼᵢ| ‖Aⱼ xᵢ‖."""
-        return self._parts(X)
+    def terms(self, X: Inexact[Array, "n k"]) -> Float[Array, "n k"]:
+        """Return Σⱼ |fⱼᵢ| |Aⱼ xᵢ|."""
+        parts = [jnp.abs(f)[None, :] * jnp.abs(apply_complex(A, X)) for f, A in self._pairs()]
+        return sum(parts[1:], parts[0])
 
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
         """Return 0, because a sum of operators has no such defects."""
@@ -115,10 +125,6 @@ class Sum(AbstractMatrices):
 
     def _pairs(self) -> Any:
         return zip(self.weights, self.operators, strict=True)
-
-    def _parts(self, X: Array) -> Array:
-        terms = [jnp.abs(f) * column_sums(apply_complex(A, X)) for f, A in self._pairs()]
-        return sum(terms[1:], terms[0])
 
 
 class Shifted(Sum):
