@@ -48,6 +48,7 @@ from ..checks.policy import (
 )
 from ..checks.rounding import VALUE
 from ..linear_solvers._solve import linear_solve
+from ..linear_solvers._systems import probe
 from ..operators import column_norms, column_sums, diagonal, scale_columns
 from ..solution import Solution
 from ..systems._abstract import AbstractFormulation
@@ -150,6 +151,8 @@ class AbstractPairs(AbstractProblem):
         X = scale_columns(solution.vectors, 1 / jnp.where(norms > 0, norms, 1))
         border = self.border(jnp.diag(solution.values), X, operators)
         matrices = self.matrices(solution.values, operators)
+        v = jnp.broadcast_to(probe(X[:, :1], 1), X.shape)
+        slopes = jnp.abs(self.border(jnp.diag(solution.values), v, operators))
         unit = column_sums(border)
         eps = float(jnp.finfo(X.dtype).eps)
         rounding = VALUE * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
@@ -159,7 +162,7 @@ class AbstractPairs(AbstractProblem):
         equal, blocks = as_one(near), self.blocks(solution.values, as_one(near))
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
         solution, figures = normalize(
-            solution, norms, matrices, border, equal, blocks, self.left_scale
+            solution, norms, matrices, border, slopes, equal, blocks, self.left_scale
         )
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         residual, scale, _, excess, *_ = figures

@@ -26,13 +26,15 @@ def normalize(
     norms: Array,
     matrices: AbstractMatrices,
     border: Array,
+    slopes: Array,
     equal: Array,
     near: Array,
     left_scale: float,
 ) -> tuple[Solution, tuple[Array, ...]]:
     """Return eigenpairs with left vectors such that VᵀT'(λ)X is `left_scale`, and the figures.
 
-    The vectors have norm 1 already; `norms` are their norms before that scaling.
+    The vectors have norm 1 already; `norms` are their norms before that scaling. `border` is
+    T'(λ) X, and `slopes` are the moduli of T'(λ) v for a random v of norm 1 in the 1-norm.
     """
     lam, X = solution.values, solution.vectors
     Y: Any = solution.left_vectors
@@ -47,6 +49,9 @@ def normalize(
     residual, terms, sizes, excess = (
         jnp.stack(parts, axis=-2) for parts in zip(*sides, strict=True)
     )
+    # entries of the random vector are of size 1/n
+    rounding = PRODUCT * float(jnp.finfo(X.dtype).eps) * len(X) * jnp.max(jnp.abs(X), axis=0)
+    still = jnp.all(jnp.abs(border) <= slopes * rounding[None, :], axis=0)
     scaled = left_scale * jnp.linalg.solve(angles, V.T).T
     paired = paired & jnp.all(jnp.isfinite(scaled), axis=0)
     solution = Solution(lam, X, scaled.conj())
@@ -55,6 +60,7 @@ def normalize(
         terms,
         sizes[0],
         excess,
+        still,
         jnp.abs(X.conj().T @ X),
         norms,
         finite,
@@ -85,6 +91,7 @@ class UnfitPairs(eqx.Module):
         parts: Any,
         size: Any,
         excess: Any,
+        still: Any,
         overlaps: Any,
         norms: Any,
         finite: Any,
@@ -141,6 +148,16 @@ class UnfitPairs(eqx.Module):
         yield Objection(~(residual <= allowed), unsolved)
         equation = "pairs with T(λ) x = 0, and yᴴ T(λ) = 0 for left vectors,"
         yield lost_to_stiff_rows(requirement, equation, excess, self.residual_rtol)
+        yield Objection(
+            still,
+            lambda pairs: (
+                f"{requirement}pairs that T'(λ) tells apart; got T'(λ) x = 0 to rounding for pair "
+                f"{pairs[0]}, λ = {lam[pairs[0]]:.6g}. Either T(λ) x = 0 for every λ, as all "
+                "operators have a null vector in common (a polynomial or pencil that is not "
+                "regular), or λ is infinite to rounding, or defective. Restrict the problem to the "
+                "complement of such vectors, or have the solver leave these pairs out."
+            ),
+        )
         yield Objection(
             ~paired,
             lambda pairs: (
