@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import scipy.special
-from problems import jitted
+from problems import Exchanged, jitted
 from test_pairs import eig, eig_left, paired, polyeig, random
 from test_pairs import loss_of as loss_of_size
 
@@ -329,3 +329,40 @@ def test_a_double_value_fails_aloud():
     solve = ie.eigensolver(lambda A: ([2.0], np.eye(3)[:, :1]), ie.Nonlinear(T))
     with pytest.raises(jax.errors.JaxRuntimeError, match="of `Nonlinear`, it is not simple"):
         jax.block_until_ready(jax.jit(jax.grad(lambda A: solve(A).values[0].real))(A))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_repeated_value_is_refused_in_both_modes(dtype):
+    """Two equal scalar delays, turned: each transposed system has many solutions, to any k."""
+    a, b, tau = -0.3, 0.8, 1.2
+    lam = a + scipy.special.lambertw(b * tau * np.exp(-a * tau)) / tau
+    Q, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((N, N)))
+    T = promoting(lambda lam, x, A, B: A @ x + jnp.exp(-lam * tau) * (B @ x) - lam * x)
+    D = random(5, N).astype(dtype)
+
+    def data(gap):
+        A, B = np.diag([a, a + gap, -2.0, -3.0]), np.diag([b, b, 0.3, 0.3])
+        return tuple(jnp.asarray(Q @ M @ Q.T, dtype) for M in (A, B))
+
+    for k in (1, 2):
+        # of the first vector alone, or of any two of the space
+        X = Q[:, :2] @ (np.eye(2)[:, :k] if k == 1 else np.array([[1.0, 0.4], [0.3, 1.0]]))
+        answer = Exchanged()
+        solve = ie.eigensolver(answer, ie.Nonlinear(T, k))
+        value = lambda A, B, solve=solve: solve(A, B).values[0].real
+        derivatives = [
+            jax.jit(lambda A, B, f=value: jnp.sum(jax.grad(f)(A, B) * D)),
+            jax.jit(lambda A, B, f=value: jax.jvp(lambda A: f(A, B), (A,), (D,))[1]),
+        ]
+        for error in (0.0, 1e-10) if dtype is np.float64 else (0.0,):
+            answer.now = lambda *_, X=X, k=k, error=error: (np.full(k, lam + error), X)
+            for derivative in derivatives:
+                with pytest.raises(jax.errors.JaxRuntimeError, match="of `Nonlinear`, it is not s"):
+                    jax.block_until_ready(derivative(*data(0.0)))
+        if k == 1:  # and not where it is simple, the other one being near
+            answer.now = lambda *_, X=X: (np.array([lam]), X)
+            slope = 1 / (1 + tau * b * np.exp(-lam * tau)).real
+            expected = slope * np.real(X[:, 0] @ np.asarray(D) @ X[:, 0])
+            for derivative in derivatives:
+                error = abs(float(derivative(*data(1e-2))) - expected) / abs(expected)
+                assert error < 1e4 * float(np.finfo(dtype).eps)

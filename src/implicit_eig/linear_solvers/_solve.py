@@ -64,7 +64,7 @@ VERDICTS = (
     lx.RESULTS.nonfinite_input,
 )
 # Written as integers: comparing members is a computation, which would start JAX at import.
-SUCCESS, MAX_STEPS, BREAKDOWN, STAGNATION = 0, 1, 3, 4
+SUCCESS, MAX_STEPS, SINGULAR, BREAKDOWN, STAGNATION = 0, 1, 2, 3, 4
 # A solver of unknown tolerance is accepted up to ten times this, 1e-5, the default tolerance of
 # the solvers of SciPy and `jax.scipy.sparse.linalg`.
 UNKNOWN_RTOL = 1e-6

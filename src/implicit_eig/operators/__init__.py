@@ -141,6 +141,14 @@ def row_sums(X: Inexact[Array, "n k"]) -> Float[Array, " n"]:
     return jnp.sum(jnp.abs(X), axis=1)
 
 
+def geometric_means(rows: Float[Array, "n k"]) -> Float[Array, " k"]:
+    """Return the geometric mean of each column's positive entries, which no few of them decide."""
+    positive = rows > 0
+    logs = jnp.log(jnp.where(positive, rows, 1))
+    count = jnp.sum(positive.astype(rows.dtype), axis=0)
+    return jnp.exp(jnp.sum(logs, axis=0) / jnp.maximum(count, 1))
+
+
 def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:
     """Return the 2-norm of a vector, as `column_norms` does."""
     return column_norms(x[:, None])[0]

@@ -91,6 +91,11 @@ class AbstractPairs(AbstractProblem):
         """Return the number vᵀT'(λ)x of the left eigenvectors as they are returned."""
 
     @property
+    def simple(self) -> bool:
+        """Return whether eigenvalues must be simple, which derivatives then verify."""
+        return False
+
+    @property
     def name(self) -> str:
         """Return the kind's name, for messages."""
         return type(self).__name__

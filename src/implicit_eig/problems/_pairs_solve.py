@@ -10,8 +10,9 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
-from ..operators import column_norms, diagonal, scale_columns
+from ..operators import column_norms, diagonal, geometric_means, scale_columns
 from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ..systems.matrices import AbstractMatrices
 from ._couplings import divide
 
 
@@ -94,8 +95,20 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
     size = jnp.sum(state.V * col, axis=0)
     left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
     structure = matrices.structure(len(state.X))
-    systems = BorderedPairs(structure, matrices, col, row, near, alpha, state.X, left, state.near)
+    errors = _errors(matrices, state.X) if problem.simple else None
+    systems = BorderedPairs(
+        structure, matrices, col, row, near, alpha, state.X, left, state.near, errors
+    )
     return BorderedConditions(systems, problem, operators, state, beta)
+
+
+def _errors(matrices: AbstractMatrices, X: Array) -> Array:
+    """Return the least relative changes of T(λᵢ) that make its eigenpairs exact."""
+    X = lax.stop_gradient(X)
+    residuals = column_norms(lax.stop_gradient(matrices.product(X))) / column_norms(X)
+    typical = len(X) * geometric_means(matrices.rows(X[:, :1]))
+    relative = residuals / jnp.where(typical > 0, typical, 1)
+    return jnp.maximum(relative, float(jnp.finfo(X.dtype).eps))
 
 
 def solve_complete(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Inexact
 
 from ..checks.policy import Objection
 from ..checks.rounding import PRODUCT
-from ..operators import column_sums
+from ..operators import column_sums, geometric_means
 
 
 def beyond_rows(
@@ -37,13 +37,10 @@ def beyond_rows(
     """
     eps = float(jnp.finfo(X.dtype).eps)
     # no row counts as smaller than their geometric mean: a solver mixes the rows
-    nonzero = rows > 0
-    logs = jnp.where(nonzero, jnp.log(jnp.where(nonzero, rows, 1)), 0)
-    count = jnp.sum(nonzero.astype(rows.dtype), axis=0)
-    mean = jnp.exp(jnp.sum(logs, axis=0) / jnp.maximum(count, 1))
+    least = geometric_means(rows)
     # entries of the random vectors are of size 1/n
     largest = len(rows) * jnp.max(jnp.abs(X), axis=0)
-    sizes = jnp.maximum(rows, mean[None, :]) * largest[None, :]
+    sizes = jnp.maximum(rows, least[None, :]) * largest[None, :]
     # an eigenvalue that is 0 next to each row sets no scale, as those of rigid motions
     sets = jnp.any(~(terms <= eps**0.5 * sizes), axis=0)
     excess, beyond = (jnp.maximum(jnp.abs(M) - PRODUCT * eps * sizes, 0) for M in (R, terms))

@@ -52,7 +52,9 @@ class Nonlinear(AbstractPairs):
         EigensolverError: T is not linear in x, or not holomorphic in λ, at the eigenpairs (when
             run).
 
-    Cost: one bordered solve for each eigenpair that a derivative uses. The default solver makes the
+    Cost: two bordered solves for each eigenpair that a derivative uses, the second one of a random
+        right side, which shows whether the eigenvalue is simple: where it is repeated, and the
+        solver returns no left eigenvectors, derivatives are refused. The default solver makes the
         bordered matrix from n + 1 products and factorises it where n ≤ 256, or where an argument
         is itself an array of n² numbers. With a sparse or matrix-free operator among the
         arguments, and for larger n, it iterates on products, by GMRES.
@@ -86,6 +88,11 @@ class Nonlinear(AbstractPairs):
                 f"`Nonlinear(n=...)`: the length of x, a positive integer; got {self.n!r}. "
                 "Leave it out where a matrix among the arguments tells it."
             )
+
+    @property
+    def simple(self) -> bool:
+        """Return True."""
+        return True
 
     @property
     def left_scale(self) -> float:

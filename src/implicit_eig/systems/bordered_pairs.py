@@ -27,6 +27,7 @@ import scipy.sparse as sp
 from jaxtyping import Array, Float, Inexact
 
 from ..checks.clusters import as_one
+from ..linear_solvers._solve import SINGULAR
 from ..linear_solvers._systems import (
     AbstractLinearSystems,
     Border,
@@ -35,8 +36,9 @@ from ..linear_solvers._systems import (
     Run,
     ShiftedPencil,
     Structure,
+    probe,
 )
-from ..operators import at, column_norms
+from ..operators import at, column_norms, geometric_means
 from .matrices import AbstractMatrices, Shifted, Sum
 
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
@@ -44,6 +46,8 @@ Unknowns = Inexact[Array, "m k"]
 
 # The size of the border relative to T(λ); see `systems.bordered`.
 BORDER = 1e-3
+# A system this many times its error from a singular one, or nearer, counts as singular.
+APART = 0.1
 
 
 class BorderedPairs(AbstractLinearSystems):
@@ -59,6 +63,8 @@ class BorderedPairs(AbstractLinearSystems):
     # vectors, 0 where unknown, with Mᵢᵀ (vⱼ, 0) = (0, eⱼ) where entry (j, i) of `equal` is 1
     left: Inexact[Array, "n p"]
     equal: Float[Array, "p k"]
+    # the relative errors of T(λᵢ) where eigenvalues must be simple, else `None`
+    errors: Float[Array, " k"] | None = None
 
     @staticmethod
     def name(i: int) -> str:
@@ -155,13 +161,33 @@ class BorderedPairs(AbstractLinearSystems):
             left=jnp.zeros_like(self.left),
         )
 
+    def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
+        """Solve all systems, and where eigenvalues must be simple, show that they are.
+
+        A singular system can be solvable: where λᵢ is repeated, one of many left eigenvectors is
+        the answer. It is not for a random right side b, ‖b‖ = 1, |wᵀb| of about 1/√m for the null
+        vector w. Then ‖u‖ is about 1/(√m σ) with the smallest singular value σ of Mᵢ.
+        """
+        U, report = run(self, b)
+        if self.errors is None:
+            return U, report
+        n, m = len(self.col), len(b)
+        v = probe(b[:, :1]).at[n:].multiply(BORDER)
+        V, proof = run(self, v * jnp.any(b != 0, axis=0)[None, :].astype(v.dtype))
+        smallest = 1 / (m**0.5 * column_norms(V[:n]))
+        typical = n * geometric_means(self.matrices.rows(self.col[:, :1]))
+        singular = self.errors * typical >= APART * smallest
+        residuals = jnp.where(singular, jnp.inf, proof.residuals)
+        verdicts = jnp.where(singular, SINGULAR, proof.verdicts)
+        return U, report.then(proof._replace(residuals=residuals, verdicts=verdicts))
+
     def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with Mᵢᵀ; known left eigenvectors give the solution for (0, eⱼ) without a solve."""
         n = len(self.col)
         unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
         known = as_one(self.equal) & (unknown @ self.near == 0)[None, :]
         bottom = jnp.where(known, b[n:], jnp.zeros_like(b[n:]))
-        U, report = run(self.transposed(), b.at[n:].add(-bottom))
+        U, report = self.transposed().solve(run, b.at[n:].add(-bottom))
         return U.at[:n].add(self.left @ bottom), report
 
     def _product(self, matrices: AbstractMatrices, near: Array, U: Unknowns) -> Unknowns:

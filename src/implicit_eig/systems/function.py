@@ -84,10 +84,15 @@ class Function(AbstractMatrices):
         return Function(self.T, at(self.lam, i)[None], self.args, self.is_transposed)
 
     def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
-        """Return |T(λᵢ) v|."""
+        """Return |T(λᵢ) v| + |λᵢ T'(λᵢ) v|, of which the first can vanish as a whole."""
         v = probe(jax.ShapeDtypeStruct((len(like), PROBES), like.dtype), 1)
-        moduli = jax.vmap(lambda v: jnp.abs(self.product(self._spread(v[:, None]))), 1)(v)
-        return jax.lax.stop_gradient(jnp.sum(moduli, axis=0))
+
+        def moduli(v: Array) -> Array:
+            product = lambda lam: self._product(lam, self._spread(v[:, None]))  # noqa: E731
+            TV, along = jax.jvp(product, (self.lam,), (self.lam,))
+            return jnp.abs(TV) + jnp.abs(along)
+
+        return jax.lax.stop_gradient(jnp.sum(jax.vmap(moduli, 1)(v), axis=0))
 
     def terms(self, X: Inexact[Array, "n k"]) -> Float[Array, "n k"]:
         """Return |λᵢ T'(λᵢ) xᵢ|: a change of λᵢ by a part of it changes T(λᵢ) xᵢ by that part."""
