@@ -12,7 +12,14 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..checks.rounding import VALUE
-from ..linear_solvers._systems import PROBES, AbstractLinearSystems, Structure, probe
+from ..linear_solvers._systems import (
+    PROBES,
+    AbstractLinearSystems,
+    Report,
+    Run,
+    Structure,
+    probe,
+)
 from ..operators import apply, column_sums, diagonal, has_entries, is_dense, row_sums
 
 
@@ -33,6 +40,12 @@ class Pencil(eqx.Module):
     def lam(self) -> Float[Array, " k"]:
         """Return the eigenvalues, shape (k,)."""
         return diagonal(self.S).real
+
+    def with_more(self, pairs: Array) -> "Pencil":
+        """Return the pencil with some of its eigenpairs once more, behind the others."""
+        S = jax.scipy.linalg.block_diag(self.S, jnp.diag(diagonal(self.S)[pairs]))
+        X = jnp.concatenate([self.X, self.X[:, pairs]], axis=1)
+        return Pencil(self.A, self.B, S, X, self.beyond)
 
     def host_lam(self) -> np.ndarray:
         """Return the eigenvalues on the host, where S is a NumPy array and JAX must not be used."""
@@ -106,7 +119,7 @@ class AbstractPencilSystems(AbstractLinearSystems):
     """The systems (A − λᵢB) zᵢ = rᵢ, XᴴBZ = 0, one for each eigenpair of a pencil, in some form."""
 
     pencil: eqx.AbstractVar[Pencil]
-    BX: eqx.AbstractVar[Inexact[Array, "n k"]]
+    BX: eqx.AbstractVar[Inexact[Array, "n p"]]
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Any:
         """Return the right side that stands for R, whose columns are rᵢ."""
@@ -133,6 +146,38 @@ class AbstractPencilSystems(AbstractLinearSystems):
     def if_singular() -> str:
         """Return the meaning of a singular system."""
         return "If it is singular, the last value belongs to a cluster that k cuts."
+
+    @abc.abstractmethod
+    def with_more(self, pairs: Array) -> "AbstractPencilSystems":
+        """Return the systems with those of some eigenpairs once more, behind the others."""
+
+    def solve_and_prove(self, run: Run, b: Any) -> tuple[Any, Report]:
+        """Solve all systems, and show that k cuts no cluster where solutions may not show it.
+
+        A cluster that k cuts makes the system of its value singular. Right sides have a part along
+        the missing eigenvector, and no solution; but where the operators decouple the unknowns,
+        and vectors have zeros, they may have none by chance. A random right side r has one. The
+        Rayleigh quotient zᴴr / zᴴBz of its solution is the distance of the nearest other value.
+        """
+        pencil = self.pencil
+        lam, X = pencil.lam, pencil.X
+        # k takes an end of the spectrum, or a part amid it
+        ends = jnp.stack([jnp.argmax(lam), jnp.argmin(lam)])[: min(2, len(lam))]
+        decoupled = jnp.any(X[:, ends] == 0, axis=0)
+        r = probe(X[:, :1])
+        r = (r - self.BX @ (X.conj().T @ r)) * decoupled[None, :].astype(r.dtype)
+        systems = self.with_more(ends)
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), b, systems.right_side(r))
+        U, report = run(systems, both)
+        Z = systems.solution(U)[:, len(lam) :]
+        square = jnp.sum(Z.conj() * apply(pencil.B, Z), axis=0).real
+        distance = jnp.abs(jnp.sum(Z.conj() * r, axis=0)) / jnp.where(square == 0, 1, square)
+        solved = (report.residuals <= report.allowed)[len(lam) :]
+        cut = decoupled & ~(solved & (distance > pencil.rounding()[ends]))
+        report = jax.tree.map(lambda part: part[: len(lam)], report)
+        worse = jnp.where(cut, jnp.inf, report.residuals[ends])
+        report = report._replace(residuals=report.residuals.at[ends].max(worse))
+        return jax.tree.map(lambda part: part[..., : len(lam)], U), report
 
 
 class AbstractFormulation(eqx.Module):

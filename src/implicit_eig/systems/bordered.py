@@ -9,6 +9,7 @@ cluster, and keeps the sparsity of A and B except in the border, whose scale is 
 with Xᴴr = 0 the solution has Xᴴ B z = 0, for near and far eigenpairs alike, and μ = 0.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -65,8 +66,8 @@ class BorderedSystems(AbstractPencilSystems):
 
     structure: Structure
     pencil: Pencil
-    BX: Inexact[Array, "n k"]
-    near: Float[Array, "k k"]  # column i is the diagonal of Nᵢ
+    BX: Inexact[Array, "n p"]
+    near: Float[Array, "p k"]  # column i is the diagonal of Nᵢ
     alpha: Float[Array, " k"]
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
@@ -130,7 +131,18 @@ class BorderedSystems(AbstractPencilSystems):
 
         return column
 
+    def with_more(self, pairs: Array) -> "BorderedSystems":
+        """Return the systems with those of some eigenpairs once more."""
+        alpha = jnp.concatenate([self.alpha, self.alpha[pairs]])
+        near = jnp.concatenate([self.near, self.near[:, pairs]], axis=1)
+        pencil = self.pencil.with_more(pairs)
+        return dataclasses.replace(self, pencil=pencil, near=near, alpha=alpha)
+
+    def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
+        """Solve all systems."""
+        return self.solve_and_prove(run, b)
+
     def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with Mᵢᵀ, the conjugate of Mᵢ."""
-        U, report = run(self, jax.tree.map(jnp.conj, b))
+        U, report = self.solve(run, jax.tree.map(jnp.conj, b))
         return jax.tree.map(jnp.conj, U), report

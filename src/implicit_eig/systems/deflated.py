@@ -8,6 +8,7 @@ definite where the unknown part of the spectrum lies on one side of λᵢ. For a
 Xᴴr = 0 the solution of Mᵢ z = r has XᴴB z = 0 and solves (A − λᵢB) z = r, independently of τᵢ.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,11 @@ class DeflatedSystems(AbstractPencilSystems):
 
         return column
 
+    def with_more(self, pairs: Array) -> "DeflatedSystems":
+        """Return the systems with those of some eigenpairs once more."""
+        tau = jnp.concatenate([self.tau, self.tau[pairs]])
+        return dataclasses.replace(self, pencil=self.pencil.with_more(pairs), tau=tau)
+
     def shifted_pencil(self) -> ShiftedPencil:
         """Return the parts of the systems, for shift and invert."""
         A, B, lam = self.pencil.A, self.pencil.B, self.pencil.lam
@@ -121,7 +127,7 @@ class DeflatedSystems(AbstractPencilSystems):
         of the k, the original systems are solved as well.
         """
         if self.pencil.beyond is None:
-            return run(self, b)
+            return self.solve_and_prove(run, b)
         mu, V = self.pencil.beyond
         known, X = jnp.concatenate([self.known, mu]), jnp.concatenate([self.X, V], axis=1)
         BX = jnp.concatenate([self.BX, apply(self.pencil.B, V)], axis=1)
