@@ -156,7 +156,8 @@ def _of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -
         return (
             "`jax.grad`, `jax.vjp`: a function of the vectors that has a derivative; got one "
             f"that depends on the phase of pair {i}, {amount}The gradient takes the phase for "
-            "constant. Use |x|², products x xᴴ, or overlaps' moduli; or fix phases with "
+            "constant. Use |x|², which is `(x * x.conj()).real`, products x xᴴ, or overlaps' "
+            "moduli; or fix phases with "
             "`eigensolver(normalization=LargestComponent())`; or accept this with "
             "`Policy(gauge=Action.IGNORE)`."
         )
