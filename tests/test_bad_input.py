@@ -303,3 +303,22 @@ def test_operators_of_another_size(form):
             ie.InputError, match=r"`A.mv\(x\)`: a vector of shape \(5,\); got shape"
         ):
             other.mv(jnp.ones(6))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_entries_near_the_largest_number(dtype):
+    """Those that fit are solved; those that do not are said to overflow, not to be unsymmetric."""
+    matrix, most = np.asarray(A) / np.max(np.abs(A)), float(np.finfo(dtype).max)
+    small = most**0.9
+    values = solve(jnp.asarray(matrix * small, dtype)).values
+    assert np.allclose(np.asarray(values, float) / small, np.linalg.eigvalsh(matrix)[:2], rtol=1e-5)
+    for size in (0.01 * most, 0.99 * most):
+        with pytest.raises(ie.EigensolverError, match=r"scale (A|it)\."):
+            solve(jnp.asarray(matrix * size, dtype))
+
+
+def test_a_square_by_abs_has_another_second_derivative_at_a_complex_zero():
+    """As the documentation says of JAX; when this fails, it need not say so any more."""
+    second = lambda f: jax.grad(jax.grad(lambda t: f(t * (1 + 1j))))(0.0)
+    assert second(lambda x: jnp.abs(x) ** 2) == 0
+    assert second(lambda x: (x * x.conj()).real) == 4

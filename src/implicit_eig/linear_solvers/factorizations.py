@@ -245,7 +245,7 @@ def _superlu_size(nnz: int, matrix: sp.csc_matrix) -> int:
     matrix. What it does not fill of them is resident where the allocator takes it from memory that
     was used before, which is some multiple of SuperLU's workspace, as measured with glibc.
     """
-    n, itemsize = matrix.shape[0], matrix.dtype.itemsize
+    n, itemsize = len(matrix.indptr) - 1, matrix.dtype.itemsize
     idle = min(30 * matrix.nnz, 2_700 + 8 * n, 150_000)
     # the entries of a supernode share their indices; seven vectors of indices of rows
     return nnz * (itemsize + 2) + 28 * n + idle * (2 * itemsize + 8)

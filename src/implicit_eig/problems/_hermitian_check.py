@@ -68,7 +68,17 @@ def _unfit(name: str, defect: Any, rounding: Any, quadratic_form: Any) -> Iterat
         ~(rounding < np.inf),
         lambda _: (
             f"`solve({name}=...)`: finite entries; got NaN or inf in a product with {name}. "
-            "Check how it was assembled."
+            "Check how it was assembled; if its entries are near the largest number, scale it."
+        ),
+    )
+    info = np.finfo(rounding.dtype)
+    size, most = rounding / (PRODUCT * info.eps), float(info.max) * float(info.eps) ** 0.5
+    yield Objection(
+        (size > most) | ((rounding == 0) & (defect > 0)),
+        lambda _: (
+            f"`solve({name}=...)`: entries whose products and reciprocals are numbers; got a "
+            f"product of size {size:.1e} in {info.dtype}, so that they overflow or underflow. "
+            f"Choose other units: scale {name}."
         ),
     )
     yield Objection(
