@@ -74,7 +74,10 @@ class Eigensolver(AbstractRoot):
             InputError: an operator does not fit (when traced).
             EigensolverError: the solver's eigenpairs fail their check (when run).
         """
-        canonical = self.canonical(operators)
+        return self.at(self.canonical(operators))
+
+    def at(self, canonical: Operators) -> Solution:
+        """Return the eigenpairs of canonical operators."""
         whole, stats = find_root(self, canonical)
         state = _single(self, whole)
         solution, joint = self.solution(state, canonical), self.problem.joint(whole)

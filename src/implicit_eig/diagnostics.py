@@ -1,6 +1,7 @@
 """Diagnose how far a gradient can be trusted, and refine a rough solution."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,10 +16,10 @@ from ._eigensolver import Eigensolver
 from ._polish import SILENT, as_returned, newton
 from .checks.clusters import clusters_of
 from .checks.policy import Policy
+from .checks.rounding import PRODUCT
 from .linear_solvers._solve import chosen, label, solve_once
 from .linear_solvers._systems import AbstractSquareSystem, probe
 from .linear_solvers.auto import AutoLinearSolver
-from .operators import column_norms
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
 
@@ -43,7 +44,8 @@ class Diagnosis(eqx.Module):
         solve_growth: ‖M‖ ‖u‖ / ‖b‖ there, a lower bound of the condition number of M; shape (k,).
         vector_errors: an estimate of the error of each eigenvector, residual over gap; shape (k,).
         gradient_errors: an estimate, from all of these, of the relative error of a gradient of
-            each eigenvalue and eigenvector; shape (k,).
+            each eigenvalue and eigenvector, in the worst case; shape (k,).
+        gradient_error: an estimate of that of the gradient of `of`; NaN without `of`.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -69,6 +71,7 @@ class Diagnosis(eqx.Module):
     solve_growth: np.ndarray
     vector_errors: np.ndarray
     gradient_errors: np.ndarray
+    gradient_error: float = np.nan
 
     def __repr__(self) -> str:
         columns = {
@@ -100,21 +103,30 @@ class Diagnosis(eqx.Module):
             lines.append("whether k cuts a cluster: not known; ask for pairs beyond k by `guard=1`")
         elif not all(self.complete):
             lines.append("k cuts a cluster: ask for more pairs, or fewer")
+        if not np.isnan(self.gradient_error):
+            lines.append(f"relative error of the gradient: about {self.gradient_error:.1e}")
         return "\n".join(lines)
 
 
-def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
+def diagnose(
+    solve: Eigensolver, *operators: Any, of: Callable[[Solution], Any] | None = None
+) -> Diagnosis:
     """Return residuals, gaps, clusters, condition numbers and an estimate of a gradient's error.
 
     Args:
         solve: made by `eigensolver`.
         *operators: as for `solve`; concrete arrays.
+        of: a real function of the `Solution`. The error of its gradient with respect to the
+            operators is estimated by the change of the gradient where every entry of them changes
+            by a rounding error, with random signs, and where eigenpairs are refined by a Newton
+            step; and by what the linear solves leave. Entries that a matrix-free operator closes
+            over are not changed.
 
     Returns:
         Diagnosis: print it.
 
     Cost: one solve; one linear solve for each eigenpair, and another for its left eigenvector in
-        problems that are not Hermitian.
+        problems that are not Hermitian. With `of`, four gradients and three refinements.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -145,6 +157,12 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
     vector_errors = residuals / np.where(np.isfinite(gaps), np.minimum(gaps, 1), 1)
     eps = float(np.finfo(residuals.dtype).eps)
     errors = condition * (2 * vector_errors + solved * growth + eps * growth)
+    gradient_error = np.nan
+    if of is not None:
+        change = _gradient_error(dataclasses.replace(solve, policy=quiet), theta, of)
+        # what a direct solver leaves is rounding, which the change shows
+        left = np.where(solved > PRODUCT * eps, solved * growth, 0)
+        gradient_error = SAFETY * (change + eps) + float(np.max(left))
     clusters = [c[c < k] for c in clusters_of(equal) if (c < k).any()]
     complete = None
     if asked.k > k:
@@ -163,7 +181,36 @@ def diagnose(solve: Eigensolver, *operators: Any) -> Diagnosis:
         growth[:k],
         vector_errors[:k],
         errors[:k],
+        gradient_error,
     )
+
+
+# The change of a gradient by random rounding errors is multiplied by this, since the error of the
+# gradient itself is another one of these changes, and they differ. See the documentation's page of
+# benchmarks for how far that reaches.
+SAFETY = 5.0
+CHANGES = 3
+
+
+def _gradient_error(solve: Eigensolver, theta: Operators, of: Callable[[Solution], Any]) -> float:
+    """Return the relative change of the gradient of f(solve(θ)) by rounding and by refinement."""
+    moving, still = eqx.partition(theta, eqx.is_inexact_array)
+
+    def gradient(solve: Eigensolver, arrays: PyTree) -> np.ndarray:
+        found = jax.grad(lambda arrays: of(solve.at(eqx.combine(arrays, still))))(arrays)
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+
+    rng = np.random.default_rng(20101)
+
+    def changed(leaf: Array) -> Array:
+        eps = float(jnp.finfo(leaf.dtype).eps)
+        signs = rng.choice([-1.0, 1.0], leaf.shape)
+        return leaf * jnp.asarray(1 + eps * signs, leaf.dtype)
+
+    first, refined = gradient(solve, moving), dataclasses.replace(solve, refine=1)
+    others = [gradient(refined, jax.tree.map(changed, moving)) for _ in range(CHANGES)]
+    size, change = (float(np.linalg.norm(x)) for x in (first, np.subtract(others, first)))
+    return change / size if size > 0 else change
 
 
 def _try_solve(
@@ -173,36 +220,36 @@ def _try_solve(
 
     There is one random right side b for each eigenpair.
     """
-    solved, growth, taken, name = _solve_probe(solve, state, theta)
+    reports, name = _solve_probe(solve, state, theta)
+    k = solve.problem.k
+    if not reports:
+        return np.zeros(k), np.ones(k), np.zeros(k, int), name
     # one solve, perhaps another for left eigenvectors; steps below 0 are not known
-    taken = np.reshape(taken, (-1, len(solved)))
-    steps = np.where((taken < 0).any(axis=0), -1, taken.sum(axis=0))
-    return np.asarray(solved), np.asarray(growth), steps, name
+    residuals, errors, steps = (np.stack(parts) for parts in zip(*reports, strict=True))
+    eps = float(np.finfo(residuals.dtype).eps)
+    growth = errors / (residuals + eps)
+    steps = np.where((steps < 0).any(axis=0), -1, steps.sum(axis=0))
+    return residuals.max(axis=0), growth.max(axis=0), steps, name
 
 
 @compiled
 def _solve_probe(
     solve: Eigensolver, state: PyTree, theta: Operators
-) -> tuple[Array, Array, list[Array], str]:
+) -> tuple[list[tuple[Array, Array, Array]], str]:
     problem = solve.problem
-    conditions = lambda z: problem.conditions(z, *theta)  # noqa: E731
-    first, *others = conditions(state)
+    first, *others = problem.conditions(state, *theta)
     b = jnp.tile(probe(first[:, :1]), (1, first.shape[1]))
-    taken, names = [], ["no linear solver"]
+    reports, names = [], ["no linear solver"]
 
     def noted(system: AbstractSquareSystem, b: PyTree) -> PyTree:
         U, report = solve_once(system, b, solve.linear_solver, solve.policy)
-        taken.append(report.steps)
+        reports.append((report.residuals, report.errors, report.steps))
         names.append(label(chosen(system, b, solve.linear_solver, solve.policy)))
         return U
 
     linearised = problem.linearise(state, theta, solve.system)
-    state_dot = linearised.tangent((b, *map(jnp.zeros_like, others)), noted)
-    product = jax.jvp(conditions, (state,), (state_dot,))[1][0]
-    size = column_norms(jax.jvp(conditions, (state,), (jax.tree.map(probe, state),))[1][0])
-    vectors = lambda z: problem.solution(problem.separate(z)).vectors  # noqa: E731
-    u = jax.jvp(vectors, (state,), (state_dot,))[1]
-    return column_norms(product + b), size * column_norms(u), taken, names[-1]
+    linearised.tangent((b, *map(jnp.zeros_like, others)), noted)
+    return reports, names[-1]
 
 
 def refine(

@@ -137,6 +137,8 @@ def offered(program, name):
     kind = program.kind
     if kind == "Subspace":
         return name in ("sum", "density")
+    if name == "density" and program.k == N and not program.pencil and kind != "General":
+        return False  # of all eigenvectors it is the trace of P
     if name == "left":
         return program.left or kind == "Singular"
     if name == "cross":

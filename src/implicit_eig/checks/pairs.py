@@ -240,24 +240,27 @@ def _inexact_again(
     """Object to second derivatives of which near eigenpairs are an inexact part.
 
     With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g², of
-    which rounding leaves ε = eps/g as a relative error. Of one that is smooth where the pairs
-    meet, the terms of size 1/g² cancel, and their rounding, ε/g, is left.
+    which rounding leaves eps/g as a relative error, and so it does of functions of both pairs
+    together. Of one that is smooth where the pairs meet and yet not the same in all their bases,
+    the terms of size 1/g² cancel, and their rounding, eps/g², is left.
     """
     eps = float(jnp.finfo(near.dtype).eps)
     # a smooth function has parts as large as the rest of the gradient, where others have 1/g
     mixing = (turned > VALUE * eps * smooth) & (turned < SMOOTH * smooth)
-    error = near**2 / (VALUE * eps)
+    gap, spread = abs(values[:, None] - values[None, :]), abs(values).max()
+    relative = (spread * (gap > 0)) / (gap + (gap == 0))
+    error = near + VALUE * eps * relative**2 * mixing
 
     def message(i: np.ndarray, j: np.ndarray) -> str:
         i, j = sorted((i[0], j[0]))
         return (
-            "`jax.hessian` and the like: pairs far enough apart, or a function of their sum; got "
-            f"one of pairs {i} and {j}, whose values differ by {abs(values[i] - values[j]):.1e}, "
+            "`jax.hessian` and the like: pairs far enough apart; got pairs "
+            f"{i} and {j}, whose values differ by {abs(values[i] - values[j]):.1e}, "
             f"and second derivatives that may be wrong by {error[i, j]:.1e} of the gradient. "
-            f"Write it by `matrix_function`, or use higher precision, {EXCUSE}"
+            f"Write the function by `matrix_function`, or use higher precision, {EXCUSE}"
         )
 
-    yield Objection(mixing & (error > LOOSE), message)
+    yield Objection((near > 0) & (smooth > 0) & (error > LOOSE), message)
 
 
 def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:

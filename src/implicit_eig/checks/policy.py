@@ -58,6 +58,9 @@ class SolveReport(NamedTuple):
         steps: for each system: 0 for a direct solver, −1 for one that does not report them, the
             number of products asked for by a host solver; shape (k,).
         residuals: ‖b − M u‖ / ‖b‖ of each system, 0 where b is zero; shape (k,).
+        errors: an estimate of the relative error of each u, (‖b − M u‖ / ‖b‖ + eps) ‖M‖ ‖u‖ / ‖b‖,
+            where ‖M‖ ‖u‖ / ‖b‖ stands for the condition number of M, which it does not exceed;
+            shape (k,).
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
@@ -74,6 +77,7 @@ class SolveReport(NamedTuple):
     solver: str
     steps: np.ndarray
     residuals: np.ndarray
+    errors: np.ndarray
 
 
 def _as_float(value: Any) -> Any:

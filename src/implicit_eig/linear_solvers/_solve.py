@@ -190,7 +190,7 @@ def solve_once(
     U, report = system.solve_transposed(run, b) if transposed else system.solve(run, b)
     if policy.monitor is not None:
         tell = _Monitor(policy.monitor, label(worker))
-        jax.debug.callback(tell, report.steps, report.residuals)
+        jax.debug.callback(tell, report.steps, report.residuals, report.errors)
     unsolved = _Unsolved(type(solver).__name__, type(system.handed()))
     U = enforce(linear_solver_check(policy, unsolved), tuple(report[:4]), U)
     if report.conditions is not None:
@@ -216,9 +216,11 @@ def _solve_scaled(
     residual = _plain_norms(jax.tree.map(jnp.subtract, unit, systems.mv(U)))
     residual = jnp.where(jnp.isnan(size), 0, residual)
     eps = float(jnp.finfo(residual.dtype).eps)
-    rounding = PRODUCT * eps * _plain_norms(jax.tree.map(lambda u: scale_columns(u, sizes), U))
+    growth = _plain_norms(jax.tree.map(lambda u: scale_columns(u, sizes), U))
+    rounding = PRODUCT * eps * growth
     allowed = jnp.maximum(accepted, jnp.where(rounding < SOLVED, rounding, SOLVED))
-    report = Report(residual, allowed, *outcome, systems.condition_bound(unit, U))
+    errors = (residual + eps) * growth
+    report = Report(residual, allowed, *outcome, errors, systems.condition_bound(unit, U))
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U), report
 
 
@@ -313,8 +315,8 @@ class _Monitor(eqx.Module):
     monitor: Callable[[SolveReport], None] = eqx.field(static=True)
     solver: str = eqx.field(static=True)
 
-    def __call__(self, steps: Any, residuals: Any) -> None:
-        self.monitor(SolveReport(self.solver, np.asarray(steps), np.asarray(residuals)))
+    def __call__(self, *figures: Any) -> None:
+        self.monitor(SolveReport(self.solver, *map(np.asarray, figures)))
 
 
 class _Unsolved(eqx.Module):

@@ -46,6 +46,7 @@ class Report(NamedTuple):
         allowed: the largest residual that counts as solved.
         verdicts: the solver's report, an index into `VERDICTS` of `_solve`.
         steps: those of an iteration, 0 for a direct solver, -1 where they are not known.
+        errors: an estimate of the relative error of each solution.
         conditions: a lower bound, from the solution, of the condition number of each eigenvalue;
             `None` where it gives none.
     """
@@ -54,6 +55,7 @@ class Report(NamedTuple):
     allowed: Any
     verdicts: Any
     steps: Any
+    errors: Any
     conditions: Any
 
     def then(self, other: "Report") -> "Report":
@@ -67,7 +69,8 @@ class Report(NamedTuple):
         several = [r.conditions for r in (self, other) if r.conditions is not None]
         conditions = functools.reduce(jnp.maximum, several) if several else None
         worse = map(pick, self[:3], other[:3])
-        return Report(*worse, steps=steps, conditions=conditions)
+        errors = jnp.maximum(self.errors, other.errors)
+        return Report(*worse, steps=steps, errors=errors, conditions=conditions)
 
 
 # (systems, b) -> u and its report
