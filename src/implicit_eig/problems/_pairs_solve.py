@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
-from ..operators import column_norms, diagonal, geometric_means, scale_columns
+from ..operators import column_norms, diagonal, scale_columns
 from ..systems.bordered_pairs import BORDER, BorderedPairs
 from ..systems.matrices import AbstractMatrices
 from ._couplings import divide
@@ -87,14 +87,14 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
     matrices = problem.matrices(state.lam, operators)
     border = problem.border(state.S, state.X, operators)
     norms = column_norms(lax.stop_gradient(border))
-    alpha = BORDER * matrices.sizes(state.X[:, :1])
+    structure = matrices.structure(len(state.X))
+    alpha = BORDER[structure] * matrices.typical(state.X[:, :1])
     beta = alpha / jnp.where(norms > 0, norms, 1)
     col, near = scale_columns(border, beta), problem.blocks_of(state)
     row = scale_columns(dual(state.X, near).conj(), alpha)
     # the known left eigenvectors in the scale of the border
     size = jnp.sum(state.V * col, axis=0)
     left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
-    structure = matrices.structure(len(state.X))
     errors = _errors(matrices, state.X) if problem.simple else None
     systems = BorderedPairs(
         structure, matrices, col, row, near, alpha, state.X, left, state.near, errors
@@ -106,7 +106,7 @@ def _errors(matrices: AbstractMatrices, X: Array) -> Array:
     """Return the least relative changes of T(λᵢ) that make its eigenpairs exact."""
     X = lax.stop_gradient(X)
     residuals = column_norms(lax.stop_gradient(matrices.product(X))) / column_norms(X)
-    typical = len(X) * geometric_means(matrices.rows(X[:, :1]))
+    typical = matrices.typical(X[:, :1])
     relative = residuals / jnp.where(typical > 0, typical, 1)
     return jnp.maximum(relative, float(jnp.finfo(X.dtype).eps))
 

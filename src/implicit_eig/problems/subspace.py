@@ -177,11 +177,12 @@ class Subspace(AbstractProblem):
         lam = diagonal(S)
         matrices = Shifted((A, B), (jnp.ones_like(lam), -lam))
         BX = apply_complex(B, X)
-        norms, size = column_norms(BX), jnp.max(matrices.sizes(X[:, :1]))
-        scale = lax.stop_gradient(BORDER * size / jnp.where(norms > 0, norms, 1))
+        structure = matrices.structure(len(X))
+        norms, size = column_norms(BX), jnp.max(matrices.typical(X[:, :1]))
+        scale = lax.stop_gradient(BORDER[structure] * size / jnp.where(norms > 0, norms, 1))
         border = scale_columns(BX, scale)
         systems = BorderedBasis(
-            matrices.structure(len(X)),
+            structure,
             matrices,
             -border,
             border.conj(),

@@ -38,14 +38,17 @@ from ..linear_solvers._systems import (
     Structure,
     probe,
 )
-from ..operators import at, column_norms, geometric_means
+from ..operators import at, column_norms
 from .matrices import AbstractMatrices, Shifted, Sum
 
 # (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
 Unknowns = Inexact[Array, "m k"]
 
-# The size of the border relative to T(λ); see `systems.bordered`.
-BORDER = 1e-3
+# The size of the border relative to a typical row of T(λ). Stiff rows do not count: next to a
+# border of their size the others would be rounding, and an iteration would not see their residuals.
+# Only sparse factorisations need a small one, see `systems.bordered`; it costs an iteration steps,
+# and in single precision its convergence.
+BORDER = {Structure.SPARSE: 1e-3, Structure.DENSE: 1.0, Structure.MATRIX_FREE: 1.0}
 # A system this many times its error from a singular one, or nearer, counts as singular.
 APART = 0.1
 
@@ -84,8 +87,8 @@ class BorderedPairs(AbstractLinearSystems):
         return False
 
     def sizes(self) -> Float[Array, " k"]:
-        """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1; shape (k,)."""
-        return self.matrices.sizes(self.col[:, :1])
+        """Return a typical ‖T(λᵢ) v‖ for ‖v‖ = 1, stiff rows apart; shape (k,)."""
+        return self.matrices.typical(self.col[:, :1])
 
     def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"] | None:
         """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left eigenvector for (0, ·).
@@ -172,11 +175,12 @@ class BorderedPairs(AbstractLinearSystems):
         if self.errors is None:
             return U, report
         n, m = len(self.col), len(b)
-        v = probe(b[:, :1]).at[n:].multiply(BORDER)
-        V, proof = run(self, v * jnp.any(b != 0, axis=0)[None, :].astype(v.dtype))
+        v = probe(b[:, :1]) * jnp.any(b != 0, axis=0)[None, :].astype(b.dtype)
+        sizes = self.sizes()
+        border = self.alpha[:, None] / jnp.where(sizes > 0, sizes, 1)[None, :]
+        V, proof = run(self, v.at[n:].multiply(border.astype(b.dtype)))
         smallest = 1 / (m**0.5 * column_norms(V[:n]))
-        typical = n * geometric_means(self.matrices.rows(self.col[:, :1]))
-        singular = self.errors * typical >= APART * smallest
+        singular = self.errors * sizes >= APART * smallest
         residuals = jnp.where(singular, jnp.inf, proof.residuals)
         verdicts = jnp.where(singular, SINGULAR, proof.verdicts)
         return U, report.then(proof._replace(residuals=residuals, verdicts=verdicts))

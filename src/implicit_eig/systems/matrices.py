@@ -22,6 +22,7 @@ from ..operators import (
     apply_complex,
     at,
     column_sums,
+    geometric_means,
     has_entries,
     is_dense,
     row_sums,
@@ -64,6 +65,10 @@ class AbstractMatrices(eqx.Module):
     @abc.abstractmethod
     def defects(self, X: Inexact[Array, "n k"]) -> Float[Array, "2 k"]:
         """Return the relative defects of T in being linear in x and holomorphic in λ."""
+
+    def typical(self, like: Inexact[Array, "n 1"]) -> Float[Array, " k"]:
+        """Return the 2-norm of a typical row of T(λᵢ), whatever the size of a few stiff ones."""
+        return len(like) * geometric_means(self.rows(like))
 
 
 class Sum(AbstractMatrices):

@@ -1,0 +1,60 @@
+"""The border of the linearised systems: its size beside stiff rows, and in single precision."""
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import implicit_eig as ie
+from implicit_eig.problems._pairs_solve import bordered
+
+N = 40
+
+
+def delay(lam, x, A, B):
+    return A.astype(x.dtype) @ x + jnp.exp(-lam) * (B.astype(x.dtype) @ x) - lam * x
+
+
+@pytest.mark.parametrize("problem", [ie.General(1), ie.Nonlinear(delay)], ids=["pencil", "delay"])
+def test_a_penalty_does_not_scale_the_border(problem):
+    """Next to a border of its size the other rows are rounding, which no iteration resolves."""
+    A, B = np.random.default_rng(0).standard_normal((2, N, N))
+    lam, x = jnp.ones(1, complex), jnp.ones((N, 1), complex)
+    sizes = []
+    for penalty in (0.0, 1e12):
+        operators = problem.canonical((jnp.asarray(A + penalty * np.diag(np.eye(N)[3])), B))
+        system = bordered(problem, operators, problem.state(ie.Solution(lam, x)))
+        sizes.append((float(system.systems.alpha[0]), float(system.systems.sizes()[0])))
+    assert np.max(np.abs(np.log(sizes[1]) - np.log(sizes[0]))) < np.log(3)
+
+
+def test_the_default_solves_by_products_in_single_precision():
+    """Without a warning, a second solver, or many restarts, which a small border costs."""
+    n = 120
+    ones = np.ones(n - 1)
+    A = np.diag(np.geomspace(1, 3, n)) + 0.3 * np.diag(ones, 1) + 0.1 * np.diag(ones, -1)
+    A = jnp.asarray(A, jnp.float32)
+    D = jnp.asarray(np.random.default_rng(1).standard_normal((n, n)), jnp.float32)
+
+    def by_products(A):
+        like = jax.ShapeDtypeStruct((n,), A.dtype)
+        return lx.FunctionLinearOperator(lambda v: A @ v, like)
+
+    def solver(A):
+        values, X = np.linalg.eig(np.asarray(A @ np.eye(n, dtype=np.float32), np.float64))
+        i = [np.argmin(values.real)]
+        return values[i], X[:, i]
+
+    weights = jnp.linspace(0, 1, n, dtype=jnp.float32)
+    reports = []
+    policy = ie.Policy(monitor=reports.append)
+    results = []
+    for form in (by_products, lambda A: A):
+        solve = ie.eigensolver(solver, ie.General(1), policy=policy)
+        loss = lambda A, s=solve, f=form: jnp.abs(s(f(A)).vectors[:, 0]) ** 2 @ weights
+        results.append(float(jnp.sum(jax.jit(jax.grad(loss))(A) * D)))
+    jax.effects_barrier()
+    assert abs(results[0] - results[1]) < 1e-3 * abs(results[1])
+    assert [report.solver for report in reports] == ["GMRES", "LU"]
+    assert reports[0].steps < 7  # restarts; 14 with a border of 1e-3
