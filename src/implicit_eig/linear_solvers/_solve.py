@@ -332,7 +332,10 @@ class _Unsolved(eqx.Module):
             i = int(failed[0])
             report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
             if verdicts[i] == SUCCESS and not np.isfinite(residual[i]):
-                report = "nothing, but it has divided by zero: the system is singular"
+                report = (
+                    "nothing, but it has divided by zero: the system is singular, or the solver an "
+                    "iteration that does not notice when it has found the exact solution"
+                )
             taken = f" after {steps[i]} steps" if steps[i] > 0 else ""
             return (
                 f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "

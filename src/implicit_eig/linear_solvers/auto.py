@@ -15,9 +15,17 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._errors import LinearSolveWarning
+from ..checks.rounding import SOLVED
 from ..operators import scale_columns
 from ._solve import AbstractBatchedLinearSolver, Outcome, solve_all, solve_one
-from ._systems import AbstractLinearSystems, AbstractOwnSolver, Handover, Structure, attainable
+from ._systems import (
+    AbstractLinearSystems,
+    AbstractOwnSolver,
+    Handover,
+    Structure,
+    attainable,
+    system_norms,
+)
 from .factorizations import Shift, SuperLU, shift
 from .host import AbstractHostSolver
 from .minres import MINRES
@@ -111,7 +119,7 @@ def iterative(hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:
 
 
 class _WithSecond(AbstractBatchedLinearSolver):
-    """Solve by one solver, and by a second one those systems that do not converge."""
+    """Solve by one solver, and by a second one those systems that it has not solved."""
 
     first: lx.AbstractLinearSolver
     second: lx.AbstractLinearSolver
@@ -127,7 +135,9 @@ class _WithSecond(AbstractBatchedLinearSolver):
         self, systems: AbstractLinearSystems, b: PyTree[Array]
     ) -> tuple[PyTree[Array], Outcome]:
         U, outcome = solve_all(systems, b, self.first)
-        failed = outcome.verdicts != 0
+        # the GMRES of lineax divides 0 by 0, and reports success, where a residual is exactly 0
+        residual = system_norms(jax.tree.map(jnp.subtract, b, systems.mv(U)))
+        failed = (outcome.verdicts != 0) | ~(residual <= SOLVED)
 
         def again(U: PyTree[Array]) -> tuple[PyTree[Array], Outcome]:
             rest = jax.tree.map(lambda leaf: scale_columns(leaf, failed), b)
