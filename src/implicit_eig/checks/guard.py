@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..operators import diagonal
 from ..solution import Solution
 from .clusters import as_one, clusters_of
 from .policy import Objection, Policy, cluster_check, enforce
@@ -45,11 +46,13 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         jax.tree.map(cut, solution.stats),
         _near=None if near is None else near[:k, :k],
         _beyond=None if m == k else (solution.values[k:], solution.vectors[:, k:]),
+        _rest=None if solution._rest is None else solution._rest[:k],
     )
     if near is None:
         return wanted
     cut_off = jnp.zeros(k, bool) if cut_off is None else cut_off[:k]
-    figures = (as_one(near), solution.values, cut_off)
+    values = solution.values if solution.values.ndim == 1 else diagonal(solution.values)
+    figures = (as_one(near), values, cut_off)
     return enforce(cluster_check(policy, _CutClusters(k)), figures, wanted)
 
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, PyTree
 from .. import host
 from .._compiled import compiled, constant_like
 from .._errors import InputError
+from ..checks.clusters import LOOSE
 from ..checks.policy import (
     Action,
     Objection,
@@ -193,6 +194,9 @@ def solve_once(
         jax.debug.callback(tell, report.steps, report.residuals, report.errors)
     unsolved = _Unsolved(type(solver).__name__, type(system.handed()))
     U = enforce(linear_solver_check(policy, unsolved), tuple(report[:4]), U)
+    if report.rounding is not None:
+        check = exceptional_check(policy, _Inexact(type(system.handed())))
+        U = enforce(check, (report.rounding,), U)
     if report.conditions is not None:
         check = exceptional_check(policy, _IllConditioned(type(system.handed())))
         U = enforce(check, (report.conditions,), U)
@@ -220,7 +224,8 @@ def _solve_scaled(
     rounding = PRODUCT * eps * growth
     allowed = jnp.maximum(accepted, jnp.where(rounding < SOLVED, rounding, SOLVED))
     errors = (residual + eps) * growth
-    report = Report(residual, allowed, *outcome, errors, systems.condition_bound(unit, U))
+    by_operators = systems.rounding_of(unit, U), systems.condition_bound(unit, U)
+    report = Report(residual, allowed, *outcome, errors, *by_operators)
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U), report
 
 
@@ -349,6 +354,26 @@ class _Unsolved(eqx.Module):
         # `not <=` also catches NaN. A failure reported by a solver counts only where the true
         # residual agrees: reaching `max_steps` with a small residual is a solved system.
         yield Objection(~(residual <= allowed), message)
+
+
+class _Inexact(eqx.Module):
+    """Object to solutions that rounding of the operators has changed."""
+
+    systems: type[AbstractLinearSystems] = eqx.field(static=True)
+
+    def __call__(self, rounding: Any) -> Iterator[Objection]:
+        def message(failed: np.ndarray) -> str:
+            i = int(failed[np.argmax(rounding[failed])])
+            return (
+                f"`jax.grad`, `jax.jvp`: {self.systems.name(i)} must be solved for operators that "
+                f"are known well enough; got one whose solution, and with it the derivative of the "
+                f"vector, rounding errors of their entries change by {rounding[i]:.1e} of itself. "
+                "Its value lies too near to others, or beside entries that are too large, for the "
+                "precision. Use a higher one, scale the unknowns, or accept this with "
+                "`Policy(exceptional=...)`."
+            )
+
+        yield Objection(rounding > LOOSE, message)
 
 
 class _IllConditioned(eqx.Module):

@@ -47,6 +47,8 @@ class Report(NamedTuple):
         verdicts: the solver's report, an index into `VERDICTS` of `_solve`.
         steps: those of an iteration, 0 for a direct solver, -1 where they are not known.
         errors: an estimate of the relative error of each solution.
+        rounding: the relative error of each solution by rounding of the operators; `None` where
+            it is not known.
         conditions: a lower bound, from the solution, of the condition number of each eigenvalue;
             `None` where it gives none.
     """
@@ -56,6 +58,7 @@ class Report(NamedTuple):
     verdicts: Any
     steps: Any
     errors: Any
+    rounding: Any
     conditions: Any
 
     def then(self, other: "Report") -> "Report":
@@ -66,11 +69,17 @@ class Report(NamedTuple):
         pick = lambda a, b: jnp.where(of_other > excess, b, a)  # noqa: E731
         known = (self.steps >= 0) & (other.steps >= 0)
         steps = jnp.where(known, self.steps + other.steps, -1)
-        several = [r.conditions for r in (self, other) if r.conditions is not None]
-        conditions = functools.reduce(jnp.maximum, several) if several else None
+        rounding = _largest(self.rounding, other.rounding)
+        conditions = _largest(self.conditions, other.conditions)
         worse = map(pick, self[:3], other[:3])
         errors = jnp.maximum(self.errors, other.errors)
-        return Report(*worse, steps=steps, errors=errors, conditions=conditions)
+        return Report(*worse, steps, errors, rounding, conditions)
+
+
+def _largest(*figures: Any) -> Any:
+    """Return the largest of those that are known, `None` if none is."""
+    known = [figure for figure in figures if figure is not None]
+    return functools.reduce(jnp.maximum, known) if known else None
 
 
 # (systems, b) -> u and its report
@@ -179,6 +188,10 @@ class AbstractLinearSystems(AbstractSquareSystem):
 
         `None` where an eigenvalue cannot be ill conditioned.
         """
+        return None
+
+    def rounding_of(self, b: PyTree[Array], U: PyTree[Array]) -> Array | None:
+        """Return the relative error of U by rounding of the operators, for b of norm 1."""
         return None
 
     @abc.abstractmethod

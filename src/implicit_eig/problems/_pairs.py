@@ -60,19 +60,21 @@ from ._pairs_check import UnfitPairs, near_exceptional_points, normalize
 from ._pairs_solve import BorderedConditions, bordered, solve_complete
 from ._rows import at_least
 from ._turns import beyond_rounding, product_sizes
-from ._validation import membership
+from ._validation import membership, unseen
 
 
 class Pairs(eqx.Module):
     """The state: block, eigenvectors, conjugates of left eigenvectors (0 if unknown), clusters.
 
-    `near` is the `closeness` of the eigenvalues, constant: 1 for two eigenpairs of one cluster.
+    `near` is the `closeness` of the eigenvalues, 1 for two eigenpairs of one cluster; `unseen` is 1
+    where nothing shows whether k cuts a cluster. Both are constant.
     """
 
     S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
     V: Inexact[Array, "n k"]
     near: Float[Array, "k k"]
+    unseen: Float[Array, ""]
 
     @property
     def lam(self) -> Inexact[Array, " k"]:
@@ -209,7 +211,7 @@ class AbstractPairs(AbstractProblem):
         V = jnp.zeros_like(X)
         if solution.left_vectors is not None:
             V = jnp.asarray(solution.left_vectors).conj()
-        return Pairs(jnp.diag(solution.values), X, V, membership(solution))
+        return Pairs(jnp.diag(solution.values), X, V, membership(solution), unseen(solution))
 
     def solution(self, state: Pairs) -> Solution:
         """Return the eigenpairs, with the left eigenvectors if `left` is set.
@@ -311,17 +313,17 @@ class LinearisedPairs(AbstractLinearised):
         """Return λ̇, ẋ, and v̇ if the left eigenvectors are part of the solution."""
         problem, operators, state = self.problem, self.operators, self.state
         S_dot, X_dot = self._solve(residual_dot[0], jnp.zeros_like(state.S), False, solve)
-        near_dot = jnp.zeros_like(state.near)
+        still = jnp.zeros_like(state.near), jnp.zeros_like(state.unseen)
         if not problem.left:
-            return Pairs(S_dot, X_dot, jnp.zeros_like(X_dot), near_dot)
+            return Pairs(S_dot, X_dot, jnp.zeros_like(X_dot), *still)
         _, along = jax.jvp(
-            lambda S, X: problem.left_conditions(Pairs(S, X, state.V, state.near), operators),
+            lambda S, X: problem.left_conditions(dataclasses.replace(state, S=S, X=X), operators),
             (state.S, state.X),
             (S_dot, X_dot),
         )
         top, bottom = (dot + part for dot, part in zip(residual_dot[1:], along, strict=True))
         _, V_dot = self._solve(top, bottom, True, solve)
-        return Pairs(S_dot, X_dot, V_dot, near_dot)
+        return Pairs(S_dot, X_dot, V_dot, *still)
 
     def _solve(
         self, top: Array, bottom: Array, transposed: bool, solve: LinearSolve

@@ -95,7 +95,9 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
     # the known left eigenvectors in the scale of the border
     size = jnp.sum(state.V * col, axis=0)
     left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
-    errors = _errors(matrices, state.X) if problem.simple else None
+    # whether each system is nonsingular is shown where nothing else shows it
+    unproved = jnp.ones_like(state.unseen) if problem.simple else state.unseen
+    errors = _errors(matrices, state.X) * lax.stop_gradient(unproved)
     systems = BorderedPairs(
         structure, matrices, col, row, near, alpha, state.X, left, state.near, errors
     )

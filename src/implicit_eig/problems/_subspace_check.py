@@ -14,7 +14,7 @@ from jaxtyping import Array
 from .. import host
 from .._compiled import compiled
 from ..checks.policy import Objection
-from ..checks.rounding import PRODUCT
+from ..checks.rounding import PRODUCT, VALUE
 from ..linear_solvers._systems import PROBES, probe
 from ..operators import (
     apply_complex,
@@ -30,8 +30,8 @@ from ._rows import at_least, beyond_rows, lost_to_stiff_rows
 @compiled
 def schur_basis(
     X: Array, A: lx.AbstractLinearOperator, B: lx.AbstractLinearOperator | None
-) -> tuple[Array, Array, tuple[Array, ...], Array]:
-    """Return S, X, the figures of `UnfitBasis`, and the relative residuals."""
+) -> tuple[Array, Array, tuple[Array, ...], Array, Array]:
+    """Return S, X, the figures of `UnfitBasis`, relative residuals, and the values' rounding."""
     norms = column_norms(X)
     finite = jnp.all(jnp.isfinite(norms))
     X, R = jnp.linalg.qr(scale_columns(X, 1 / jnp.where(norms > 0, norms, 1)))
@@ -58,7 +58,10 @@ def schur_basis(
     figures = (residual, scale, rounding, excess, rank, skew, finite, jnp.all(jnp.isfinite(L)))
     # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
     floor = jnp.maximum(scale, rounding / eps**0.5)
-    return S, X, figures, at_least(residual / jnp.where(floor > 0, floor, 1), excess)
+    relative = at_least(residual / jnp.where(floor > 0, floor, 1), excess)
+    # entries of the random vectors are of size 1/n
+    along = jnp.sum(jnp.abs(X) * rows, axis=0) * len(X) * jnp.max(jnp.abs(X), axis=0)
+    return S, X, figures, relative, VALUE * eps * along
 
 
 def _schur(S: Array) -> tuple[Array, Array]:

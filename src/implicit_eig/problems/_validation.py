@@ -87,6 +87,16 @@ def dependent(requirement: str, overlap: str, gram: Any, independent: Any) -> Ob
     return Objection(~independent, message)
 
 
+def unseen(solution: Solution) -> Float[Array, ""]:
+    """Return 1 where no eigenvalue beyond the k shows whether k cuts a cluster, else 0."""
+    real = jnp.finfo(solution.vectors.dtype).dtype
+    if solution._beyond is not None:
+        return jnp.zeros((), real)
+    if solution._rest is None:
+        return jnp.ones((), real)
+    return jnp.all(jnp.isnan(jnp.asarray(solution._rest))).astype(real)
+
+
 def membership(solution: Solution) -> Float[Array, "k k"]:
     """Return the `closeness` of the eigenvalues; an unchecked solution has no clusters."""
     real = jnp.finfo(solution.vectors.dtype).dtype

@@ -124,4 +124,4 @@ class General(AbstractSums):
 
     def separate(self, state: Pairs) -> Pairs:
         """Return the state with the block of each cluster separated from the others."""
-        return Pairs(*separate(state.S, state.X, state.V, state.near))
+        return Pairs(*separate(state.S, state.X, state.V, state.near), state.unseen)

@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
+from ..checks.clusters import closeness, near_and_cut, rounding_only
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..checks.rounding import PRODUCT
 from ..operators import (
@@ -127,10 +128,13 @@ class Subspace(AbstractProblem):
 
     def normalize(self, solution: Solution, operators: Operators, policy: Policy) -> Solution:
         """Return the Schur form of the space that the solver's vectors span, checked."""
-        S, X, figures, stats = schur_basis(solution.vectors, *_both(operators))
+        S, X, figures, stats, rounding = schur_basis(solution.vectors, *_both(operators))
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         S, X = enforce(forward_check(policy, UnfitBasis(rtol)), figures, (S, X))
-        return Solution(S, X, None, {"residuals": stats})
+        near = lambda lam, error: closeness(lam, error, rounding_only(policy))  # noqa: E731
+        _, cut = near_and_cut(near, diagonal(S), rounding, solution._rest)
+        one = jnp.ones((self.k, self.k), stats.dtype)
+        return Solution(S, X, None, {"residuals": stats}, _near=one, _cut=cut)
 
     def state(self, solution: Solution) -> Invariant:
         """Return (S, X), all in one cluster."""

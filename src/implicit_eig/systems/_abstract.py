@@ -137,6 +137,18 @@ class AbstractPencilSystems(AbstractLinearSystems):
         """Return the sizes of the pencil."""
         return self.pencil.sizes()
 
+    def rounding_of(self, b: Any, U: Any) -> Float[Array, " k"]:
+        """Return ρᵢ / |zᴴr / zᴴBz|, ρᵢ being the rounding of λᵢ.
+
+        The Rayleigh quotient is the distance of the eigenvalues that z is made of, and a change of
+        the operators that moves λᵢ by ρᵢ changes z by that much of itself.
+        """
+        Z, R = self.solution(U), self.solution(b)
+        inner = lambda X, Y: jnp.sum(X.conj() * Y, axis=0)  # noqa: E731
+        distance, square = jnp.abs(inner(Z, R)), inner(Z, apply(self.pencil.B, Z)).real
+        ratio = self.pencil.rounding() * square / jnp.where(distance > 0, distance, 1)
+        return jnp.where(distance > 0, ratio, 0)
+
     @staticmethod
     def name(i: int) -> str:
         """Return the name of eigenpair i."""

@@ -66,7 +66,7 @@ class BorderedPairs(AbstractLinearSystems):
     # vectors, 0 where unknown, with Mᵢᵀ (vⱼ, 0) = (0, eⱼ) where entry (j, i) of `equal` is 1
     left: Inexact[Array, "n p"]
     equal: Float[Array, "p k"]
-    # the relative errors of T(λᵢ) where eigenvalues must be simple, else `None`
+    # the relative errors of T(λᵢ), 0 or `None` where it is known that Mᵢ is nonsingular
     errors: Float[Array, " k"] | None = None
 
     @staticmethod
@@ -165,7 +165,7 @@ class BorderedPairs(AbstractLinearSystems):
         )
 
     def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
-        """Solve all systems, and where eigenvalues must be simple, show that they are.
+        """Solve all systems, and where `errors` are given, show that they are nonsingular.
 
         A singular system can be solvable: where λᵢ is repeated, one of many left eigenvectors is
         the answer. It is not for a random right side b, ‖b‖ = 1, |wᵀb| of about 1/√m for the null
@@ -175,7 +175,7 @@ class BorderedPairs(AbstractLinearSystems):
         if self.errors is None:
             return U, report
         n, m = len(self.col), len(b)
-        v = probe(b[:, :1]) * jnp.any(b != 0, axis=0)[None, :].astype(b.dtype)
+        v = probe(b[:, :1]) * (jnp.any(b != 0, axis=0) & (self.errors > 0))[None, :].astype(b.dtype)
         sizes = self.sizes()
         border = self.alpha[:, None] / jnp.where(sizes > 0, sizes, 1)[None, :]
         V, proof = run(self, v.at[n:].multiply(border.astype(b.dtype)))
