@@ -16,7 +16,6 @@ from ._eigensolver import Eigensolver
 from ._polish import SILENT, as_returned, newton
 from .checks.clusters import clusters_of
 from .checks.policy import Policy
-from .checks.rounding import PRODUCT
 from .linear_solvers._solve import chosen, label, solve_once
 from .linear_solvers._systems import AbstractSquareSystem, probe
 from .linear_solvers.auto import AutoLinearSolver
@@ -161,7 +160,7 @@ def diagnose(
     if of is not None:
         change = _gradient_error(dataclasses.replace(solve, policy=quiet), theta, of)
         # what a direct solver leaves is rounding, which the change shows
-        left = np.where(solved > PRODUCT * eps, solved * growth, 0)
+        left = np.where(steps != 0, solved * growth, 0)
         gradient_error = SAFETY * (change + eps) + float(np.max(left))
     clusters = [c[c < k] for c in clusters_of(equal) if (c < k).any()]
     complete = None
@@ -188,7 +187,7 @@ def diagnose(
 # The change of a gradient by random rounding errors is multiplied by this, since the error of the
 # gradient itself is another one of these changes, and they differ. See the documentation's page of
 # benchmarks for how far that reaches.
-SAFETY = 5.0
+SAFETY = 1.0
 CHANGES = 3
 
 
@@ -202,13 +201,16 @@ def _gradient_error(solve: Eigensolver, theta: Operators, of: Callable[[Solution
 
     rng = np.random.default_rng(20101)
 
-    def changed(leaf: Array) -> Array:
-        eps = float(jnp.finfo(leaf.dtype).eps)
-        signs = rng.choice([-1.0, 1.0], leaf.shape)
-        return leaf * jnp.asarray(1 + eps * signs, leaf.dtype)
+    def changed(leaf: Array, by_norm: bool) -> Array:
+        size = jnp.abs(leaf)
+        # factorisations of arrays are stable in norm, not by entries
+        size = jnp.max(size) if by_norm and leaf.ndim == 2 else size
+        signs = rng.choice([-1.0, 1.0], leaf.shape) * float(jnp.finfo(leaf.dtype).eps)
+        return leaf + (jnp.asarray(signs, size.dtype) * size).astype(leaf.dtype)
 
     first, refined = gradient(solve, moving), dataclasses.replace(solve, refine=1)
-    others = [gradient(refined, jax.tree.map(changed, moving)) for _ in range(CHANGES)]
+    changes = [jax.tree.map(lambda leaf, i=i: changed(leaf, i > 0), moving) for i in range(CHANGES)]
+    others = [gradient(refined, arrays) for arrays in changes]
     size, change = (float(np.linalg.norm(x)) for x in (first, np.subtract(others, first)))
     return change / size if size > 0 else change
 
