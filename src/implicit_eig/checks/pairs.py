@@ -248,8 +248,9 @@ def _inexact_again(
     # a smooth function has parts as large as the rest of the gradient, where others have 1/g
     mixing = (turned > VALUE * eps * smooth) & (turned < SMOOTH * smooth)
     gap, spread = abs(values[:, None] - values[None, :]), abs(values).max()
-    relative = (spread * (gap > 0)) / (gap + (gap == 0))
-    error = near + VALUE * eps * relative**2 * mixing
+    apart = (gap > 0).astype(near.dtype)
+    relative = spread * apart / (gap + (1 - apart))
+    error = near + VALUE * eps * relative**2 * mixing.astype(near.dtype)
 
     def message(i: np.ndarray, j: np.ndarray) -> str:
         i, j = sorted((i[0], j[0]))

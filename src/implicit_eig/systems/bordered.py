@@ -34,7 +34,7 @@ NEAR = 1e-3
 # pivots of a sparse factorisation and causes fill-in: 20 s instead of 1.2 s for n = 90,000.
 BORDER = 1e-3
 
-Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "k k"]]
+Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "p k"]]
 
 
 class Bordered(AbstractPencilForm):
@@ -72,8 +72,7 @@ class BorderedSystems(AbstractPencilSystems):
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
         """Return (R, 0), with zeros that depend linearly on R, as JAX needs for a transpose."""
-        k = R.shape[1]
-        return R, jnp.broadcast_to(0 * R[:1], (k, k))
+        return R, jnp.broadcast_to(0 * R[:1], (len(self.near), R.shape[1]))
 
     def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
         """Return the first part of the unknowns."""
