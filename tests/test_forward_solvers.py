@@ -193,7 +193,7 @@ def test_left_vectors_spare_every_solve_and_factorisation():
     found = gradient_of(arpack_general(3, 4.1 + 1.3j, left=True))
     assert (count.calls, ie.factorization_cache.misses) == (0, 1)
     expected = gradient_of(arpack_general(3, 4.1 + 1.3j))
-    assert count.calls == 3
+    assert count.calls == 6  # three of them to show that the systems are nonsingular
     assert jnp.max(jnp.abs(found - expected)) < 1e-10 * jnp.max(jnp.abs(expected))
 
 

@@ -224,8 +224,11 @@ def _solve_scaled(
     rounding = PRODUCT * eps * growth
     allowed = jnp.maximum(accepted, jnp.where(rounding < SOLVED, rounding, SOLVED))
     errors = (residual + eps) * growth
-    by_operators = systems.rounding_of(unit, U), systems.condition_bound(unit, U)
-    report = Report(residual, allowed, *outcome, errors, *by_operators)
+    by_rounding = systems.rounding_of(unit, U)
+    if by_rounding is not None:  # of what is not solved nothing can be said
+        by_rounding = jnp.where(residual <= allowed, by_rounding, 0)
+    conditions = systems.condition_bound(unit, U)
+    report = Report(residual, allowed, *outcome, errors, by_rounding, conditions)
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U), report
 
 

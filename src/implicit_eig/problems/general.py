@@ -37,7 +37,8 @@ class General(AbstractSums):
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: one linear solve for each eigenpair that a derivative uses; with sparse operators one
+    Cost: one linear solve for each eigenpair that a derivative uses, and another where the solver
+        returns no more than k, which shows that k cuts no cluster; with sparse operators one
         factorisation serves all of them (`ShiftInvert`). Where the solver returns left
         eigenvectors, and with `left=True`, a gradient of eigenvalues needs no solve.
     Source: see the module `_pairs`.

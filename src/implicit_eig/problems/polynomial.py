@@ -30,7 +30,8 @@ class Polynomial(AbstractSums):
     Raises:
         InputError: k is not a positive integer.
 
-    Cost: one bordered solve for each eigenpair that a derivative uses, and d + 1 products for each.
+    Cost: one bordered solve for each eigenpair that a derivative uses, another where the solver
+        returns no more than k, and d + 1 products for each.
     Source: Andrew, Chu & Lancaster (1993) SIAM J. Matrix Anal. 14, 903; see the module `_pairs`.
 
     Examples:
