@@ -71,9 +71,9 @@ class Report(NamedTuple):
         steps = jnp.where(known, self.steps + other.steps, -1)
         rounding = _largest(self.rounding, other.rounding)
         conditions = _largest(self.conditions, other.conditions)
-        worse = map(pick, self[:3], other[:3])
         errors = jnp.maximum(self.errors, other.errors)
-        return Report(*worse, steps, errors, rounding, conditions)
+        residuals, allowed, verdicts = map(pick, self[:3], other[:3])
+        return Report(residuals, allowed, verdicts, steps, errors, rounding, conditions)
 
 
 def _largest(*figures: Any) -> Any:

@@ -37,6 +37,7 @@ class FunctionLinearSolver(AbstractOwnSolver):
                 f"`linear_solver({_name(self.fn)})`: JAX code, which may be traced; got code that "
                 "converts its arguments to NumPy. Wrap host code f(A, b) by `host_linear_solver`."
             ) from error
+        x: Any
         x, info = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
         found = jnp.shape(x) if eqx.is_array_like(x) else type(x).__name__
         if found != flat.shape:
