@@ -16,11 +16,11 @@ inexact. Let F(λ, X) be a function, λ̄ and X̄ its cotangents, M = X̄ᵀX, a
   right. Next to a cluster all is inexact, because the vectors' turn is large, even if F cancels it.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
@@ -67,20 +67,28 @@ class PairsCheck(eqx.Module):
         problem = eqx.combine(arrays, self.problem)
         return problem, problem.solution(state).values, problem.closeness(state)
 
-    def judge(self, values_bar: Array, residuals: Any) -> Array:
-        """Return the cotangents of the eigenvalues, which must be equal within clusters."""
-        _, values, near = self.given(residuals)
-        figures = (*differences(values_bar, as_one(near), values), values)
-        check = gauge_check(self.policy, Dependence(_of_values, self.rtol))
-        return enforce(check, figures, values_bar)
+    def values_bar(self, bar: PyTree, values: Array) -> Array:
+        """Return the cotangent of the eigenvalues, 0 where there is none."""
+        part = _of_values_in(bar)
+        if part is None:
+            return jnp.zeros_like(values)
+        along = diagonal(part) if part.ndim == 2 else part
+        return along if jnp.iscomplexobj(values) else along.real
 
-    def of_near(self, values_bar: Array, turn: Any, residuals: Any) -> "_NearPairs":
+    def judge(self, bar: PyTree, residuals: Any) -> PyTree:
+        """Return `bar`, if the cotangents of the eigenvalues are equal within clusters."""
+        _, values, near = self.given(residuals)
+        parts = differences(self.values_bar(bar, values), as_one(near), values)
+        check = gauge_check(self.policy, Dependence(_of_values, self.rtol))
+        return enforce(check, (*parts, values), bar)
+
+    def of_near(self, bar: PyTree, turn: Any, residuals: Any) -> "_NearPairs":
         """Return what near pairs have to do with the gradient.
 
         `turn` is the gauge defect between them, and the size of X̄.
         """
         _, values, near = self.given(residuals)
-        near = jnp.where(as_one(near), 0, near)
+        values_bar, near = self.values_bar(bar, values), jnp.where(as_one(near), 0, near)
         gap, spread = jnp.abs(values[:, None] - values[None, :]), jnp.max(jnp.abs(values))
         defect, size = turn
         turned = jnp.where(near > 0, defect * _inverse(gap), 0)
@@ -111,13 +119,12 @@ class _OfCotangent(eqx.Module):
     def __call__(self, state_bar: PyTree, residuals: Any, absent: PyTree) -> PyTree:
         check, (_, state) = self.check, residuals
         problem, values, near = check.given(residuals)
-        along = diagonal(state_bar.S)
-        values_bar = along if jnp.iscomplexobj(values) else along.real
         # eigenpairs that near ones turn into, by how much, and the size of it
         turn = problem.gauge_defect(state, state_bar, ~as_one(near))
-        judged = _judge(values_bar, turn, residuals, check=check)
-        S_bar = state_bar.S + jnp.diag(judged - values_bar).astype(along.dtype)
-        state_bar = dataclasses.replace(state_bar, S=S_bar)
+        # marks on what the function does not depend on would be lost
+        used = jax.tree.map(lambda leaf, gone: None if gone else leaf, state_bar, absent)
+        used = _judge(used, turn, residuals, check=check)
+        state_bar = eqx.combine(used, state_bar)
         if absent.S:  # the function does not use the eigenvalues
             return state_bar
         figures = problem.inside(state, state_bar), turn[1], near, values
@@ -147,22 +154,30 @@ class _OfTangent(eqx.Module):
 
 
 @eqx.filter_custom_jvp
-def _judge(values_bar: Array, turn: Any, residuals: Any, *, check: PairsCheck) -> Array:
-    values_bar = check.judge(values_bar, residuals)
-    figures = check.of_near(values_bar, turn, residuals)
-    return enforce(gauge_check(check.policy, _inexact), tuple(figures), values_bar)
+def _judge(bar: PyTree, turn: Any, residuals: Any, *, check: PairsCheck) -> PyTree:
+    """Return a cotangent of a state or of eigenvalues, judged."""
+    bar = check.judge(bar, residuals)
+    figures = check.of_near(bar, turn, residuals)
+    return enforce(gauge_check(check.policy, _inexact), tuple(figures), bar)
 
 
 # A nonlinear function of a cluster's eigenvalues has second derivatives by the block of the
 # cluster, of which the eigenvalues are only the diagonal. Its cotangents are equal, but their
 # tangents are not. Of near eigenpairs second derivatives have larger errors than the first.
 @_judge.def_jvp
-def _judge_jvp(primals: Any, tangents: Any, *, check: PairsCheck) -> tuple[Array, Any]:
-    (values_bar, turn, residuals), (dot, *_) = primals, tangents
-    out = _judge(values_bar, turn, residuals, check=check)
-    figures = check.of_near(values_bar, turn, residuals)
+def _judge_jvp(primals: Any, tangents: Any, *, check: PairsCheck) -> tuple[PyTree, PyTree]:
+    (bar, turn, residuals), (dot, *_) = primals, tangents
+    out = _judge(bar, turn, residuals, check=check)
+    figures = check.of_near(bar, turn, residuals)
     out = enforce(gauge_check(check.policy, _inexact_again), tuple(figures), out)
-    return out, None if dot is None else look(check.judge, dot, residuals)
+    if dot is None or not eqx.is_array(_of_values_in(dot)):
+        return out, dot
+    return out, look(check.judge, dot, residuals)
+
+
+def _of_values_in(bar: PyTree) -> Any:
+    """Return the part of a cotangent that belongs to the eigenvalues, or their block."""
+    return bar if eqx.is_array(bar) else bar.S
 
 
 def _mixed(inside: Any, size: Any, near: Any, values: Any) -> Iterator[Objection]:

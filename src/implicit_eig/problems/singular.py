@@ -13,7 +13,7 @@ With W_u = ȦV, W_v = ȦᴴU, K = UᴴW_u and L = VᴴW_v, the rule for H says
 
     Ṡ = (K + L)/2            inside a cluster,      so σ̇ᵢ = Re uᵢᴴȦvᵢ,
     CS − SC = (K + L)/2      between clusters,      so Cⱼᵢ = (K + L)ⱼᵢ / 2(σᵢ − σⱼ), a turn,
-    DS + SD = (K − L)/2,                            so Dⱼᵢ = (K − L)ⱼᵢ / 2(σᵢ + σⱼ),
+    DS + SD = (K − L)/2,  L = Kᴴ,                   so Dⱼᵢ = (K − L)ⱼᵢ / 2(σᵢ + σⱼ),
     H Y − Y S = −(W_u − UK; W_v − VL),    UᴴY_u = 0,  VᴴY_v = 0,
 
 the last being the only linear solves, (H − σᵢ) yᵢ = rᵢ. Where all min(m, n) triplets are known,
@@ -255,15 +255,23 @@ class LinearisedTriplets(AbstractLinearised):
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         lam = diagonal(S)
         S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, as_one(state.near)))
-        D = divide(lambda D: D @ S + S @ D, (K - L) / 2, lam[None, :] + lam[:, None])
-        R = jnp.concatenate([U @ K - W_u, V @ L - W_v])
-        m = len(U)
+        # L is Kᴴ, and its rounding would be divided by small singular values
+        M = (K - L) / 2
+        M = (M - M.conj().T) / 2
+        D = divide(lambda D: D @ S + S @ D, M, lam[None, :] + lam[:, None])
+        R_u, R_v = U @ K - W_u, V @ L - W_v
+        m, n, k = len(U), len(V), len(S)
         if systems is None:
-            Y = divide(lambda Y: -(Y @ S), R, jnp.broadcast_to(-lam[None, :], R.shape))
+            over = lambda R: divide(lambda Y: -(Y @ S), R, jnp.broadcast_to(-lam[None, :], R.shape))  # noqa: E731
+            # nothing is outside a complete basis but rounding
+            Y_u = jnp.zeros_like(R_u) if m == k else over(R_u)
+            Y_v = jnp.zeros_like(R_v) if n == k else over(R_v)
         else:
+            R = jnp.concatenate([R_u, R_v])
             Y = systems.solution(solve(systems, systems.right_side(R)))
+            Y_u, Y_v = Y[:m], Y[m:]
         # the systems do not deflate (U; −V): its components, which are rounding, are removed here
-        Y_u, Y_v = Y[:m] - U @ (U.conj().T @ Y[:m]), Y[m:] - V @ (V.conj().T @ Y[m:])
+        Y_u, Y_v = Y_u - U @ (U.conj().T @ Y_u), Y_v - V @ (V.conj().T @ Y_v)
         W = jnp.concatenate([U, V])
         rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ turn
         return Triplets(S_dot, rest[:m], rest[m:], jnp.zeros_like(state.near))
