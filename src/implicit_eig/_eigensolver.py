@@ -203,16 +203,22 @@ def _checked_jvp(
 ) -> tuple[PyTree, PyTree]:
     (state,), (state_dot,) = primals, tangents
     out = _checked(state, solve=solve, forward=forward, seen=True)
-    return out, state_dot if forward and seen else _check(solve, state, state_dot, forward)
+    # inside a derivative that has been checked, a Hermitian block has exact tangents at any gap
+    if forward and seen and solve.problem.block_is_hermitian:
+        return out, state_dot
+    return out, _check(solve, state, state_dot, forward, seen)
 
 
 @compiled
-def _check(solve: Eigensolver, state: PyTree, state_dot: PyTree, forward: bool) -> PyTree:
+def _check(
+    solve: Eigensolver, state: PyTree, state_dot: PyTree, forward: bool, seen: bool
+) -> PyTree:
     check, arrays = solve.pairs_check(state)
     if check is None:
         return state_dot
     if forward:
-        return check.of_tangent(arrays, state, solve.problem.block(state_dot), state_dot)
+        block_dot = solve.problem.block(state_dot)
+        return check.of_tangent(arrays, state, block_dot, state_dot, seen)
     return check.of_cotangent(arrays, state, state_dot)
 
 

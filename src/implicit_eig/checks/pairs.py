@@ -57,9 +57,14 @@ class PairsCheck(eqx.Module):
         """Return the tangent of the eigenvalues alone, whose cotangent is checked."""
         return watch(_OfCotangentOfValues(self), values_dot, (arrays, state))
 
-    def of_tangent(self, arrays: Any, state: PyTree, block_dot: Any, tangent: PyTree) -> PyTree:
-        """Return `tangent`, checked; `block_dot` is Ṡ, of which a cluster's part is judged."""
-        return look(_OfTangent(self), (tangent, block_dot), (arrays, state))[0]
+    def of_tangent(
+        self, arrays: Any, state: PyTree, block_dot: Any, tangent: PyTree, seen: bool = False
+    ) -> PyTree:
+        """Return `tangent`, checked; `block_dot` is Ṡ, of which a cluster's part is judged.
+
+        Where what depends on it was `seen` to treat clusters alike, only near pairs are judged.
+        """
+        return look(_OfTangent(self, seen), (tangent, block_dot), (arrays, state))[0]
 
     def given(self, residuals: Any) -> tuple[Any, Array, Array]:
         """Return the problem, the eigenvalues of the state, and their closeness."""
@@ -145,11 +150,12 @@ class _OfTangent(eqx.Module):
     """Judge the tangent of a block."""
 
     check: PairsCheck
+    seen: bool = eqx.field(static=True)
 
     def __call__(self, tangents: tuple[PyTree, Array], residuals: Any) -> tuple[PyTree, Array]:
         tangent, S_dot = tangents
         _, values, near = self.check.given(residuals)
-        check = gauge_check(self.check.policy, _separating)
+        check = gauge_check(self.check.policy, _turning if self.seen else _separating)
         return enforce(check, (S_dot, near, values), tangent), S_dot
 
 
@@ -200,13 +206,17 @@ def _mixed(inside: Any, size: Any, near: Any, values: Any) -> Iterator[Objection
     yield Objection(found, message)
 
 
-def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
-    """Object to a direction that separates a cluster, or near eigenpairs."""
+def _moving(S_dot: Any) -> Any:
+    """Return which eigenpairs Ṡ separates, beyond rounding."""
     sizes = abs(S_dot)
     along = S_dot.diagonal()
     apart = abs(along[:, None] - along[None, :])
     apart = apart + sizes * (1 - np.eye(len(sizes), dtype=sizes.dtype))
-    moving = apart > PRODUCT * float(jnp.finfo(sizes.dtype).eps) * sizes.max()
+    return apart > PRODUCT * float(jnp.finfo(sizes.dtype).eps) * sizes.max()
+
+
+def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
+    """Object to a direction that separates a cluster, or near eigenpairs."""
 
     def separated(i: np.ndarray, j: np.ndarray) -> str:
         i, j = sorted((i[0], j[0]))
@@ -218,7 +228,12 @@ def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
             f"`directional_derivatives`, or `matrix_function`; {EXCUSE}"
         )
 
-    yield Objection(moving & as_one(near), separated)
+    yield Objection(_moving(S_dot) & as_one(near), separated)
+    yield from _turning(S_dot, near, values)
+
+
+def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
+    """Object to a direction that turns eigenpairs so near that rounding does so, too."""
 
     def inexact(i: np.ndarray, j: np.ndarray) -> str:
         i, j = sorted((i[0], j[0]))
@@ -229,7 +244,7 @@ def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
             f"is exact for functions of both, or higher precision, {EXCUSE}"
         )
 
-    yield Objection(moving & ~as_one(near) & (near > LOOSE), inexact)
+    yield Objection(_moving(S_dot) & ~as_one(near) & (near > LOOSE), inexact)
 
 
 def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> Iterator[Objection]:
