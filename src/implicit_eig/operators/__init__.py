@@ -146,7 +146,8 @@ def geometric_means(rows: Float[Array, "n k"]) -> Float[Array, " k"]:
     positive = rows > 0
     logs = jnp.log(jnp.where(positive, rows, 1))
     count = jnp.sum(positive.astype(rows.dtype), axis=0)
-    return jnp.exp(jnp.sum(logs, axis=0) / jnp.maximum(count, 1))
+    mean = jnp.exp(jnp.sum(logs, axis=0) / jnp.maximum(count, 1))
+    return jnp.where(jnp.any(jnp.isnan(rows), axis=0), jnp.nan, mean)
 
 
 def norm(x: Inexact[Array, " n"]) -> Float[Array, ""]:

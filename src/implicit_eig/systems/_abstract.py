@@ -20,7 +20,16 @@ from ..linear_solvers._systems import (
     Structure,
     probe,
 )
-from ..operators import apply, column_sums, diagonal, has_entries, is_dense, row_sums
+from ..operators import (
+    apply,
+    column_norms,
+    column_sums,
+    diagonal,
+    has_entries,
+    is_dense,
+    row_sums,
+    scale_columns,
+)
 
 
 class Pencil(eqx.Module):
@@ -143,11 +152,18 @@ class AbstractPencilSystems(AbstractLinearSystems):
         The Rayleigh quotient is the distance of the eigenvalues that z is made of, and a change of
         the operators that moves λᵢ by ρᵢ changes z by that much of itself.
         """
-        Z, R = self.solution(U), self.solution(b)
-        inner = lambda X, Y: jnp.sum(X.conj() * Y, axis=0)  # noqa: E731
-        distance, square = jnp.abs(inner(Z, R)), inner(Z, apply(self.pencil.B, Z)).real
-        ratio = self.pencil.rounding() * square / jnp.where(distance > 0, distance, 1)
-        return jnp.where(distance > 0, ratio, 0)
+        distance = self._distance(self.solution(U), self.solution(b))
+        rounding = self.pencil.rounding()
+        return jnp.where(distance > 0, rounding / jnp.where(distance > 0, distance, 1), 0)
+
+    def _distance(self, Z: Inexact[Array, "n k"], R: Inexact[Array, "n k"]) -> Float[Array, " k"]:
+        """Return |zᴴr / zᴴBz|, in any unit; 0 where z is 0."""
+        norms = column_norms(Z)
+        inverse = 1 / jnp.where(norms > 0, norms, 1)
+        Z = scale_columns(Z, inverse)
+        inner = lambda X, Y: jnp.abs(jnp.sum(X.conj() * Y, axis=0))  # noqa: E731
+        square = inner(Z, apply(self.pencil.B, Z))
+        return inner(Z, R) * inverse / jnp.where(square > 0, square, 1)
 
     @staticmethod
     def name(i: int) -> str:
@@ -182,8 +198,7 @@ class AbstractPencilSystems(AbstractLinearSystems):
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), b, systems.right_side(r))
         U, report = run(systems, both)
         Z = systems.solution(U)[:, len(lam) :]
-        square = jnp.sum(Z.conj() * apply(pencil.B, Z), axis=0).real
-        distance = jnp.abs(jnp.sum(Z.conj() * r, axis=0)) / jnp.where(square == 0, 1, square)
+        distance = self._distance(Z, r)
         solved = (report.residuals <= report.allowed)[len(lam) :]
         cut = decoupled & ~(solved & (distance > pencil.rounding()[ends]))
         report = jax.tree.map(lambda part: part[: len(lam)], report)
