@@ -165,7 +165,8 @@ class AbstractPairs(AbstractProblem):
         rounding = VALUE * eps * matrices.sizes(X[:, :1]) / jnp.where(unit > 0, unit, 1)
         error = rounding * self.least_conditions(border)
         near = lambda lam, error: self.near(lam, error, policy)  # noqa: E731
-        near, cut = near_and_cut(near, solution.values, error, solution._rest)
+        rest = solution._rest
+        near, cut = near_and_cut(near, solution.values, error, rest)
         equal, blocks = as_one(near), self.blocks(solution.values, as_one(near))
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
         solution, figures = normalize(
@@ -176,7 +177,7 @@ class AbstractPairs(AbstractProblem):
         relative = residual[0] / jnp.where(scale[0] > 0, scale[0], 1)
         stats = {"residuals": at_least(relative, excess[:, 0])}
         solution = enforce(forward_check(policy, UnfitPairs(self.name, rtol)), figures, solution)
-        return dataclasses.replace(solution, stats=stats, _near=near, _cut=cut)
+        return dataclasses.replace(solution, stats=stats, _near=near, _rest=rest, _cut=cut)
 
     def complete(
         self,
