@@ -51,7 +51,7 @@ def _step(
     )
     state = problem.state(problem.normalize(rough, operators, policy))
     residual = problem.conditions(state, *operators)
-    linearised = problem.linearise(state, operators, suited(AutoSystem(), linear_solver))
+    linearised = problem.linearise(state, operators, suited(AutoSystem(), linear_solver)).of_rough()
     solve = lambda system, b: linear_solve(system, b, linear_solver, policy)  # noqa: E731
     step = linearised.tangent(residual, solve)
     state = problem.diagonal(jax.tree.map(jnp.add, state, step))

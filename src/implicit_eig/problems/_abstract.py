@@ -39,6 +39,10 @@ class AbstractLinearised(eqx.Module):
         The result is linear in `residual_dot`, and JAX can differentiate it in all other arguments.
         """
 
+    def of_rough(self) -> "AbstractLinearised":
+        """Return them for Newton's method, at a state that is no solution yet."""
+        return self
+
 
 class AbstractConditions(eqx.Module):
     """The conditions F(state, operators) = 0, whose derivatives are those of the solution."""

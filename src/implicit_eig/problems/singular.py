@@ -246,6 +246,11 @@ class LinearisedTriplets(AbstractLinearised):
 
     state: Triplets
     systems: AbstractPencilSystems | None
+    rough: bool = eqx.field(static=True, default=False)
+
+    def of_rough(self) -> "LinearisedTriplets":
+        """Return them where UᴴU and VᴴV differ."""
+        return dataclasses.replace(self, rough=True)
 
     def tangent(self, residual_dot: tuple[Array, Array, Array], solve: LinearSolve) -> Triplets:
         """Return Ṡ, U̇ and V̇; `residual_dot` is (W_u, W_v, 0)."""
@@ -255,9 +260,9 @@ class LinearisedTriplets(AbstractLinearised):
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         lam = diagonal(S)
         S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, as_one(state.near)))
-        # L is Kᴴ, and its rounding would be divided by small singular values
         M = (K - L) / 2
-        M = (M - M.conj().T) / 2
+        if not self.rough:  # L is Kᴴ, and rounding would be divided by small singular values
+            M = (M - M.conj().T) / 2
         D = divide(lambda D: D @ S + S @ D, M, lam[None, :] + lam[:, None])
         R_u, R_v = U @ K - W_u, V @ L - W_v
         m, n, k = len(U), len(V), len(S)
