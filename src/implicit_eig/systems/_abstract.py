@@ -152,18 +152,15 @@ class AbstractPencilSystems(AbstractLinearSystems):
         The Rayleigh quotient is the distance of the eigenvalues that z is made of, and a change of
         the operators that moves λᵢ by ρᵢ changes z by that much of itself.
         """
-        distance = self._distance(self.solution(U), self.solution(b))
-        rounding = self.pencil.rounding()
-        return jnp.where(distance > 0, rounding / jnp.where(distance > 0, distance, 1), 0)
-
-    def _distance(self, Z: Inexact[Array, "n k"], R: Inexact[Array, "n k"]) -> Float[Array, " k"]:
-        """Return |zᴴr / zᴴBz|, in any unit; 0 where z is 0."""
+        Z, R = self.solution(U), self.solution(b)
         norms = column_norms(Z)
-        inverse = 1 / jnp.where(norms > 0, norms, 1)
+        inverse = 1 / jnp.where(norms > 0, norms, 1)  # squares of z could overflow
         Z = scale_columns(Z, inverse)
         inner = lambda X, Y: jnp.abs(jnp.sum(X.conj() * Y, axis=0))  # noqa: E731
         square = inner(Z, apply(self.pencil.B, Z))
-        return inner(Z, R) * inverse / jnp.where(square > 0, square, 1)
+        distance = inner(Z, R) * inverse / jnp.where(square > 0, square, 1)
+        rounding = self.pencil.rounding()
+        return jnp.where(distance > 0, rounding / jnp.where(distance > 0, distance, 1), 0)
 
     @staticmethod
     def name(i: int) -> str:
@@ -184,8 +181,8 @@ class AbstractPencilSystems(AbstractLinearSystems):
 
         A cluster that k cuts makes the system of its value singular. Right sides have a part along
         the missing eigenvector, and no solution; but where the operators decouple the unknowns,
-        and vectors have zeros, they may have none by chance. A random right side r has one. The
-        Rayleigh quotient zᴴr / zᴴBz of its solution is the distance of the nearest other value.
+        and vectors have zeros, they may have none by chance. A random right side has one, and its
+        solution is nothing but rounding, or none is found, for which `rounding` is 0.
         """
         pencil = self.pencil
         lam, X = pencil.lam, pencil.X
@@ -197,10 +194,8 @@ class AbstractPencilSystems(AbstractLinearSystems):
         systems = self.with_more(ends)
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), b, systems.right_side(r))
         U, report = run(systems, both)
-        Z = systems.solution(U)[:, len(lam) :]
-        distance = self._distance(Z, r)
-        solved = (report.residuals <= report.allowed)[len(lam) :]
-        cut = decoupled & ~(solved & (distance > pencil.rounding()[ends]))
+        rounding = report.rounding[len(lam) :]
+        cut = decoupled & ~((rounding > 0) & (rounding < 1))
         report = jax.tree.map(lambda part: part[: len(lam)], report)
         worse = jnp.where(cut, jnp.inf, report.residuals[ends])
         report = report._replace(residuals=report.residuals.at[ends].max(worse))
