@@ -161,7 +161,7 @@ def diagnose(
         change = _gradient_error(dataclasses.replace(solve, policy=quiet), theta, of)
         # what a direct solver leaves is rounding, which the change shows
         left = np.where(steps != 0, solved * growth, 0)
-        gradient_error = SAFETY * (change + eps) + float(np.max(left))
+        gradient_error = change + eps + float(np.max(left))
     clusters = [c[c < k] for c in clusters_of(equal) if (c < k).any()]
     complete = None
     if asked.k > k:
@@ -184,10 +184,7 @@ def diagnose(
     )
 
 
-# The change of a gradient by random rounding errors is multiplied by this, since the error of the
-# gradient itself is another one of these changes, and they differ. See the documentation's page of
-# benchmarks for how far that reaches.
-SAFETY = 1.0
+# How many random changes show the error of a gradient.
 CHANGES = 3
 
 

@@ -55,10 +55,6 @@ class Case:
 
 def order(kind, value):
     """What pairs are sorted by: a line in the plane that no conjugate pair lies across."""
-    return value.real if kind in ("Hermitian", "Subspace") else _general_order(kind, value)
-
-
-def _general_order(kind, value):
     return -value.real if kind == "Singular" else value.real + 0.3 * value.imag
 
 
@@ -281,7 +277,6 @@ def build_general(rng, program, n):
     B = np.eye(n) + 0.3 * noise(rng, (n, n), dtype)
     if rng.random() < 0.2:
         B, name = np.diag([1.0] * (n - 1) + [0.0]), name + ", B singular"
-        A = A + 0.0
         return name, [A, B]
     return name, [B @ A, B]
 

@@ -16,7 +16,7 @@ inexact. Let F(λ, X) be a function, λ̄ and X̄ its cotangents, M = X̄ᵀX, a
   right. Next to a cluster all is inexact, because the vectors' turn is large, even if F cancels it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -94,12 +94,22 @@ class PairsCheck(eqx.Module):
         """
         _, values, near = self.given(residuals)
         values_bar, near = self.values_bar(bar, values), jnp.where(as_one(near), 0, near)
-        gap, spread = jnp.abs(values[:, None] - values[None, :]), jnp.max(jnp.abs(values))
+        gap, spread = _apart(values), jnp.max(jnp.abs(values))
         defect, size = turn
         turned = jnp.where(near > 0, defect * _inverse(gap), 0)
-        unlike = jnp.abs(values_bar[:, None] - values_bar[None, :])
+        unlike = _apart(values_bar)
         smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
         return _NearPairs(near, turned, unlike, smooth, values)
+
+
+def _apart(x: Any) -> Any:
+    """Return |xᵢ − xⱼ|, shape (k, k), in JAX or NumPy."""
+    return abs(x[:, None] - x[None, :])
+
+
+def _of_two(text: Callable[[int, int], str]) -> Callable[..., str]:
+    """Return the message of an objection to pairs: `text` of the first two of them, in order."""
+    return lambda i, j: text(*sorted((int(i[0]), int(j[0]))))
 
 
 def _inverse(x: Array) -> Array:
@@ -190,36 +200,33 @@ def _mixed(inside: Any, size: Any, near: Any, values: Any) -> Iterator[Objection
     """Object to a function that may mix the eigenvalues and the vectors of a cluster."""
     sizes = abs(inside + inside.conj().T) / 2
     along = inside.diagonal().real
-    unlike = abs(along[:, None] - along[None, :])
+    unlike = _apart(along)
     coupled = as_one(near) & (sizes > PRODUCT * float(jnp.finfo(sizes.dtype).eps) * size)
     found = coupled & (unlike <= ALIGNED * sizes) & ~np.eye(len(sizes), dtype=bool)
 
-    def message(i: np.ndarray, j: np.ndarray) -> str:
+    def message(i: int, j: int) -> str:
         return (
             "`jax.grad`, `jax.vjp`: a function of the values or of the vectors of a cluster; got "
-            f"one that uses both, of pairs {i[0]} and {j[0]}. {distance(values[[i[0], j[0]]])} If "
+            f"one that uses both, of pairs {i} and {j}. {distance(values[[i, j]])} If "
             "it mixes them, as Σ f(λ) x xᴴ does, its gradient lacks a part, and in this basis "
             "the cotangents do not show whether it does. Write it by `matrix_function`, as the "
             f"page Theory of clusters of the documentation says, {EXCUSE}"
         )
 
-    yield Objection(found, message)
+    yield Objection(found, _of_two(message))
 
 
 def _moving(S_dot: Any) -> Any:
     """Return which eigenpairs Ṡ separates, beyond rounding."""
     sizes = abs(S_dot)
-    along = S_dot.diagonal()
-    apart = abs(along[:, None] - along[None, :])
-    apart = apart + sizes * (1 - np.eye(len(sizes), dtype=sizes.dtype))
+    apart = _apart(S_dot.diagonal()) + sizes * (1 - np.eye(len(sizes), dtype=sizes.dtype))
     return apart > PRODUCT * float(jnp.finfo(sizes.dtype).eps) * sizes.max()
 
 
 def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
     """Object to a direction that separates a cluster, or near eigenpairs."""
 
-    def separated(i: np.ndarray, j: np.ndarray) -> str:
-        i, j = sorted((i[0], j[0]))
+    def separated(i: int, j: int) -> str:
         return (
             f"`jax.jvp`: a direction that keeps a cluster together; got one that separates pairs "
             f"{i} and {j}. {distance(values[[i, j]])} The tangents of their single values and "
@@ -228,15 +235,14 @@ def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
             f"`directional_derivatives`, or `matrix_function`; {EXCUSE}"
         )
 
-    yield Objection(_moving(S_dot) & as_one(near), separated)
+    yield Objection(_moving(S_dot) & as_one(near), _of_two(separated))
     yield from _turning(S_dot, near, values)
 
 
 def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
     """Object to a direction that turns eigenpairs so near that rounding does so, too."""
 
-    def inexact(i: np.ndarray, j: np.ndarray) -> str:
-        i, j = sorted((i[0], j[0]))
+    def inexact(i: int, j: int) -> str:
         return (
             f"`jax.jvp`: pairs {i} and {j} far enough apart; got values that differ by "
             f"{abs(values[i] - values[j]):.1e}. Rounding turns their vectors into each other, "
@@ -244,15 +250,14 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
             f"is exact for functions of both, or higher precision, {EXCUSE}"
         )
 
-    yield Objection(_moving(S_dot) & ~as_one(near) & (near > LOOSE), inexact)
+    yield Objection(_moving(S_dot) & ~as_one(near) & (near > LOOSE), _of_two(inexact))
 
 
 def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> Iterator[Objection]:
     """Object to a gradient of which near eigenpairs are an inexact part."""
     parts, whole = turned + unlike, smooth + turned.max()
 
-    def message(i: np.ndarray, j: np.ndarray) -> str:
-        i, j = sorted((i[0], j[0]))
+    def message(i: int, j: int) -> str:
         return (
             "`jax.grad`, `jax.vjp`: a function that does not distinguish near pairs; got one that "
             f"distinguishes pairs {i} and {j}, whose values differ by "
@@ -261,7 +266,7 @@ def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> I
             f"function of both pairs together, `matrix_function`, or higher precision, {EXCUSE}"
         )
 
-    yield Objection((near > LOOSE) & (near * parts > LOOSE * whole), message)
+    yield Objection((near > LOOSE) & (near * parts > LOOSE * whole), _of_two(message))
 
 
 def _inexact_again(
@@ -277,13 +282,12 @@ def _inexact_again(
     eps = float(jnp.finfo(near.dtype).eps)
     # a smooth function has parts as large as the rest of the gradient, where others have 1/g
     mixing = (turned > VALUE * eps * smooth) & (turned < SMOOTH * smooth)
-    gap, spread = abs(values[:, None] - values[None, :]), abs(values).max()
+    gap, spread = _apart(values), abs(values).max()
     apart = (gap > 0).astype(near.dtype)
     relative = spread * apart / (gap + (1 - apart))
     error = near + VALUE * eps * relative**2 * mixing.astype(near.dtype)
 
-    def message(i: np.ndarray, j: np.ndarray) -> str:
-        i, j = sorted((i[0], j[0]))
+    def message(i: int, j: int) -> str:
         return (
             "`jax.hessian` and the like: pairs far enough apart; got pairs "
             f"{i} and {j}, whose values differ by {abs(values[i] - values[j]):.1e}, "
@@ -291,7 +295,7 @@ def _inexact_again(
             f"Write the function by `matrix_function`, or use higher precision, {EXCUSE}"
         )
 
-    yield Objection((near > 0) & (smooth > 0) & (error > LOOSE), message)
+    yield Objection((near > 0) & (smooth > 0) & (error > LOOSE), _of_two(message))
 
 
 def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:

@@ -98,11 +98,16 @@ class Policy(eqx.Module):
         forward: where the solver's answer fails its conditions.
         cluster: where k cuts a cluster, as the eigenpairs beyond k show: those that `guard` asks
             for, and those that the solver returned without being asked.
-        gauge: where, in reverse mode, a function depends on a phase or on the basis of a cluster.
+        gauge: where, in reverse mode, a function depends on a phase or on the basis of a cluster,
+            may mix its eigenvalues and vectors, or distinguishes eigenpairs so near that rounding
+            leaves fewer than three digits; where, in forward mode, a direction separates a cluster
+            or such eigenpairs.
         linear_solve: where a tangent or adjoint system was not solved.
         exceptional: where the condition number 1/|yᴴBx| of an eigenvalue, ‖x‖ = ‖y‖ = 1, exceeds
             1/√eps. It is computed where the left eigenvector y is known; otherwise in forward mode,
             as a lower bound, and in gradients of eigenvalues alone.
+            Of `Hermitian` and `Singular`, where a solution of a derivative of the vectors has fewer
+            than three digits by rounding of the operators.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of an eigenpair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two eigenvalues closer than this times the larger of them, or closer than
