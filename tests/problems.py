@@ -1,5 +1,7 @@
 """Eigenproblems with known answers, and solvers that see what they are asked."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,13 +103,19 @@ def jitted(*functions):
     return jax.jit(lambda *args: tuple(f(*args) for f in functions))
 
 
-def by_both_modes(loss, operators, directions, step):
+def quietly(solve):
+    """The eigensolver without gauge warnings, as forward mode does not see what is invariant."""
+    return dataclasses.replace(solve, policy=ie.Policy(gauge=ie.Action.IGNORE))
+
+
+def by_both_modes(loss, operators, directions, step, pushed=None):
     """First and second derivatives along the directions, by both modes and by differences.
 
     (first, second) of forward mode, (gradients, their tangents) of reverse mode, and differences
-    of the loss and of its first derivative; all from one compiled function.
+    of the loss and of its first derivative; all from one compiled function. Forward mode takes
+    `pushed` for the loss, where that is given.
     """
-    push = lambda *P: jax.jvp(loss, P, directions)[1]
+    push = lambda *P: jax.jvp(pushed or loss, P, directions)[1]
     gradient = jax.grad(loss, tuple(range(len(operators))))
     derivatives = jitted(
         loss,

@@ -61,9 +61,9 @@ def both(S, X):
     return jnp.sum(X.conj() * (M.astype(X.dtype) @ X @ S)).real
 
 
-def check_both_orders(loss, operators, directions):
+def check_both_orders(loss, operators, directions, pushed=None):
     (first, second), (gradients, product), (difference, difference_of_first) = by_both_modes(
-        loss, operators, directions, step=3e-4
+        loss, operators, directions, step=3e-4, pushed=pushed
     )
     assert abs(first - difference) < 1e-7 * (1 + abs(float(difference)))
     assert abs(paired(gradients, directions) - first) < 1e-10 * (1 + abs(float(first)))

@@ -33,7 +33,7 @@ class Verdict:
 
 
 def allowed(dtype):
-    """The largest relative error of a right answer, some times what is warned about: `LOOSE`."""
+    """The largest relative error of a right answer, some times what is warned about: `loose`."""
     return 5e-3 if eps(dtype) < 1e-10 else 3e-2
 
 

@@ -12,10 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from .._compiled import constant_like
 from .policy import Policy
 
-# Error relative to the gap above which a derivative of single eigenpairs is warned about: three
-# correct digits, where the error is as large as `checks.rounding` allows, which is some ten times
-# the typical one.
-LOOSE = 1e-3
+
+def loose(dtype: Any) -> float:
+    """Return the relative error above which a derivative of single eigenpairs is warned about.
+
+    It leaves three correct digits, in single precision two, where the error is as large as
+    `checks.rounding` allows, which is some ten times the typical one.
+    """
+    return 1e-3 if jnp.finfo(dtype).bits > 32 else 1e-2
 
 
 def closeness(
@@ -83,7 +87,7 @@ def near_and_cut_beyond(
     """
     near = lambda lam, error: closeness(lam, error, rounding_only(policy))  # noqa: E731
     possible, cut = near_and_cut(near, lam, rounding + at_most, rest)
-    touching = jnp.any((possible > LOOSE) & ~jnp.eye(len(lam), dtype=bool))
+    touching = jnp.any((possible > loose(lam.dtype)) & ~jnp.eye(len(lam), dtype=bool))
     if cut is not None:
         touching = touching | jnp.any(cut)
     none = lambda: constant_like(jnp.zeros_like(at_most), at_most)  # noqa: E731

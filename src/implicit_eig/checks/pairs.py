@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..operators import diagonal
-from .clusters import LOOSE, as_one
+from .clusters import as_one, loose
 from .cotangents import look, watch
 from .gauge import EXCUSE, Dependence, differences, distance
 from .policy import Objection, Policy, enforce, gauge_check
@@ -96,7 +96,8 @@ class PairsCheck(eqx.Module):
         values_bar, near = self.values_bar(bar, values), jnp.where(as_one(near), 0, near)
         gap, spread = _apart(values), jnp.max(jnp.abs(values))
         defect, size = turn
-        turned = jnp.where(near > 0, defect * _inverse(gap), 0)
+        real = defect > VALUE * float(jnp.finfo(gap.dtype).eps) * size
+        turned = jnp.where((near > 0) & real, defect * _inverse(gap), 0)
         unlike = _apart(values_bar)
         smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
         return _NearPairs(near, turned, unlike, smooth, values)
@@ -250,7 +251,8 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
             f"is exact for functions of both, or higher precision, {EXCUSE}"
         )
 
-    yield Objection(_moving(S_dot) & ~as_one(near) & (near > LOOSE), _of_two(inexact))
+    close = ~as_one(near) & (near > loose(near.dtype))
+    yield Objection(_moving(S_dot) & close, _of_two(inexact))
 
 
 def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> Iterator[Objection]:
@@ -266,7 +268,8 @@ def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> I
             f"function of both pairs together, `matrix_function`, or higher precision, {EXCUSE}"
         )
 
-    yield Objection((near > LOOSE) & (near * parts > LOOSE * whole), _of_two(message))
+    limit = loose(near.dtype)
+    yield Objection((near > limit) & (near * parts > limit * whole), _of_two(message))
 
 
 def _inexact_again(
@@ -295,7 +298,8 @@ def _inexact_again(
             f"Write the function by `matrix_function`, or use higher precision, {EXCUSE}"
         )
 
-    yield Objection((near > 0) & (smooth > 0) & (error > LOOSE), _of_two(message))
+    found = (near > 0) & (smooth > 0) & (error > loose(near.dtype))
+    yield Objection(found, _of_two(message))
 
 
 def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:

@@ -26,7 +26,7 @@ from jaxtyping import Array, PyTree
 from .. import host
 from .._compiled import compiled, constant_like
 from .._errors import InputError
-from ..checks.clusters import LOOSE
+from ..checks.clusters import loose
 from ..checks.policy import (
     Action,
     Objection,
@@ -376,7 +376,7 @@ class _Inexact(eqx.Module):
                 "`Policy(exceptional=...)`."
             )
 
-        yield Objection(rounding > LOOSE, message)
+        yield Objection(rounding > loose(rounding.dtype), message)
 
 
 class _IllConditioned(eqx.Module):

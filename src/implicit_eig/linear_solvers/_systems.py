@@ -67,8 +67,9 @@ class Report(NamedTuple):
             jnp.nan_to_num(r.residuals / r.allowed, nan=jnp.inf) for r in (self, other)
         )
         pick = lambda a, b: jnp.where(of_other > excess, b, a)  # noqa: E731
-        known = (self.steps >= 0) & (other.steps >= 0)
-        steps = jnp.where(known, self.steps + other.steps, -1)
+        # no literals, which would not vary over a mesh as the steps do
+        known = (self.steps == abs(self.steps)) & (other.steps == abs(other.steps))
+        steps = jnp.where(known, self.steps + other.steps, jnp.minimum(self.steps, other.steps))
         rounding = _largest(self.rounding, other.rounding)
         conditions = _largest(self.conditions, other.conditions)
         errors = jnp.maximum(self.errors, other.errors)

@@ -182,7 +182,7 @@ class AbstractPencilSystems(AbstractLinearSystems):
         A cluster that k cuts makes the system of its value singular. Right sides have a part along
         the missing eigenvector, and no solution; but where the operators decouple the unknowns,
         and vectors have zeros, they may have none by chance. A random right side has one, and its
-        solution is nothing but rounding, or none is found, for which `rounding` is 0.
+        solution is nothing but rounding, or none is found.
         """
         pencil = self.pencil
         lam, X = pencil.lam, pencil.X
@@ -194,8 +194,9 @@ class AbstractPencilSystems(AbstractLinearSystems):
         systems = self.with_more(ends)
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), b, systems.right_side(r))
         U, report = run(systems, both)
-        rounding = report.rounding[len(lam) :]
-        cut = decoupled & ~((rounding > 0) & (rounding < 1))
+        norms = column_norms(self.solution(U)[:, len(lam) :])
+        found = (norms > 0) & jnp.isfinite(norms) & (report.rounding[len(lam) :] < 1)
+        cut = decoupled & ~found
         report = jax.tree.map(lambda part: part[: len(lam)], report)
         worse = jnp.where(cut, jnp.inf, report.residuals[ends])
         report = report._replace(residuals=report.residuals.at[ends].max(worse))
