@@ -277,7 +277,8 @@ def eigensolver(
             callable runs on the host and receives NumPy arrays, SciPy CSR matrices or
             `scipy.sparse.linalg.LinearOperator`s; `traceable(fn)` is traced by JAX. It may
             return more than k eigenpairs: the first k count, and the eigenvalues of the others
-            show whether k cuts a cluster. It must be deterministic.
+            show whether k cuts a cluster. It must be deterministic: under `jax.checkpoint` it runs
+            twice.
         problem: the declared kind, for example `Hermitian(k)`.
         linear_solver: for the tangent and adjoint systems: a lineax solver, `MINRES()`,
             `ShiftInvert()`, `SparseDirect()`, `host_linear_solver(f)`, `linear_solver(f)`, or

@@ -13,6 +13,7 @@ from . import host
 from ._errors import EigensolverError, InputError
 from .checks.guard import nearest_beyond
 from .checks.policy import Action, Policy
+from .checks.repeated import Answers
 from .host import Traceable, holds_numbers, refuse_jax
 from .host.reverse_communication import converse
 from .operators import is_dense
@@ -39,7 +40,7 @@ def run_solver(
         return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
     operators, products = remote(operators, problem.is_hermitian)
     arrays, static = eqx.partition(operators, eqx.is_array)
-    code = _HostSolver(solver, problem, static, like, policy.forward is Action.NAN)
+    code = _HostSolver(solver, problem, static, like, policy, Answers())
     if batched:
         return host.call(code, like, arrays, vmap_method="broadcast_all")
     return converse(code, like, products, arrays)
@@ -63,9 +64,20 @@ class _HostSolver(eqx.Module):
     problem: AbstractProblem
     operators: Operators
     like: Solution
-    forgiving: bool = eqx.field(static=True)
+    policy: Policy = eqx.field(static=True)
+    answers: Answers = eqx.field(static=True)
+
+    @property
+    def forgiving(self) -> bool:
+        return self.policy.forward is Action.NAN
 
     def __call__(self, arrays: Operators) -> Solution:
+        answer = self._answer(arrays)
+        if self.answers.accept(arrays, answer.vectors, self.policy):
+            return answer
+        return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), answer)
+
+    def _answer(self, arrays: Operators) -> Solution:
         operators = eqx.combine(arrays, self.operators)
         solver = self.solver
         if self.forgiving:  # errors that the solver raises become NaN, but not a wrong output

@@ -14,10 +14,14 @@ import abc
 import equinox as eqx
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import PyTree
 
 from .._compiled import compiled, full_precision
 from .._tangents import arrays_where_moving, jvp_at
+
+# What a solver finds has this name for the policies of `jax.checkpoint`.
+NAME = "implicit_eig"
 
 
 class AbstractRoot(eqx.Module):
@@ -53,6 +57,7 @@ def _find_jvp(
     (theta,), (theta_dot,) = primals, tangents
     theta = arrays_where_moving(theta, theta_dot)
     z, aux = _find(theta, root=root)
+    z = checkpoint_name(z, NAME)
     z_dot = _tangent(root, z, theta, theta_dot)
     return (z, aux), (z_dot, jax.tree.map(lambda _: None, aux))
 
