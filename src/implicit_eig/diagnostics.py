@@ -15,7 +15,7 @@ from ._compiled import compiled
 from ._eigensolver import Eigensolver
 from ._polish import SILENT, as_returned, newton
 from .checks.clusters import clusters_of
-from .checks.policy import Policy
+from .checks.policy import Action, Policy
 from .linear_solvers._solve import chosen, label, solve_once
 from .linear_solvers._systems import AbstractSquareSystem, probe
 from .linear_solvers.auto import AutoLinearSolver
@@ -117,9 +117,9 @@ def diagnose(
         *operators: as for `solve`; concrete arrays.
         of: a real function of the `Solution`. The error of its gradient with respect to the
             operators is estimated by the change of the gradient where every entry of them changes
-            by a rounding error, with random signs, and where eigenpairs are refined by a Newton
-            step; and by what the linear solves leave. Entries that a matrix-free operator closes
-            over are not changed.
+            by a rounding error, with random signs, and where eigenpairs and linear solutions are
+            refined by a step each. Entries that a matrix-free operator closes over are not
+            changed. A function without a gradient is warned about, as it is by `jax.grad`.
 
     Returns:
         Diagnosis: print it.
@@ -158,10 +158,8 @@ def diagnose(
     errors = condition * (2 * vector_errors + solved * growth + eps * growth)
     gradient_error = np.nan
     if of is not None:
-        change = _gradient_error(dataclasses.replace(solve, policy=quiet), theta, of)
-        # what a direct solver leaves is rounding, which the change shows
-        left = np.where(steps != 0, solved * growth, 0)
-        gradient_error = change + eps + float(np.max(left))
+        told = _warning(solve.policy)
+        gradient_error = eps + _gradient_error(solve, told, quiet, theta, of)
     clusters = [c[c < k] for c in clusters_of(equal) if (c < k).any()]
     complete = None
     if asked.k > k:
@@ -188,7 +186,34 @@ def diagnose(
 CHANGES = 3
 
 
-def _gradient_error(solve: Eigensolver, theta: Operators, of: Callable[[Solution], Any]) -> float:
+class _Refined(Eigensolver):
+    """The same eigensolver, whose linear solutions are refined once."""
+
+    def linear_solve(self, system: AbstractSquareSystem, b: PyTree) -> PyTree:
+        """Return u + M⁻¹(b − M u), with the solution u of the linear solver, and M⁻¹ by it."""
+        U = super().linear_solve(system, b)
+        left = jax.tree.map(jnp.subtract, b, system.mv(U))
+        return jax.tree.map(jnp.add, U, super().linear_solve(system, left))
+
+
+def _warning(policy: Policy) -> Policy:
+    """Return the policy that says of a gradient what `policy` does, but as warnings."""
+    actions = {name: getattr(policy, name) for name in ("gauge", "exceptional")}
+    told = {
+        name: action if action is Action.IGNORE else Action.WARN for name, action in actions.items()
+    }
+    return dataclasses.replace(
+        SILENT, degeneracy_rtol=policy.degeneracy_rtol, gauge_rtol=policy.gauge_rtol, **told
+    )
+
+
+def _gradient_error(
+    solve: Eigensolver,
+    told: Policy,
+    quiet: Policy,
+    theta: Operators,
+    of: Callable[[Solution], Any],
+) -> float:
     """Return the relative change of the gradient of f(solve(θ)) by rounding and by refinement."""
     moving, still = eqx.partition(theta, eqx.is_inexact_array)
 
@@ -198,17 +223,17 @@ def _gradient_error(solve: Eigensolver, theta: Operators, of: Callable[[Solution
 
     rng = np.random.default_rng(20101)
 
-    def changed(leaf: Array, by_norm: bool) -> Array:
-        size = jnp.abs(leaf)
-        # factorisations of arrays are stable in norm, not by entries
-        size = jnp.max(size) if by_norm and leaf.ndim == 2 else size
+    def changed(leaf: Array) -> Array:
         signs = rng.choice([-1.0, 1.0], leaf.shape) * float(jnp.finfo(leaf.dtype).eps)
-        return leaf + (jnp.asarray(signs, size.dtype) * size).astype(leaf.dtype)
+        return leaf + leaf * jnp.asarray(signs, leaf.dtype)
 
-    first, refined = gradient(solve, moving), dataclasses.replace(solve, refine=1)
-    changes = [jax.tree.map(lambda leaf, i=i: changed(leaf, i > 0), moving) for i in range(CHANGES)]
-    others = [gradient(refined, arrays) for arrays in changes]
-    size, change = (float(np.linalg.norm(x)) for x in (first, np.subtract(others, first)))
+    first = gradient(dataclasses.replace(solve, policy=told), moving)
+    parts = {field.name: getattr(solve, field.name) for field in dataclasses.fields(solve)}
+    refined = _Refined(**(parts | {"policy": quiet, "refine": solve.refine + 1}))
+    others = [gradient(refined, jax.tree.map(changed, moving)) for _ in range(CHANGES)]
+    largest = np.max(np.abs(first), initial=0.0)
+    unit = largest if largest > 0 else 1.0  # squares could overflow
+    size, change = (float(np.linalg.norm(x / unit)) for x in (first, np.subtract(others, first)))
     return change / size if size > 0 else change
 
 

@@ -12,6 +12,7 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1"
 
+from . import estimates  # noqa: E402
 from .cases import draw  # noqa: E402
 from .verdicts import BAD, judge  # noqa: E402
 
@@ -22,7 +23,10 @@ def main():
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--kind", nargs="*", help="only these kinds")
     parser.add_argument("--all", action="store_true", help="print every verdict")
+    parser.add_argument("--estimates", action="store_true", help="of errors, in place of verdicts")
     options = parser.parse_args()
+    if options.estimates:
+        return compare(options)
     table, began = collections.Counter(), time.time()
     for seed in range(options.start, options.start + options.count):
         case = draw(seed, options.kind)
@@ -33,6 +37,21 @@ def main():
     report(table)
     print(f"{options.count} problems in {time.time() - began:.0f} s")
     sys.exit(any(name in BAD for *_, name in table))
+
+
+def compare(options):
+    """Print how estimates of errors compare with the errors, of problems that have both."""
+    pairs, seed = [], options.start
+    while len(pairs) < options.count:
+        case = draw(seed, options.kind)
+        pair = estimates.pair(case)
+        if pair is not None:
+            pairs.append(pair)
+            if options.all or not 1e-3 <= pair[0] / pair[1] <= 10:
+                p, c = case.program, {name: c for name, c in case.c.items() if c}
+                print(f"{seed} {p.kind} {p.dtype} k={p.k} {case.spectrum} {c}: {pair}", flush=True)
+        seed += 1
+    estimates.report(pairs)
 
 
 def line(seed, case, verdict):

@@ -136,10 +136,14 @@ def features(program, solution, c, w, P, Q, scale):
 
 
 @functools.cache
+def eigensolver(program):
+    return ie.eigensolver(Solver(program.kind), problem_of(program))
+
+
+@functools.cache
 def compiled(program):
     """(the solver, the jitted derivative) of a program."""
-    host = Solver(program.kind)
-    solve = ie.eigensolver(host, problem_of(program))
+    solve = eigensolver(program)
 
     def f(operators, rest):
         given = [as_given(program, A) for A in operators]
@@ -168,7 +172,7 @@ def compiled(program):
         return along(jax.grad(first)(operators), directions)
 
     orders = {"grad": grad, "jvp": jvp, "second": second, "twice": twice}
-    return host, jax.jit(orders[program.order])
+    return solve.solver, jax.jit(orders[program.order])
 
 
 def derivative(case):
