@@ -194,9 +194,10 @@ class AbstractPencilSystems(AbstractLinearSystems):
         systems = self.with_more(ends)
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, -1), b, systems.right_side(r))
         U, report = run(systems, both)
-        norms = column_norms(self.solution(U)[:, len(lam) :])
-        found = (norms > 0) & jnp.isfinite(norms) & (report.rounding[len(lam) :] < 1)
-        cut = decoupled & ~found
+        residuals, allowed, rounding = (
+            part[len(lam) :] for part in (report.residuals, report.allowed, report.rounding)
+        )
+        cut = decoupled & ~((residuals <= allowed) & (rounding < 1))
         report = jax.tree.map(lambda part: part[: len(lam)], report)
         worse = jnp.where(cut, jnp.inf, report.residuals[ends])
         report = report._replace(residuals=report.residuals.at[ends].max(worse))
