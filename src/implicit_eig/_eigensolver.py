@@ -22,7 +22,7 @@ from .checks.policy import DEFAULT_POLICY, Action, Policy
 from .host import refuse_jax_code
 from .host.process import refuse_forks
 from .implicit.theorem import AbstractRoot, find_root
-from .linear_solvers._solve import accepted_rtol, linear_solve
+from .linear_solvers._solve import iteration_rtol, linear_solve
 from .linear_solvers._systems import AbstractSquareSystem
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
@@ -127,8 +127,9 @@ class Eigensolver(AbstractRoot):
         """Return the tolerance of the check of cotangents."""
         if self.policy.gauge_rtol is not None:
             return self.policy.gauge_rtol
-        solved = accepted_rtol(self.linear_solver, self.policy, dtype)
-        return max(float(jnp.finfo(dtype).eps) ** 0.4, solved)
+        # in second derivatives a cotangent has the error of linear solves
+        rounding = float(jnp.finfo(dtype).eps) ** 0.6
+        return max(rounding, iteration_rtol(self.linear_solver, dtype))
 
     def state(self, canonical: Operators) -> PyTree:
         """Return the state of the problem's conditions, for canonical operators."""

@@ -73,7 +73,7 @@ class _HostSolver(eqx.Module):
 
     def __call__(self, arrays: Operators) -> Solution:
         answer = self._answer(arrays)
-        if self.answers.accept(arrays, answer.vectors, self.policy):
+        if self.answers.accept(arrays, answer.values, answer.vectors, self.policy):
             return answer
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), answer)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Inexact, PyTree, Shaped
+from jaxtyping import Array, Float, Inexact, PyTree, Shaped
 
 if TYPE_CHECKING:
     AnyArray = Array
@@ -63,15 +63,15 @@ class Solution(eqx.Module):
     # For derivatives at repeated eigenvalues, of a problem whose conditions have a block: the basis
     # before its pairs are taken apart; and the `closeness` of the values.
     # Eigenvalues and vectors beyond the k, where the problem has a guard. Of what the solver
-    # returned besides, the eigenvalue nearest to each, NaN if there is none; and whether it is of
-    # the cluster of that.
+    # returned besides, the eigenvalue nearest to each, NaN if there is none; and the closeness to
+    # all of these.
     _joint: Joint | None = eqx.field(default=None, repr=False)
     _near: Float[AnyArray, "k k"] | None = eqx.field(default=None, repr=False)
     _beyond: tuple[Shaped[AnyArray, " g"], Inexact[AnyArray, "n g"]] | None = eqx.field(
         default=None, repr=False
     )
     _rest: Shaped[AnyArray, " k"] | None = eqx.field(default=None, repr=False)
-    _cut: Bool[AnyArray, " k"] | None = eqx.field(default=None, repr=False)
+    _edge: Float[AnyArray, " k"] | None = eqx.field(default=None, repr=False)
 
     def __iter__(self) -> Iterator[PyTree]:
         yield self.values

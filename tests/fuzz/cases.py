@@ -112,7 +112,9 @@ def of_program(program, rng, seed):
     names = [name for name in FEATURES if offered(program, name)]
     c = dict.fromkeys(FEATURES, 0.0)
     for name in rng.choice(names, 1 if rng.random() < 0.8 else 2, replace=False):
-        c[name] = float(rng.choice([1.0, 1.0, 1.0, 1e-3, 1e-6]) if any(c.values()) else 1.0)
+        c[name] = float(rng.choice([1.0, 1.0, 1.0, 1e-3, 1e-3]) if any(c.values()) else 1.0)
+    # of values alone, which need no solve, nothing shows that k cuts a cluster but another value
+    of_values = not any(size for name, size in c.items() if name not in ("values", "sum"))
     return Case(
         program,
         spectrum,
@@ -123,7 +125,7 @@ def of_program(program, rng, seed):
         (1 + rng.random(program.k)).astype(real),
         symmetric(rng.standard_normal((operators[0].shape[1],) * 2)).astype(real),
         symmetric(rng.standard_normal((m, m))).astype(real),
-        bool(rng.random() < 0.5),
+        bool(rng.random() < 0.5) or (of_values and spectrum.startswith("cut")),
         seed,
     )
 
@@ -138,7 +140,7 @@ def offered(program, name):
     if name == "left":
         return program.left or kind == "Singular"
     if name == "cross":
-        return program.left
+        return program.left and program.k < N  # of all pairs it is the trace of P
     if name == "function":
         return kind == "Hermitian" or (kind == "General" and program.left)
     return True

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Float, Shaped
 from scipy.sparse.csgraph import connected_components
 
 from .._compiled import constant_like
@@ -19,7 +19,7 @@ def loose(dtype: Any) -> float:
     It leaves three correct digits, in single precision two, where the error is as large as
     `checks.rounding` allows, which is some ten times the typical one.
     """
-    return 1e-3 if jnp.finfo(dtype).bits > 32 else 1e-2
+    return 5e-4 if jnp.finfo(dtype).bits > 32 else 5e-3
 
 
 def closeness(
@@ -59,10 +59,10 @@ def rounding_only(policy: Policy) -> float | Array:
     return 0.0 if policy.degeneracy_rtol is None else policy.degeneracy_rtol
 
 
-def near_and_cut(
+def near_and_edge(
     near: Callable[[Array, Array], Array], lam: Array, error: Array, rest: Array | None
-) -> tuple[Float[Array, "k k"], Bool[Array, " k"] | None]:
-    """Return `near(lam, error)`, and which eigenvalues count as equal to that of `rest`.
+) -> tuple[Float[Array, "k k"], Float[Array, " k"] | None]:
+    """Return `near(lam, error)`, and the closeness of each eigenvalue to those of `rest`.
 
     Shapes (k, k) and (k,); `rest` is NaN for an eigenvalue without one. Without `rest`, `None`.
     """
@@ -70,29 +70,29 @@ def near_and_cut(
         return near(lam, error), None
     k = len(lam)
     found = near(jnp.concatenate([lam, rest]), jnp.concatenate([error, error]))
-    return found[:k, :k], jnp.any(as_one(found[:k, k:]), axis=1)
+    return found[:k, :k], jnp.max(found[:k, k:], axis=1)
 
 
-def near_and_cut_beyond(
+def near_and_edge_beyond(
     lam: Shaped[Array, " k"],
     rounding: Shaped[Array, " k"],
     at_most: Shaped[Array, " k"],
     misfit: Callable[[], Shaped[Array, " k"]],
     rest: Shaped[Array, " k"] | None,
     policy: Policy,
-) -> tuple[Float[Array, "k k"], Bool[Array, " k"] | None]:
-    """Return what `near_and_cut` does, beyond rounding and the error of the solver.
+) -> tuple[Float[Array, "k k"], Float[Array, " k"] | None]:
+    """Return what `near_and_edge` does, beyond rounding and the error of the solver.
 
     The error is at most `at_most`, and is computed only where that brings two eigenvalues near.
     """
     near = lambda lam, error: closeness(lam, error, rounding_only(policy))  # noqa: E731
-    possible, cut = near_and_cut(near, lam, rounding + at_most, rest)
+    possible, edge = near_and_edge(near, lam, rounding + at_most, rest)
     touching = jnp.any((possible > loose(lam.dtype)) & ~jnp.eye(len(lam), dtype=bool))
-    if cut is not None:
-        touching = touching | jnp.any(cut)
+    if edge is not None:
+        touching = touching | jnp.any(as_one(edge))
     none = lambda: constant_like(jnp.zeros_like(at_most), at_most)  # noqa: E731
     found = lax.cond(touching, misfit, none)
-    return near_and_cut(near, lam, rounding + found, rest)
+    return near_and_edge(near, lam, rounding + found, rest)
 
 
 def cube_root(dtype: Any) -> float:

@@ -1,5 +1,6 @@
 """Eigenpairs beyond the k requested: they show whether k cuts a cluster, and help solvers."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,8 +30,8 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
         EigensolverError: k cuts a cluster, under `Policy(cluster=Action.RAISE)` (when run).
     """
     m = solution.values.shape[0]
-    left, near, cut_off = solution.left_vectors, solution._near, solution._cut
-    if m == k and cut_off is None:
+    left, near, edge = solution.left_vectors, solution._near, solution._edge
+    if m == k and edge is None:
         return solution
 
     def cut(leaf: Any) -> Any:
@@ -50,7 +51,11 @@ def without_guard(solution: Solution, k: int, policy: Policy) -> Solution:
     )
     if near is None:
         return wanted
-    cut_off = jnp.zeros(k, bool) if cut_off is None else cut_off[:k]
+    edge = jnp.zeros_like(near[:k, 0]) if edge is None else edge[:k]
+    cut_off = as_one(edge)
+    if m > k:
+        edge = jnp.maximum(edge, jnp.max(near[:k, k:], axis=1))
+    wanted = dataclasses.replace(wanted, _edge=edge)
     values = solution.values if solution.values.ndim == 1 else diagonal(solution.values)
     figures = (as_one(near), values, cut_off)
     return enforce(cluster_check(policy, _CutClusters(k)), figures, wanted)

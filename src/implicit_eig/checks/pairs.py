@@ -92,7 +92,7 @@ class PairsCheck(eqx.Module):
 
         `turn` is the gauge defect between them, and the size of X̄.
         """
-        _, values, near = self.given(residuals)
+        problem, values, near = self.given(residuals)
         values_bar, near = self.values_bar(bar, values), jnp.where(as_one(near), 0, near)
         gap, spread = _apart(values), jnp.max(jnp.abs(values))
         defect, size = turn
@@ -100,7 +100,8 @@ class PairsCheck(eqx.Module):
         turned = jnp.where((near > 0) & real, defect * _inverse(gap), 0)
         unlike = _apart(values_bar)
         smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
-        return _NearPairs(near, turned, unlike, smooth, values)
+        alone = jnp.asarray(0.0 if problem.smooth_sums else 1.0, near.dtype)
+        return _NearPairs(near, turned, unlike, smooth, values, alone)
 
 
 def _apart(x: Any) -> Any:
@@ -125,6 +126,7 @@ class _NearPairs(NamedTuple):
     unlike: Any  # and by their own tangents
     smooth: Any  # the rest of it
     values: Any
+    alone: Any  # 1 where they share no block of the conditions
 
 
 class _OfCotangent(eqx.Module):
@@ -255,7 +257,9 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
     yield Objection(_moving(S_dot) & close, _of_two(inexact))
 
 
-def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> Iterator[Objection]:
+def _inexact(
+    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any
+) -> Iterator[Objection]:
     """Object to a gradient of which near eigenpairs are an inexact part."""
     parts, whole = turned + unlike, smooth + turned.max()
 
@@ -273,22 +277,23 @@ def _inexact(near: Any, turned: Any, unlike: Any, smooth: Any, values: Any) -> I
 
 
 def _inexact_again(
-    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any
+    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any
 ) -> Iterator[Objection]:
     """Object to second derivatives of which near eigenpairs are an inexact part.
 
     With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g², of
-    which rounding leaves eps/g as a relative error, and so it does of functions of both pairs
-    together. Of one that is smooth where the pairs meet and yet not the same in all their bases,
-    the terms of size 1/g² cancel, and their rounding, eps/g², is left.
+    which the error ε = `closeness` is left, and so it is of functions of both pairs together. Of
+    one that is smooth where the pairs meet and yet not the same in all their bases, the terms of
+    size 1/g² cancel, and ε/g is left; and of all smooth functions where the pairs share no block.
     """
     eps = float(jnp.finfo(near.dtype).eps)
     # a smooth function has parts as large as the rest of the gradient, where others have 1/g
-    mixing = (turned > VALUE * eps * smooth) & (turned < SMOOTH * smooth)
+    mixing = ((turned > VALUE * eps * smooth) | (alone > 0)) & (turned < SMOOTH * smooth)
     gap, spread = _apart(values), abs(values).max()
     apart = (gap > 0).astype(near.dtype)
     relative = spread * apart / (gap + (1 - apart))
-    error = near + VALUE * eps * relative**2 * mixing.astype(near.dtype)
+    cancelled = (near + VALUE * eps * relative) * relative
+    error = near + cancelled * mixing.astype(near.dtype)
 
     def message(i: int, j: int) -> str:
         return (

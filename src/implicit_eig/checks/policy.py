@@ -114,8 +114,8 @@ class Policy(eqx.Module):
             rounding, count as one cluster, in which single eigenvectors have no derivative. `None`
             leaves it at rounding, and at √eps where T(λ) is not a pencil.
         gauge_rtol: largest change of a function under a change of gauge, relative to |x̄|ᵀ|x|,
-            x̄ being its cotangent. `None` stands for eps^0.4 (5e-7 in float64, 2e-3 in float32),
-            or the tolerance of the linear solver where that is larger.
+            x̄ being its cotangent. `None` stands for eps^0.6 (4e-10 in float64, 7e-5 in float32),
+            or ten times the tolerance of an iterative linear solver where that is larger.
         linear_solve_rtol: largest ‖b − M u‖ / ‖b‖ of a solve, beyond rounding. `None` stands for
             ten times the linear solver's own tolerance where it has one, √eps for a direct
             solver, and 1e-5 for one of unknown tolerance, but no less than √eps.
@@ -210,12 +210,14 @@ class Objection(NamedTuple):
     message: Callable[..., str]
 
 
-def ill_conditioned(condition: Any, caller: str, source: Callable[[int], str]) -> Objection:
-    """Object to eigenvalues so ill conditioned that their derivatives may have no correct digit.
+def ill_conditioned(
+    condition: Any, caller: str, source: Callable[[int], str], error: float = 1.0
+) -> Objection:
+    """Object to eigenvalues so ill conditioned that their derivatives may have a relative error.
 
-    `source(i)` describes eigenvalue i.
+    Near a defective eigenvalue it is eps κ². `source(i)` describes eigenvalue i.
     """
-    limit = float(jnp.finfo(condition.dtype).eps) ** -0.5
+    limit = (error / float(jnp.finfo(condition.dtype).eps)) ** 0.5
 
     def message(_: np.ndarray) -> str:
         i = int(np.argmax(condition))

@@ -34,7 +34,9 @@ class Answers:
     def __hash__(self) -> int:
         return hash(Answers)
 
-    def accept(self, operators: Any, vectors: np.ndarray, policy: Policy) -> bool:
+    def accept(
+        self, operators: Any, values: np.ndarray, vectors: np.ndarray, policy: Policy
+    ) -> bool:
         """Return whether the vectors, shape (..., n, k), have the signs that they had before.
 
         If they do not, raise or warn as `policy` says. False is for the caller to make NaN of
@@ -47,7 +49,7 @@ class Answers:
             digest.update(np.ascontiguousarray(array).data)
         # components along a vector that no symmetry makes orthogonal to an eigenvector
         r = np.random.default_rng(0).standard_normal(vectors.shape[-2])
-        now = r.astype(vectors.real.dtype) @ vectors
+        now = np.stack([r.astype(vectors.real.dtype) @ vectors, values.astype(vectors.dtype)])
         before = self.seen.setdefault(digest.digest(), now)
         while len(self.seen) > MOST:
             self.seen.popitem(last=False)
@@ -59,6 +61,10 @@ class Answers:
 
 
 def _turned(before: np.ndarray, now: np.ndarray) -> Iterator[Objection]:
+    (part, value), (part_now, value_now) = before, now
+    opposite = abs(part + part_now) < OPPOSITE * abs(part)
+    same = abs(value - value_now) <= OPPOSITE * abs(value)
+
     def message(*indices: np.ndarray) -> str:
         return (
             "`eigensolver(solver=...)`: a deterministic solver; got one that returned the vector "
@@ -68,4 +74,4 @@ def _turned(before: np.ndarray, now: np.ndarray) -> Iterator[Objection]:
             "its first answer by `jax.checkpoint_policies.save_only_these_names('implicit_eig')`."
         )
 
-    yield Objection(abs(before + now) < OPPOSITE * abs(before), message)
+    yield Objection(opposite & same, message)

@@ -194,6 +194,8 @@ def solve_once(
         jax.debug.callback(tell, report.steps, report.residuals, report.errors)
     unsolved = _Unsolved(type(solver).__name__, type(system.handed()))
     U = enforce(linear_solver_check(policy, unsolved), tuple(report[:4]), U)
+    rough = _Loose(type(solver).__name__, type(system.handed()))
+    U = enforce(exceptional_check(policy, rough), (report.errors, report.steps), U)
     if report.rounding is not None:
         check = exceptional_check(policy, _Inexact(type(system.handed())))
         U = enforce(check, (report.rounding,), U)
@@ -303,18 +305,23 @@ def accepted_rtol(solver: lx.AbstractLinearSolver, policy: Policy, dtype: Any) -
     """Return the largest relative residual that counts as solved, beyond rounding."""
     if policy.linear_solve_rtol is not None:
         return policy.linear_solve_rtol
+    return max(iteration_rtol(solver, dtype), tolerance(None, dtype))
+
+
+def iteration_rtol(solver: lx.AbstractLinearSolver, dtype: Any) -> float:
+    """Return ten times the relative tolerance of a linear solver, 0 for a direct one."""
     rtol: float | None = None
     if isinstance(solver, AbstractOwnSolver):
         rtol = solver.working_rtol(dtype)
     elif isinstance(solver, LineaxWithOptions):
-        return accepted_rtol(solver.solver, policy, dtype)
+        return iteration_rtol(solver.solver, dtype)
     elif isinstance(solver, lx.Normal):
-        return accepted_rtol(solver.inner_solver, policy, dtype)
+        return iteration_rtol(solver.inner_solver, dtype)
     elif isinstance(solver, (lx.CG, lx.GMRES, lx.BiCGStab)):
         rtol = solver.rtol
     elif isinstance(solver, DENSE_SOLVERS):
         rtol = 0.0
-    return max(10 * (UNKNOWN_RTOL if rtol is None else rtol), tolerance(None, dtype))
+    return 10 * (UNKNOWN_RTOL if rtol is None else rtol)
 
 
 class _Monitor(eqx.Module):
@@ -357,6 +364,31 @@ class _Unsolved(eqx.Module):
         # `not <=` also catches NaN. A failure reported by a solver counts only where the true
         # residual agrees: reaching `max_steps` with a small residual is a solved system.
         yield Objection(~(residual <= allowed), message)
+
+
+# The estimated error above which the solution of an iteration is warned about. It stands for the
+# worst case, so it is large.
+WORST = 0.1
+
+
+class _Loose(eqx.Module):
+    """Object to iterations whose residual may leave an inexact solution."""
+
+    solver: str = eqx.field(static=True)
+    systems: type[AbstractLinearSystems] = eqx.field(static=True)
+
+    def __call__(self, errors: Any, steps: Any) -> Iterator[Objection]:
+        def message(failed: np.ndarray) -> str:
+            i = int(failed[np.argmax(errors[failed])])
+            return (
+                f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to more "
+                "digits than the iteration was asked for; got a residual that in the worst case "
+                f"leaves an error of {errors[i]:.1e} of the solution, because the matrix is ill "
+                "conditioned. Tighten the tolerance, scale the unknowns, choose a direct solver, "
+                "or accept this with `Policy(exceptional=...)`."
+            )
+
+        yield Objection((errors > WORST) & (steps != 0), message)
 
 
 class _Inexact(eqx.Module):

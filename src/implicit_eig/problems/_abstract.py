@@ -131,6 +131,14 @@ class AbstractGauge(eqx.Module):
         real = jnp.zeros(clusters.shape)
         return real, jnp.ones_like(real[0, 0])
 
+    @property
+    def smooth_sums(self) -> bool:
+        """Return whether derivatives of what near eigenpairs have in common are exact.
+
+        They are where these share a block of the conditions.
+        """
+        return True
+
     def inside(self, state: PyTree, cotangent: PyTree) -> Any:
         """Return X̄ᵀX, shape (k, k), the part of the vectors' cotangent inside their own space.
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
-from ..checks.clusters import near_and_cut_beyond
+from ..checks.clusters import near_and_edge_beyond
 from ..checks.policy import Objection, Policy
 from ..checks.rounding import PRODUCT
 from ..linear_solvers._systems import probe
@@ -130,9 +130,11 @@ def normalize(
     # the error of the solver, by norms; two eigenvalues can be off in opposite directions
     misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
     at_most = 2 * jnp.max(jnp.abs(X)) * residual
-    near, cut = near_and_cut_beyond(lam, pencil.rounding(), at_most, misfit, solution._rest, policy)
+    near, edge = near_and_edge_beyond(
+        lam, pencil.rounding(), at_most, misfit, solution._rest, policy
+    )
     figures = (residual, scale, rounding, excess, finite, *gram)
-    return Solution(lam, X, _near=near, _cut=cut), figures, relative
+    return Solution(lam, X, _near=near, _edge=edge), figures, relative
 
 
 class UnfitPairs(eqx.Module):

@@ -37,7 +37,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._compiled import compiled, constant_like
-from ..checks.clusters import as_one, near_and_cut
+from ..checks.clusters import as_one, loose, near_and_edge
 from ..checks.policy import (
     Action,
     Policy,
@@ -130,6 +130,12 @@ class AbstractPairs(AbstractProblem):
         """Return VᵀT'X at the block S, entry (i, j) for vᵢ and xⱼ; linear in V and X."""
 
     @abc.abstractmethod
+    def slope_terms(
+        self, lam: Inexact[Array, " k"], X: Inexact[Array, "n k"], operators: Operators
+    ) -> Float[Array, "n k"]:
+        """Return the moduli of the terms of T'(λᵢ) xᵢ, which cancel near a multiple root."""
+
+    @abc.abstractmethod
     def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
         """Return the `closeness` of the eigenvalues, `error` being that of each."""
 
@@ -140,9 +146,9 @@ class AbstractPairs(AbstractProblem):
         """
         return jnp.ones_like(column_norms(border))
 
-    def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
+    def blocks(self, lam: Array, near: Float[Array, "k k"]) -> Bool[Array, "k k"]:
         """Return which eigenpairs share a block of the conditions: at least each cluster."""
-        return equal
+        return as_one(near)
 
     @abc.abstractmethod
     def spans(self, n: int) -> bool:
@@ -166,8 +172,8 @@ class AbstractPairs(AbstractProblem):
         error = rounding * self.least_conditions(border)
         near = lambda lam, error: self.near(lam, error, policy)  # noqa: E731
         rest = solution._rest
-        near, cut = near_and_cut(near, solution.values, error, rest)
-        equal, blocks = as_one(near), self.blocks(solution.values, as_one(near))
+        near, edge = near_and_edge(near, solution.values, error, rest)
+        equal, blocks = as_one(near), self.blocks(solution.values, near)
         solution = eqx.tree_at(lambda s: s.vectors, solution, X)
         solution, figures = normalize(
             solution, norms, matrices, border, slopes, equal, blocks, self.left_scale
@@ -177,7 +183,7 @@ class AbstractPairs(AbstractProblem):
         relative = residual[0] / jnp.where(scale[0] > 0, scale[0], 1)
         stats = {"residuals": at_least(relative, excess[:, 0])}
         solution = enforce(forward_check(policy, UnfitPairs(self.name, rtol)), figures, solution)
-        return dataclasses.replace(solution, stats=stats, _near=near, _rest=rest, _cut=cut)
+        return dataclasses.replace(solution, stats=stats, _near=near, _rest=rest, _edge=edge)
 
     def complete(
         self,
@@ -199,12 +205,14 @@ class AbstractPairs(AbstractProblem):
             solution = eqx.tree_at(lambda s: s.left_vectors, solution, V.conj())
         condition = self.condition_numbers(state, operators)
         check = exceptional_check(policy, near_exceptional_points)
-        return enforce(check, (condition, state.lam), solution)
+        near = jnp.max(jnp.where(jnp.eye(self.k, dtype=bool), 0, state.near), axis=1)
+        crowded = jnp.maximum(state.unseen, (near > loose(near.dtype)).astype(near.dtype))
+        return enforce(check, (condition, state.lam, crowded), solution)
 
     def condition_numbers(self, state: Pairs, operators: Operators) -> Float[Array, " k"]:
-        """Return ‖y‖ ‖T'x‖ / |yᴴT'x|, 1/|yᴴx| of unit vectors where T' = −I; 0 if y is unknown."""
-        border = column_norms(self.border(state.S, state.X, operators))
-        return column_norms(state.V) * border / abs(self.left_scale)
+        """Return ‖y‖ ‖t‖ / |yᴴT'x|, t the terms of T'x; 1/|yᴴx| for T' = −I; 0 if y is unknown."""
+        terms = column_norms(self.slope_terms(state.lam, state.X, operators))
+        return column_norms(state.V) * terms / abs(self.left_scale)
 
     def state(self, solution: Solution) -> Pairs:
         """Return (Λ, X, V) and the clusters of a checked solution; an unchecked one has none."""
@@ -236,7 +244,7 @@ class AbstractPairs(AbstractProblem):
 
     def blocks_of(self, state: Pairs) -> Float[Array, "k k"]:
         """Return 1 for two eigenpairs that share a block, else 0."""
-        return self.blocks(state.lam, as_one(state.near)).astype(state.near.dtype)
+        return self.blocks(state.lam, state.near).astype(state.near.dtype)
 
     def closeness(self, state: Pairs) -> Float[Array, "k k"]:
         """Return the `closeness` of the eigenvalues."""

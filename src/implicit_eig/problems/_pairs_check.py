@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
+from ..checks.clusters import loose
 from ..checks.policy import Objection, ill_conditioned, tolerance
 from ..checks.rounding import PRODUCT
 from ..operators import column_norms, column_sums, scale_columns
@@ -182,7 +183,11 @@ class UnfitPairs(eqx.Module):
         yield Objection(twice, found_twice)
 
 
-def near_exceptional_points(condition: Any, lam: Any) -> Iterator[Objection]:
-    """Object to eigenvalues at an exceptional point, or near one."""
+def near_exceptional_points(condition: Any, lam: Any, crowded: Any) -> Iterator[Objection]:
+    """Object to eigenvalues at an exceptional point.
+
+    For those that are 1 in `crowded`, with another value near them or perhaps so, near one, too.
+    """
     source = lambda i: f"for pair {i}, {lam[i]:.6g}"  # noqa: E731
     yield ill_conditioned(condition, "`eigensolver(...)`", source)
+    yield ill_conditioned(condition * crowded, "`eigensolver(...)`", source, loose(condition.dtype))

@@ -87,6 +87,7 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
     matrices = problem.matrices(state.lam, operators)
     border = problem.border(state.S, state.X, operators)
     norms = column_norms(lax.stop_gradient(border))
+    terms = problem.slope_terms(*map(lax.stop_gradient, (state.lam, state.X)), operators)
     structure = matrices.structure(len(state.X))
     alpha = BORDER[structure] * matrices.typical(state.X[:, :1])
     beta = alpha / jnp.where(norms > 0, norms, 1)
@@ -97,9 +98,10 @@ def bordered(problem: Any, operators: Any, state: Any) -> BorderedConditions:
     left = scale_columns(state.V, 1 / jnp.where(size == 0, 1, size))
     # whether each system is nonsingular is shown where nothing else shows it
     unproved = jnp.ones_like(state.unseen) if problem.simple else state.unseen
+    lost = lax.stop_gradient(column_norms(terms) / jnp.where(norms > 0, norms, 1))
     errors = _errors(matrices, state.X) * lax.stop_gradient(unproved)
     systems = BorderedPairs(
-        structure, matrices, col, row, near, alpha, state.X, left, state.near, errors
+        structure, matrices, col, row, near, alpha, state.X, left, state.near, errors, lost
     )
     return BorderedConditions(systems, problem, operators, state, beta)
 

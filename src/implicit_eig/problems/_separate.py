@@ -36,15 +36,29 @@ from ..operators import scale_columns
 from ._couplings import couplings
 from ._turns import product_sizes
 
-# Eigenvalues closer than this fraction of the largest share a block.
+# Eigenvalues closer than this fraction of the largest share a block, and so do those of which
+# rounding changes the distance by more than this power of eps.
 NEAR = 0.01
+INEXACT = 0.4
 
 
-def near_blocks(lam: Inexact[Array, " k"], equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
-    """Return which eigenpairs share a block: those of one cluster, or with near eigenvalues."""
+def near_blocks(lam: Inexact[Array, " k"], near: Float[Array, "k k"]) -> Bool[Array, "k k"]:
+    """Return which eigenpairs share a block: those joined by a chain of near eigenvalues.
+
+    Shape (k, k), an equivalence relation; `near` is the `closeness` of the eigenvalues.
+    """
     lam = lax.stop_gradient(lam)
     largest = jnp.max(jnp.where(jnp.isfinite(lam), jnp.abs(lam), 0))
-    return equal | (jnp.abs(lam[:, None] - lam[None, :]) <= NEAR * largest)
+    inexact = near > float(jnp.finfo(near.dtype).eps) ** INEXACT
+    joined = inexact | (jnp.abs(lam[:, None] - lam[None, :]) <= NEAR * largest)
+
+    def longer(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        joined = state[0].astype(near.dtype)
+        wider = joined @ joined > 0
+        return wider, jnp.any(wider != state[0])
+
+    # chains of two, of four, and so on, until none is longer; usually at once
+    return lax.while_loop(lambda state: state[1], longer, (joined, jnp.any(joined)))[0]
 
 
 def separate_orthonormal(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
-from ..checks.clusters import near_and_cut_beyond
+from ..checks.clusters import near_and_edge_beyond
 from ..checks.policy import Objection, Policy
 from ..checks.rounding import PRODUCT, VALUE
 from ..linear_solvers._systems import PROBES, probe
@@ -63,10 +63,10 @@ def normalize(
     parts = U, joined[:m], V, joined[m:]
     misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
     value_rounding = VALUE * eps * (size + jnp.abs(sigma))
-    near, cut = near_and_cut_beyond(
+    near, edge = near_and_edge_beyond(
         sigma, value_rounding, 2 * residual, misfit, solution._rest, policy
     )
-    return Solution(sigma, V, U, _near=near, _cut=cut), figures, relative
+    return Solution(sigma, V, U, _near=near, _edge=edge), figures, relative
 
 
 def _inner(X: Array, Y: Array) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from .._errors import InputError
 from ..checks.policy import Policy
@@ -74,6 +74,15 @@ class AbstractSums(AbstractPairs):
             weight = lambda S, j=j: self.block_weights(S, len(terms))[j]  # noqa: E731
             out = out + jax.jvp(weight, (S,), (V.T @ apply_complex(A, X),))[1]
         return out
+
+    def slope_terms(
+        self, lam: Inexact[Array, " k"], X: Inexact[Array, "n k"], operators: Operators
+    ) -> Float[Array, "n k"]:
+        """Return Σⱼ |fⱼ'(λᵢ)| |Aⱼ xᵢ|."""
+        terms = self.terms(operators)
+        weights = lambda lam: self.weights(lam, len(terms))  # noqa: E731
+        _, slopes = jax.jvp(weights, (lam,), (jnp.ones_like(lam),))
+        return Sum(terms, slopes).terms(X)
 
     def structure(self, operators: Operators) -> Solution:
         """Return the shapes, with complex dtypes."""

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._compiled import constant_like
 from .._errors import InputError
+from ..checks.clusters import loose
 from ..checks.policy import Objection
 from ..checks.rounding import INNER
 from ..operators import diagonal, scale_columns
@@ -88,13 +89,14 @@ def dependent(requirement: str, overlap: str, gram: Any, independent: Any) -> Ob
 
 
 def unseen(solution: Solution) -> Float[Array, ""]:
-    """Return 1 where no eigenvalue beyond the k shows whether k cuts a cluster, else 0."""
+    """Return 0 where the eigenvalues beyond the k show that none of them is near, else 1."""
     real = jnp.finfo(solution.vectors.dtype).dtype
-    if solution._beyond is not None:
-        return jnp.zeros((), real)
-    if solution._rest is None:
+    known = solution._beyond is not None
+    if solution._edge is None or (solution._rest is None and not known):
         return jnp.ones((), real)
-    return jnp.all(jnp.isnan(jnp.asarray(solution._rest))).astype(real)
+    near = jnp.any(jnp.asarray(solution._edge) > loose(real))
+    none = jnp.zeros((), bool) if known else jnp.all(jnp.isnan(jnp.asarray(solution._rest)))
+    return (near | none).astype(real)
 
 
 def membership(solution: Solution) -> Float[Array, "k k"]:

@@ -115,9 +115,9 @@ class General(AbstractSums):
         inverse = jax.scipy.linalg.solve_triangular(R, identity)
         return jnp.nan_to_num(column_norms(inverse.T), nan=jnp.inf)
 
-    def blocks(self, lam: Array, equal: Bool[Array, "k k"]) -> Bool[Array, "k k"]:
+    def blocks(self, lam: Array, near: Float[Array, "k k"]) -> Bool[Array, "k k"]:
         """Return which eigenpairs share a block: also those with near eigenvalues."""
-        return near_blocks(lam, equal)
+        return near_blocks(lam, near)
 
     def joint(self, state: Pairs) -> Joint | None:
         """Return (S, X, Y), YᴴBX = I, where left vectors are part of the solution."""

@@ -40,7 +40,6 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..checks.clusters import as_one
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..operators import apply, diagonal
 from ..solution import Joint, Solution
@@ -273,7 +272,7 @@ class LinearisedPairs(AbstractLinearised):
         W, N = residual_dot
         N = None if self.pencil.B is None else N
         G = X.conj().T @ W
-        S_dot, K = couplings(S, G, N, near_blocks(self.pencil.lam, as_one(state.near)))
+        S_dot, K = couplings(S, G, N, near_blocks(self.pencil.lam, state.near))
         X_dot = X @ (K if N is None else K - N / 2)
         if systems is not None:
             # B is kept with X, never with the transposed factor: its transposed product is slow

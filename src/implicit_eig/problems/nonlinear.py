@@ -13,6 +13,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Float, Inexact
 
 from .._errors import InputError
+from ..checks.clusters import closeness
 from ..checks.policy import Policy
 from ..operators import as_operator, diagonal
 from ..operators.views import ComplexView, solver_view
@@ -164,9 +165,24 @@ class Nonlinear(AbstractPairs):
         """Return VᵀT'X, each column T'(λⱼ)xⱼ."""
         return V.T @ self.border(S, X, operators)
 
+    def slope_terms(
+        self, lam: Inexact[Array, " k"], X: Inexact[Array, "n k"], operators: Operators
+    ) -> Float[Array, "n k"]:
+        """Return |T'(λᵢ) xᵢ| + |λᵢ T''(λᵢ) xᵢ|: what a change of λᵢ by a part of it changes."""
+        slope = lambda lam: self.border(jnp.diag(lam), X, operators)  # noqa: E731
+        first, second = jax.jvp(slope, (lam,), (lam,))
+        return jnp.abs(first) + jnp.abs(second)
+
     def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
-        """Return that no two eigenpairs form a cluster: each moves alone."""
-        return jnp.eye(len(lam), dtype=error.dtype)
+        """Return the closeness of the eigenvalues, below 1, because each moves alone."""
+        eps = float(jnp.finfo(error.dtype).eps)
+        near = jnp.minimum(closeness(lam, error, 0.0), 1 - eps)
+        return jnp.where(jnp.eye(len(lam), dtype=bool), 1, near)
+
+    @property
+    def smooth_sums(self) -> bool:
+        """Return False: only eigenpairs of a cluster share a block."""
+        return False
 
     def spans(self, n: int) -> bool:
         """Return False."""

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Inexact
 
 from .._errors import InputError
 from ..checks.clusters import closeness
-from ..checks.policy import Policy, tolerance
+from ..checks.policy import Policy
+from ..checks.rounding import VALUE
 from ._abstract import Operators
 from ._sums import AbstractSums
 from ._validation import check_k, whole
@@ -86,11 +87,23 @@ class Polynomial(AbstractSums):
             powers.append(powers[-1] @ S)
         return tuple(powers)
 
+    @property
+    def smooth_sums(self) -> bool:
+        """Return False: only eigenpairs of a cluster share a block."""
+        return False
+
     def spans(self, n: int) -> bool:
         """Return False, because the eigenvectors of all dn eigenpairs are not a basis."""
         return False
 
     def near(self, lam: Array, error: Array, policy: Policy) -> Float[Array, "k k"]:
-        """Return the closeness of the eigenvalues; the border T'(λ) allows for their spread."""
-        rtol = policy.degeneracy_rtol
-        return closeness(lam, error, tolerance(None, lam.dtype) if rtol is None else rtol)
+        """Return the closeness of the eigenvalues; the border T'(λ) allows for their spread.
+
+        It does by less where T'(λ)x is small, because another root is near.
+        """
+        if policy.degeneracy_rtol is not None:
+            return closeness(lam, error, policy.degeneracy_rtol)
+        eps = float(jnp.finfo(lam.dtype).eps)
+        size = VALUE * eps * jnp.abs(lam)
+        lost = jnp.max(error / jnp.where(size > 0, size, 1), initial=1.0)
+        return closeness(lam, error, eps**0.5 / lost)

@@ -33,7 +33,6 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..checks.clusters import as_one
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..operators import apply, apply_adjoint, diagonal, dtype_of
 from ..solution import Joint, Solution
@@ -259,7 +258,7 @@ class LinearisedTriplets(AbstractLinearised):
         W_u, W_v, _ = residual_dot
         K, L = U.conj().T @ W_u, V.conj().T @ W_v
         lam = diagonal(S)
-        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, as_one(state.near)))
+        S_dot, turn = couplings(S, (K + L) / 2, None, near_blocks(lam.real, state.near))
         M = (K - L) / 2
         if not self.rough:  # L is Kᴴ, and rounding would be divided by small singular values
             M = (M - M.conj().T) / 2

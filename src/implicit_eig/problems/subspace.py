@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..checks.clusters import closeness, near_and_cut, rounding_only
+from ..checks.clusters import closeness, near_and_edge, rounding_only
 from ..checks.policy import Policy, enforce, forward_check, tolerance
 from ..checks.rounding import PRODUCT
 from ..operators import (
@@ -132,9 +132,9 @@ class Subspace(AbstractProblem):
         rtol = tolerance(policy.residual_rtol, figures[0].dtype)
         S, X = enforce(forward_check(policy, UnfitBasis(rtol)), figures, (S, X))
         near = lambda lam, error: closeness(lam, error, rounding_only(policy))  # noqa: E731
-        _, cut = near_and_cut(near, diagonal(S), rounding, solution._rest)
+        _, edge = near_and_edge(near, diagonal(S), rounding, solution._rest)
         one = jnp.ones((self.k, self.k), stats.dtype)
-        return Solution(S, X, None, {"residuals": stats}, _near=one, _cut=cut)
+        return Solution(S, X, None, {"residuals": stats}, _near=one, _edge=edge)
 
     def state(self, solution: Solution) -> Invariant:
         """Return (S, X), all in one cluster."""

@@ -27,6 +27,7 @@ import scipy.sparse as sp
 from jaxtyping import Array, Float, Inexact
 
 from ..checks.clusters import as_one
+from ..checks.rounding import VALUE
 from ..linear_solvers._solve import SINGULAR
 from ..linear_solvers._systems import (
     AbstractLinearSystems,
@@ -70,6 +71,8 @@ class BorderedPairs(AbstractLinearSystems):
     equal: Float[Array, "p k"]
     # the relative errors of T(λᵢ), 0 or `None` where it is known that Mᵢ is nonsingular
     errors: Float[Array, " k"] | None = None
+    # the terms of T'(λᵢ)xᵢ relative to it, or `None`: more than 1 where they cancel
+    lost: Float[Array, " k"] | None = None
 
     @staticmethod
     def name(i: int) -> str:
@@ -93,10 +96,11 @@ class BorderedPairs(AbstractLinearSystems):
         return self.matrices.typical(self.col[:, :1])
 
     def condition_bound(self, b: Unknowns, U: Unknowns) -> Float[Array, " k"] | None:
-        """Return |λ̇| ‖T'x‖ / ‖r‖ for (r, ·), and the norm of the left eigenvector for (0, ·).
+        """Return |λ̇| ‖t‖ / ‖r‖ for (r, ·), and the size of the left eigenvector for (0, ·).
 
-        With κ = ‖y‖ ‖T'x‖ / |yᴴT'x| the first is at most κ for every r, and the second is κ. Where
-        r is such a small part of the right side that λ̇ may be rounding, the bound is kept small.
+        With the terms t of T'x and κ = ‖y‖ ‖t‖ / |yᴴT'x| the first is at most κ for every r, and
+        the second is κ. Where r is such a small part of the right side that λ̇ may be rounding, the
+        bound is kept small.
         """
         n = len(self.col)
         col, row = (column_norms(border)[:, None] for border in (self.col, self.row))
@@ -104,7 +108,8 @@ class BorderedPairs(AbstractLinearSystems):
         small = float(jnp.finfo(top.dtype).eps) ** 0.5
         of_value = column_norms(U[n:] * col.astype(U.dtype)) / jnp.maximum(top, small)
         of_left = column_norms(U[:n]) / jnp.where(bottom > 0, bottom, 1)
-        return jnp.where(top > 0, of_value, of_left)
+        bound = jnp.where(top > 0, of_value, of_left)
+        return bound if self.lost is None else bound * self.lost
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
@@ -173,14 +178,19 @@ class BorderedPairs(AbstractLinearSystems):
         the answer. It is not for a random right side b, ‖b‖ = 1, |wᵀb| of about 1/√m for the null
         vector w. Then ‖u‖ is about 1/(√m σ) with the smallest singular value σ of Mᵢ.
         """
-        U, report = run(self, b)
         if self.errors is None:
-            return U, report
-        n, m = len(self.col), len(b)
+            return run(self, b)
+        n, m, k = len(self.col), *b.shape
         v = probe(b[:, :1]) * (jnp.any(b != 0, axis=0) & (self.errors > 0))[None, :].astype(b.dtype)
         sizes = self.sizes()
         border = self.alpha[:, None] / jnp.where(sizes > 0, sizes, 1)[None, :]
-        V, proof = run(self, v.at[n:].multiply(border.astype(b.dtype)))
+        v = v.at[n:].multiply(border.astype(b.dtype))
+        # in one run, because a second one would take as long to compile
+        U, reports = run(self.twice(), jnp.concatenate([b, v], axis=1))
+        U, V = U[:, :k], U[:, k:]
+        report, proof = (
+            jax.tree.map(lambda x, i=i: x[i * k : (i + 1) * k], reports) for i in (0, 1)
+        )
         smallest = 1 / (m**0.5 * column_norms(V[:n]))
         singular = self.errors * sizes >= APART * smallest
         # a right side that is random asks more of a solver than others; that it finds any solution
@@ -188,7 +198,22 @@ class BorderedPairs(AbstractLinearSystems):
         singular = singular | ~(proof.residuals <= UNPROVED)
         residuals = jnp.where(singular, jnp.inf, jnp.zeros_like(proof.residuals))
         verdicts = jnp.where(singular, SINGULAR, jnp.zeros_like(proof.verdicts))
-        return U, report.then(proof._replace(residuals=residuals, verdicts=verdicts))
+        report = report.then(proof._replace(residuals=residuals, verdicts=verdicts))
+        # to first order, and where the eigenvalue is nearly defective
+        rounding = sizes / smallest
+        if report.conditions is not None:
+            rounding = jnp.maximum(rounding, report.conditions**2 / VALUE)
+        rounding = VALUE * float(jnp.finfo(sizes.dtype).eps) * rounding
+        judged = (self.errors > 0) & ~singular
+        return U, report._replace(rounding=jnp.where(judged, rounding, 0))
+
+    def twice(self) -> "BorderedPairs":
+        """Return all systems twice, one after the other."""
+        tiled = {name: jnp.tile(getattr(self, name), (1, 2)) for name in ("near", "equal")}
+        lost = None if self.lost is None else jnp.tile(self.lost, 2)
+        return dataclasses.replace(
+            self, matrices=self.matrices.twice(), errors=None, lost=lost, **tiled
+        )
 
     def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with Mᵢᵀ; known left eigenvectors give the solution for (0, eⱼ) without a solve."""

@@ -83,6 +83,10 @@ class Function(AbstractMatrices):
         """Return T(λᵢ) alone."""
         return Function(self.T, at(self.lam, i)[None], self.args, self.is_transposed)
 
+    def twice(self) -> "Function":
+        """Return all T(λᵢ) twice."""
+        return Function(self.T, jnp.tile(self.lam, 2), self.args, self.is_transposed)
+
     def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
         """Return |T(λᵢ) v| + |λᵢ T'(λᵢ) v|, of which the first can vanish as a whole."""
         v = probe(jax.ShapeDtypeStruct((len(like), PROBES), like.dtype), 1)

@@ -51,6 +51,10 @@ class AbstractMatrices(eqx.Module):
         """Return T(λᵢ) alone, k = 1; `i` may be traced."""
 
     @abc.abstractmethod
+    def twice(self) -> "AbstractMatrices":
+        """Return all of them twice, one after the other."""
+
+    @abc.abstractmethod
     def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
         """Return |T(λᵢ) v|, summed over random v whose 1-norms sum to 1; without a derivative."""
 
@@ -96,6 +100,10 @@ class Sum(AbstractMatrices):
     def take(self, i: Any) -> "Sum":
         """Return the sum with the weights of λᵢ."""
         return dataclasses.replace(self, weights=tuple(at(f, i)[None] for f in self.weights))
+
+    def twice(self) -> "Sum":
+        """Return the sums with the weights of all λᵢ twice."""
+        return dataclasses.replace(self, weights=tuple(jnp.tile(f, 2) for f in self.weights))
 
     def rows(self, like: Inexact[Array, "n 1"]) -> Float[Array, "n k"]:
         """Return Σⱼ |fⱼᵢ| |Aⱼ v|."""
