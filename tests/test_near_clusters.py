@@ -266,3 +266,37 @@ def test_small_couplings_of_values_apart_are_no_rounding():
     gradient = jax.jit(jax.grad(lambda A: (c @ solve(A).vectors[:, 0]) ** 2))(A)
     found = X[:, 0] @ np.asarray(gradient, np.float64) @ X[:, 1] * 2
     assert abs(found - 2 * 2e-6 / (1.0 - 1.3)) < 0.2 * abs(found)
+
+
+@pytest.mark.parametrize("problem", [ie.Hermitian(3), ie.Singular(3), ie.General(3, left=True)])
+def test_a_chain_of_near_values(problem):
+    """0.9 % apart: the first and the last are no neighbours by 1 %, and need their turn."""
+    A = with_spectrum([1.0, 1.009, 1.018, 2.0, 3.0, 4.0, 5.0])
+    first = lambda A: tuple(part[..., :3] for part in eigh(A))
+    triple = lambda A: (*first(A), first(A)[1])
+    solver = triple if isinstance(problem, ie.Singular) else first
+    solve = ie.eigensolver(solver, problem)
+    w = jnp.asarray([1.0, 1.1, 1.9])
+    f = lambda X: jnp.sum(w * jnp.sum((X.conj() * (M.astype(X.dtype) @ X)).real, axis=0))
+    found, expected = jitted(
+        lambda A: jax.jvp(jax.grad(lambda A: f(solve(A).vectors)), (A,), (D,))[1],
+        lambda A: jax.jvp(jax.grad(lambda A: f(jnp.linalg.eigh(A)[1][:, :3])), (A,), (D,))[1],
+    )(A)
+    found, expected = ((part + part.T) / 2 for part in (found, expected))
+    assert jnp.max(jnp.abs(found - expected)) < 1e-9 * jnp.max(jnp.abs(expected))
+
+
+def test_single_precision_is_a_chain_of_none():
+    """Rounding of values far apart joins no blocks."""
+    A = np.diag([0.58, 1.35, 0.09, 0.81, 0.0, 1.0, 1.7])
+    w = np.array([1.0, 1.1, 1.9])
+
+    def curvature(dtype):
+        solve = ie.eigensolver(lambda A: tuple(p[..., :3] for p in eigh(A)), ie.Hermitian(3))
+        m, d = jnp.asarray(M, dtype), jnp.asarray(D, dtype)
+        f = lambda A: jnp.sum(jnp.asarray(w, dtype) * jnp.sum(X(A) * (m @ X(A)), axis=0))
+        X = lambda A: solve(A).vectors
+        return jnp.vdot(jax.jit(lambda A: jax.jvp(jax.grad(f), (A,), (d,))[1])(A.astype(dtype)), d)
+
+    exact = float(curvature(np.float64))
+    assert abs(float(curvature(np.float32)) - exact) < 1e-4 * abs(exact)

@@ -104,10 +104,11 @@ class Policy(eqx.Module):
             or such eigenpairs.
         linear_solve: where a tangent or adjoint system was not solved.
         exceptional: where the condition number 1/|yᴴBx| of an eigenvalue, ‖x‖ = ‖y‖ = 1, exceeds
-            1/√eps. It is computed where the left eigenvector y is known; otherwise in forward mode,
-            as a lower bound, and in gradients of eigenvalues alone.
-            Of `Hermitian` and `Singular`, where a solution of a derivative of the vectors has fewer
-            than three digits by rounding of the operators.
+            1/√eps, or 2e6 (300 in float32) beside a near eigenvalue, or one that may be unseen. It
+            is computed where the left eigenvector y is known; otherwise in forward mode, as a lower
+            bound, and in gradients of eigenvalues alone. Where a solution of a derivative of the
+            vectors has fewer than three digits by rounding of the operators, or in the worst case
+            an error of 0.1 by the residual of an iteration.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of an eigenpair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two eigenvalues closer than this times the larger of them, or closer than
@@ -222,7 +223,7 @@ def ill_conditioned(
     def message(_: np.ndarray) -> str:
         i = int(np.argmax(condition))
         return (
-            f"{caller}: values that are well conditioned; got a condition number 1/|yᴴBx| of "
+            f"{caller}: values that are well conditioned; got a condition number of "
             f"{condition[i]:.1e} {source(i)}, above {limit:.1e}: near a defective value "
             "the derivative grows like it, and its error like its square. Treat the values that "
             "meet there as one, by `Subspace`, or accept this with `Policy(exceptional=...)`."
