@@ -34,9 +34,7 @@ class Answers:
     def __hash__(self) -> int:
         return hash(Answers)
 
-    def accept(
-        self, operators: Any, values: np.ndarray, vectors: np.ndarray, policy: Policy
-    ) -> bool:
+    def accept(self, operators: Any, values: Any, vectors: Any, policy: Policy) -> bool:
         """Return whether the vectors, shape (..., n, k), have the signs that they had before.
 
         If they do not, raise or warn as `policy` says. False is for the caller to make NaN of
@@ -49,7 +47,9 @@ class Answers:
             digest.update(np.ascontiguousarray(array).data)
         # components along a vector that no symmetry makes orthogonal to an eigenvector
         r = np.random.default_rng(0).standard_normal(vectors.shape[-2])
-        now = np.stack([r.astype(vectors.real.dtype) @ vectors, values.astype(vectors.dtype)])
+        now = np.stack(
+            [r.astype(np.finfo(vectors.dtype).dtype) @ vectors, values.astype(vectors.dtype)]
+        )
         before = self.seen.setdefault(digest.digest(), now)
         while len(self.seen) > MOST:
             self.seen.popitem(last=False)
