@@ -47,9 +47,9 @@ class Answers:
             digest.update(np.ascontiguousarray(array).data)
         # components along a vector that no symmetry makes orthogonal to an eigenvector
         r = np.random.default_rng(0).standard_normal(vectors.shape[-2])
-        now = np.stack(
-            [r.astype(np.finfo(vectors.dtype).dtype) @ vectors, values.astype(vectors.dtype)]
-        )
+        with np.errstate(invalid="ignore"):  # of infinite values and NaN
+            parts = r.astype(np.finfo(vectors.dtype).dtype) @ vectors
+        now = np.stack([parts, values.astype(parts.dtype)])
         before = self.seen.setdefault(digest.digest(), now)
         while len(self.seen) > MOST:
             self.seen.popitem(last=False)
@@ -62,8 +62,9 @@ class Answers:
 
 def _turned(before: np.ndarray, now: np.ndarray) -> Iterator[Objection]:
     (part, value), (part_now, value_now) = before, now
-    opposite = abs(part + part_now) < OPPOSITE * abs(part)
-    same = abs(value - value_now) <= OPPOSITE * abs(value)
+    with np.errstate(invalid="ignore"):
+        opposite = abs(part + part_now) < OPPOSITE * abs(part)
+        same = abs(value - value_now) <= OPPOSITE * abs(value)
 
     def message(*indices: np.ndarray) -> str:
         return (

@@ -8,8 +8,9 @@ import numpy as np
 
 from ..operators.views import host_view
 from ._block_krylov import add, inner, solve_each
+from ._objections import STAGNATION
 from ._shift_invert_krylov import PASSES, Krylov, solve_by_shifts, times, unsolved
-from ._solve import STAGNATION, Outcome
+from ._solve import Outcome
 from ._systems import Border, ShiftedPencil
 from .factorizations import Shift, shift
 

@@ -11,7 +11,8 @@ import scipy.sparse as sp
 from .._errors import LinearSolveWarning
 from ..checks.rounding import SOLVED
 from ._block_krylov import add, inner, side_by_side, solve_shifted
-from ._solve import MAX_STEPS, STAGNATION, SUCCESS, Outcome
+from ._objections import MAX_STEPS, STAGNATION, SUCCESS
+from ._solve import Outcome
 from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
 from .factorizations import Shift, SingularError, shift

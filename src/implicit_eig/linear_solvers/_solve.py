@@ -10,7 +10,7 @@ that is zero when run.
 """
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -26,20 +26,25 @@ from jaxtyping import Array, PyTree
 from .. import host
 from .._compiled import compiled, constant_like
 from .._errors import InputError
-from ..checks.clusters import loose
 from ..checks.policy import (
     Action,
-    Objection,
     Policy,
     SolveReport,
     enforce,
     exceptional_check,
-    ill_conditioned,
     linear_solver_check,
     tolerance,
 )
 from ..checks.rounding import PRODUCT, SOLVED
 from ..operators import scale_columns
+from ._objections import (
+    SUCCESS,
+    VERDICTS,
+    IllConditioned,
+    Inexact,
+    Loose,
+    Unsolved,
+)
 from ._systems import (
     AbstractLinearSystems,
     AbstractOwnSolver,
@@ -54,18 +59,6 @@ from ._systems import (
 )
 from .functions import LineaxWithOptions
 
-# The verdicts of lineax in a fixed order; the first is success.
-VERDICTS = (
-    lx.RESULTS.successful,
-    lx.RESULTS.max_steps_reached,
-    lx.RESULTS.singular,
-    lx.RESULTS.breakdown,
-    lx.RESULTS.stagnation,
-    lx.RESULTS.conlim,
-    lx.RESULTS.nonfinite_input,
-)
-# Written as integers: comparing members is a computation, which would start JAX at import.
-SUCCESS, MAX_STEPS, SINGULAR, BREAKDOWN, STAGNATION = 0, 1, 2, 3, 4
 # A solver of unknown tolerance is accepted up to ten times this, 1e-5, the default tolerance of
 # the solvers of SciPy and `jax.scipy.sparse.linalg`.
 UNKNOWN_RTOL = 1e-6
@@ -192,15 +185,16 @@ def solve_once(
     if policy.monitor is not None:
         tell = _Monitor(policy.monitor, label(worker))
         jax.debug.callback(tell, report.steps, report.residuals, report.errors)
-    unsolved = _Unsolved(type(solver).__name__, type(system.handed()))
+    unsolved = Unsolved(type(solver).__name__, type(system.handed()))
     U = enforce(linear_solver_check(policy, unsolved), tuple(report[:4]), U)
-    rough = _Loose(type(solver).__name__, type(system.handed()))
-    U = enforce(exceptional_check(policy, rough), (report.errors, report.steps), U)
+    rough = Loose(type(solver).__name__, type(system.handed()))
+    solved = jnp.where(report.residuals <= report.allowed, report.errors, 0)
+    U = enforce(exceptional_check(policy, rough), (solved, report.steps), U)
     if report.rounding is not None:
-        check = exceptional_check(policy, _Inexact(type(system.handed())))
+        check = exceptional_check(policy, Inexact(type(system.handed())))
         U = enforce(check, (report.rounding,), U)
     if report.conditions is not None:
-        check = exceptional_check(policy, _IllConditioned(type(system.handed())))
+        check = exceptional_check(policy, IllConditioned(type(system.handed())))
         U = enforce(check, (report.conditions,), U)
     return U, report
 
@@ -332,90 +326,3 @@ class _Monitor(eqx.Module):
 
     def __call__(self, *figures: Any) -> None:
         self.monitor(SolveReport(self.solver, *map(np.asarray, figures)))
-
-
-class _Unsolved(eqx.Module):
-    """Object to the residuals of the solves."""
-
-    solver: str = eqx.field(static=True)
-    systems: type[AbstractLinearSystems] = eqx.field(static=True)
-
-    def __call__(
-        self, residual: Any, allowed: Any, verdicts: Any, steps: Any
-    ) -> Iterator[Objection]:
-        def message(failed: np.ndarray) -> str:
-            i = int(failed[0])
-            report = lx.RESULTS[VERDICTS[int(verdicts[i])]] or "success"
-            if verdicts[i] == SUCCESS and not np.isfinite(residual[i]):
-                report = (
-                    "nothing, but it has divided by zero: the system is singular, or the solver an "
-                    "iteration that does not notice when it has found the exact solution"
-                )
-            taken = f" after {steps[i]} steps" if steps[i] > 0 else ""
-            return (
-                f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to a "
-                f"relative residual of {allowed[i]:.1e}; got {residual[i]:.1e} ({len(failed)} of "
-                f"{len(residual)} systems failed{taken}; the solver reported: {report.strip()}). "
-                "Allow it more steps or a larger restart, tighten its tolerance, precondition it, "
-                "choose another linear solver, or accept this with "
-                f"`Policy(linear_solve_rtol=...)`. {self.systems.if_singular()}"
-            )
-
-        # `not <=` also catches NaN. A failure reported by a solver counts only where the true
-        # residual agrees: reaching `max_steps` with a small residual is a solved system.
-        yield Objection(~(residual <= allowed), message)
-
-
-# The estimated error above which the solution of an iteration is warned about. It stands for the
-# worst case, so it is large.
-WORST = 0.1
-
-
-class _Loose(eqx.Module):
-    """Object to iterations whose residual may leave an inexact solution."""
-
-    solver: str = eqx.field(static=True)
-    systems: type[AbstractLinearSystems] = eqx.field(static=True)
-
-    def __call__(self, errors: Any, steps: Any) -> Iterator[Objection]:
-        def message(failed: np.ndarray) -> str:
-            i = int(failed[np.argmax(errors[failed])])
-            return (
-                f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to more "
-                "digits than the iteration was asked for; got a residual that in the worst case "
-                f"leaves an error of {errors[i]:.1e} of the solution, because the matrix is ill "
-                "conditioned. Tighten the tolerance, scale the unknowns, choose a direct solver, "
-                "or accept this with `Policy(exceptional=...)`."
-            )
-
-        yield Objection((errors > WORST) & (steps != 0), message)
-
-
-class _Inexact(eqx.Module):
-    """Object to solutions that rounding of the operators has changed."""
-
-    systems: type[AbstractLinearSystems] = eqx.field(static=True)
-
-    def __call__(self, rounding: Any) -> Iterator[Objection]:
-        def message(failed: np.ndarray) -> str:
-            i = int(failed[np.argmax(rounding[failed])])
-            return (
-                f"`jax.grad`, `jax.jvp`: {self.systems.name(i)} must be solved for operators that "
-                f"are known well enough; got one whose solution, and with it the derivative of the "
-                f"vector, rounding errors of their entries change by {rounding[i]:.1e} of itself. "
-                "Its value lies too near to others, or beside entries that are too large, for the "
-                "precision. Use a higher one, scale the unknowns, or accept this with "
-                "`Policy(exceptional=...)`."
-            )
-
-        yield Objection(rounding > loose(rounding.dtype), message)
-
-
-class _IllConditioned(eqx.Module):
-    """Object to eigenvalues that a solution shows to be ill conditioned."""
-
-    systems: type[AbstractLinearSystems] = eqx.field(static=True)
-
-    def __call__(self, bound: Any) -> Iterator[Objection]:
-        source = lambda i: f"or more from {self.systems.name(i)}"  # noqa: E731
-        yield ill_conditioned(bound, "`jax.grad`, `jax.jvp`", source)

@@ -17,14 +17,8 @@ from .._errors import LinearSolveError
 from ..host import holds_numbers, refuse_jax
 from ..host.reverse_communication import Product, converse
 from ..operators.views import Remote, host_view, offer, product_view, remote
-from ._solve import (
-    BREAKDOWN,
-    SUCCESS,
-    AbstractBatchedLinearSolver,
-    Outcome,
-    as_result,
-    solve_by_column,
-)
+from ._objections import BREAKDOWN, SUCCESS
+from ._solve import AbstractBatchedLinearSolver, Outcome, as_result, solve_by_column
 from ._systems import AbstractLinearSystems, AbstractOwnSolver, Handover
 
 

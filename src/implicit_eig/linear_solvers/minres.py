@@ -12,15 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Integer, PyTree
 
 from ..operators import apply, column_norms, scale_columns
-from ._solve import (
-    MAX_STEPS,
-    STAGNATION,
-    SUCCESS,
-    AbstractBatchedLinearSolver,
-    Outcome,
-    as_result,
-    solve_by_column,
-)
+from ._objections import MAX_STEPS, STAGNATION, SUCCESS
+from ._solve import AbstractBatchedLinearSolver, Outcome, as_result, solve_by_column
 from ._systems import AbstractLinearSystems, Structure, attainable
 
 Columns = Array  # (n, k)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Inexact
 
 from ..checks.clusters import as_one
 from ..checks.rounding import VALUE
-from ..linear_solvers._solve import SINGULAR
+from ..linear_solvers._objections import SINGULAR
 from ..linear_solvers._systems import (
     AbstractLinearSystems,
     Border,
