@@ -200,11 +200,13 @@ class BorderedPairs(AbstractLinearSystems):
         verdicts = jnp.where(singular, SINGULAR, jnp.zeros_like(proof.verdicts))
         report = report.then(proof._replace(residuals=residuals, verdicts=verdicts))
         # to first order, and where the eigenvalue is nearly defective
-        rounding = sizes / smallest
+        eps = float(jnp.finfo(sizes.dtype).eps)
+        rounding, judged = VALUE * eps * sizes / smallest, (self.errors > 0) & ~singular
         if report.conditions is not None:
-            rounding = jnp.maximum(rounding, report.conditions**2 / VALUE)
-        rounding = VALUE * float(jnp.finfo(sizes.dtype).eps) * rounding
-        judged = (self.errors > 0) & ~singular
+            of_defective = eps * report.conditions**2
+            # from 1 on the condition number itself is objected to
+            rounding = jnp.maximum(rounding, of_defective)
+            judged = judged & (of_defective < 1)
         return U, report._replace(rounding=jnp.where(judged, rounding, 0))
 
     def twice(self) -> "BorderedPairs":
