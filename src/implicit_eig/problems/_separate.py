@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
-from .._compiled import constant_like, full_precision
+from .._compiled import compiled, constant_like, full_precision
 from ..checks.clusters import as_one
 from ..checks.cotangents import look, watch
 from ..checks.rounding import INNER
@@ -42,6 +42,7 @@ NEAR = 0.01
 INEXACT = 0.4
 
 
+@compiled
 def near_blocks(lam: Inexact[Array, " k"], near: Float[Array, "k k"]) -> Bool[Array, "k k"]:
     """Return which eigenpairs share a block: those joined by a chain of near eigenvalues.
 
