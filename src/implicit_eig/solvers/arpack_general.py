@@ -29,9 +29,17 @@ from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
 from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
 from ._abstract import AbstractForwardSolver
-from ._order import FIRST, by_pairs, check_which
 from .arpack import check_options, not_converged
 
+# The order of each `which`: the least of these numbers of θ comes first.
+FIRST = {
+    "LM": lambda theta: -np.abs(theta),
+    "SM": np.abs,
+    "LR": lambda theta: -theta.real,
+    "SR": lambda theta: theta.real,
+    "LI": lambda theta: -np.abs(theta.imag),
+    "SI": lambda theta: np.abs(theta.imag),
+}
 # This many more left eigenpairs are sought, because the two runs may select different ones where
 # eigenvalues of equal modulus lie at the end of the k eigenpairs.
 SPARE = 2
@@ -132,7 +140,7 @@ class ArpackGeneral(AbstractForwardSolver):
             alone = (lam.imag < 0) & ~np.isin(lam, lam.conj())
             theta, lam = (np.where(alone, part.conj(), part) for part in (theta, lam))
             X = np.where(alone, X.conj(), X)
-        order = by_pairs(FIRST[options["which"]](theta), lam)
+        order = _order(FIRST[options["which"]](theta), lam)
         return _Pairs(theta[order], lam[order], X[:, order])
 
 
@@ -147,6 +155,21 @@ class _Pairs(NamedTuple):
     theta: np.ndarray
     lam: np.ndarray
     X: np.ndarray
+
+
+def _order(first: np.ndarray, lam: np.ndarray) -> np.ndarray:
+    """Return the order by `first`, then by the imaginary and the real part, the larger first.
+
+    Numbers that agree to half their digits count as equal, so that rounding orders no conjugates.
+    """
+    finite: Any = np.where(np.isfinite(lam), lam, 0)
+    digits = np.sqrt(np.finfo(lam.dtype).eps)
+
+    def coarse(numbers: np.ndarray, size: np.ndarray) -> np.ndarray:
+        return np.round(numbers / (digits * (np.max(np.abs(size)) or 1)))
+
+    keys = (-coarse(finite.real, finite), -coarse(finite.imag, finite), coarse(first, first))
+    return np.lexsort(keys)
 
 
 def _match(right: _Pairs, BX: np.ndarray, theta: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -241,5 +264,9 @@ def arpack_general(
     """
     check_options("arpack_general", "eigs", options, ("which", "ncv", "maxiter", "tol", "v0"))
     which = options.get("which", "LM")
-    check_which("arpack_general", which, FIRST)
+    if which not in FIRST:
+        raise InputError(
+            f"`solvers.arpack_general(which=...)`: {', '.join(FIRST)}; got {which!r}. The default "
+            "is 'LM'."
+        )
     return ArpackGeneral(k, shift(sigma), left, factorize, options)
