@@ -234,9 +234,8 @@ class TestCounts:
     def test_conjugate_pairs_share_their_columns(self, sigma, width):
         """Two real pairs and two of conjugates: real columns, or complex ones for one of each.
 
-        Each has another column, which shows that its system is nonsingular.
-
-        The random right side that shows that systems are nonsingular is complex, of real pairs too.
+        Each has another column, a random right side that shows that its system is nonsingular; it
+        is complex, of real pairs too.
         """
         operator, p = flow(8)
         values, _ = nearest(6)(operator(p).as_matrix())

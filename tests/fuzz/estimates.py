@@ -11,7 +11,7 @@ import numpy as np
 import implicit_eig as ie
 
 from . import oracle, programs, verdicts
-from .cases import FEATURES, eps
+from .cases import eps
 
 DIRECTIONS = 4
 
@@ -39,9 +39,7 @@ def pair(case):
     solve = programs.eigensolver(case.program)
     solve.solver.case = case
     operators = [jnp.asarray(A) for A in case.operators]
-    real = np.finfo(case.operators[0].dtype).dtype
-    c = {name: jnp.asarray(case.c[name], real) for name in FEATURES}
-    rest = (c, *map(jnp.asarray, (case.w, case.P, case.Q)), jnp.asarray(case.scale, real))
+    rest = programs.arguments(case)
     of = lambda solution: programs.features(case.program, solution, *rest)
     given = lambda operators: [programs.as_given(case.program, A) for A in operators]
     with warnings.catch_warnings(record=True) as caught:

@@ -175,13 +175,18 @@ def compiled(program):
     return solve.solver, jax.jit(orders[program.order])
 
 
+def arguments(case):
+    """What `features` takes beside the program and the solution."""
+    real = np.finfo(case.operators[0].dtype).dtype
+    c = {name: jnp.asarray(case.c[name], real) for name in FEATURES}
+    return c, *map(jnp.asarray, (case.w, case.P, case.Q)), jnp.asarray(case.scale, real)
+
+
 def derivative(case):
     """The derivative along the case's direction, and the size of its terms, 0 if not known."""
     host, function = compiled(case.program)
     host.case = case
-    real = np.finfo(case.operators[0].dtype).dtype
     operators, directions = (list(map(jnp.asarray, A)) for A in (case.operators, case.directions))
-    c = {name: jnp.asarray(case.c[name], real) for name in FEATURES}
-    rest = (c, *map(jnp.asarray, (case.w, case.P, case.Q)), jnp.asarray(case.scale, real))
+    rest = arguments(case)
     out, size = jax.block_until_ready(function(operators, directions, rest))
     return float(out), float(size)

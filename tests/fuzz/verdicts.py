@@ -34,7 +34,7 @@ class Verdict:
 
 def allowed(dtype):
     """The largest relative error of a right answer, some times what is warned about: `loose`."""
-    return 1e-2 if eps(dtype) < 1e-10 else 3e-2
+    return 5e-3 if eps(dtype) < 1e-10 else 3e-2
 
 
 class TimeUpError(Exception):
