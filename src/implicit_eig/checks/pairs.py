@@ -281,10 +281,11 @@ def _inexact_again(
 ) -> Iterator[Objection]:
     """Object to second derivatives of which near eigenpairs are an inexact part.
 
-    With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g², of
-    which the error ε = `closeness` is left, and so it is of functions of both pairs together. Of
-    one that is smooth where the pairs meet and yet not the same in all their bases, the terms of
-    size 1/g² cancel, and ε/g is left; and of all smooth functions where the pairs share no block.
+    With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g³, as
+    vectors have at an exceptional point, or 1/g², and with ε = `closeness` the relative error of g
+    an error of 3ε is left, or less. So it is of functions of both pairs together. Of one that is
+    smooth where the pairs meet and yet not the same in all their bases, the terms of size 1/g²
+    cancel, and ε/g is left; and of all smooth functions where the pairs share no block.
     """
     eps = float(jnp.finfo(near.dtype).eps)
     # a smooth function has parts as large as the rest of the gradient, where others have 1/g
@@ -293,7 +294,7 @@ def _inexact_again(
     apart = (gap > 0).astype(near.dtype)
     relative = spread * apart / (gap + (1 - apart))
     cancelled = (near + VALUE * eps * relative) * relative
-    error = near + cancelled * mixing.astype(near.dtype)
+    error = 3 * near + cancelled * mixing.astype(near.dtype)
 
     def message(i: int, j: int) -> str:
         return (

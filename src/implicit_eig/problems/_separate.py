@@ -39,7 +39,7 @@ from ._turns import product_sizes
 # Eigenvalues closer than this fraction of the largest share a block, and so do those of which
 # rounding changes the distance by more than this power of eps.
 NEAR = 0.01
-INEXACT = 0.4
+INEXACT = 0.6
 
 
 @compiled
