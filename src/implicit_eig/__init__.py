@@ -1,6 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
-from . import extending, plot, solvers, testing
+from . import extending, linalg, plot, solvers, testing
 from ._eigensolver import Eigensolver, eigensolver
 from ._errors import (
     ClusterWarning,
@@ -139,6 +139,7 @@ __all__ = [
     "host_linear_solver",
     "host_operator",
     "implicit_function",
+    "linalg",
     "linear_solver",
     "matrix_function",
     "minimum_norm_subgradient",

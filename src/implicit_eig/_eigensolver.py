@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import PyTree
 
+from . import host
+from ._checked import separate, shared, single
 from ._compiled import compiled, full_precision
 from ._errors import InputError
-from ._forward import run_solver
+from ._forward import Call, run_solver
 from ._polish import newton
 from ._tangents import jvp_at
 from .checks.gauge import watch_state
@@ -59,13 +61,18 @@ class Eigensolver(AbstractRoot):
     normalization: AbstractNormalization | None = None
     refine: int = eqx.field(static=True, default=0)
     batched: bool = eqx.field(static=True, default=False)
+    operators: Callable[..., Any] | None = eqx.field(static=True, default=None)
+    call: Call = Call()
 
-    def __call__(self, *operators: Any) -> Solution:
+    def __call__(self, *operators: Any, **options: Any) -> Solution:
         """Return the eigenpairs of A, or of the pencil A − λB.
 
         Args:
             *operators: A, or A and B; each shape (n, n), in any form that
-                `eigensolver` lists.
+                `eigensolver` lists. With its `operators=`, the arguments of that function.
+            **options: passed on to the solver, which has arguments of these names: arrays as
+                NumPy arrays, without a derivative. `start` is an earlier solution or its vectors,
+                `sigma` a shift; both may be traced by JAX.
 
         Returns:
             Solution: values (k,), vectors (n, k), normalised as the problem states.
@@ -74,21 +81,23 @@ class Eigensolver(AbstractRoot):
             InputError: an operator does not fit (when traced).
             EigensolverError: the solver's eigenpairs fail their check (when run).
         """
-        return self.at(self.canonical(operators))
+        solve, theta = self.prepared(*operators, **options)
+        return solve.at(theta)
 
     def at(self, canonical: Operators) -> Solution:
         """Return the eigenpairs of canonical operators."""
         whole, stats = find_root(self, canonical)
-        state = _single(self, whole)
-        solution, joint = self.solution(state, canonical), self.problem.joint(whole)
+        state = single(self, whole)
+        solution = self.solution(state, canonical)
+        joint = self.problem.joint(shared(whole, canonical, solve=self))
         near = self.problem.closeness(state)
         return dataclasses.replace(solution, stats=stats, _near=near, _joint=joint)
 
-    def values(self, *operators: Any) -> jax.Array:
+    def values(self, *operators: Any, **options: Any) -> jax.Array:
         """Return the eigenvalues alone, shape (k,).
 
-        They are those of `solve(*operators).values`, but the derivative of the eigenvectors is
-        never formed, so that an eager `jax.jvp` makes no linear solve either.
+        They are those of `solve(*operators, **options).values`, but the derivative of the
+        eigenvectors is never formed, so that an eager `jax.jvp` makes no linear solve either.
 
         Examples:
             >>> import jax, jax.numpy as jnp, numpy as np
@@ -100,11 +109,24 @@ class Eigensolver(AbstractRoot):
             >>> values_dot.round(4).tolist()
             [5.0, 6.0]
         """
-        return _values(self.canonical(operators), solve=self)
+        solve, theta = self.prepared(*operators, **options)
+        return _values(theta, solve=solve)
+
+    def prepared(self, *arguments: Any, **options: Any) -> tuple["Eigensolver", Operators]:
+        """Return the eigensolver of one call, which knows its options, and lineax operators."""
+        refuse_forks()
+        given = Call.of(self.solver, arguments, options, self.operators is not None, self.batched)
+        return dataclasses.replace(self, call=given), self.canonical(self.assembled(arguments))
+
+    def assembled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the operators: the arguments, or what `operators=` makes of them."""
+        if self.operators is None:
+            return arguments
+        found = self.operators(*host.as_jax(arguments))
+        return found if isinstance(found, tuple) else (found,)
 
     def canonical(self, operators: tuple[Any, ...]) -> Operators:
         """Return the operators as lineax operators, checked."""
-        refuse_forks()
         asked = self.problem.with_guard()
         return asked.check_operators(asked.canonical(operators), self.policy)
 
@@ -133,7 +155,7 @@ class Eigensolver(AbstractRoot):
 
     def state(self, canonical: Operators) -> PyTree:
         """Return the state of the problem's conditions, for canonical operators."""
-        return _separate(self.problem, find_root(self, canonical)[0])
+        return separate(self.problem, find_root(self, canonical)[0])
 
     @full_precision
     def solution(self, state: PyTree, canonical: Operators) -> Solution:
@@ -147,7 +169,7 @@ class Eigensolver(AbstractRoot):
         """Return the state of the solver's eigenpairs, checked, normalised, and their figures."""
         problem, policy = self.problem, self.policy
         asked = problem.with_guard()
-        raw = run_solver(self.solver, asked, theta, policy, self.batched)
+        raw = run_solver(self.solver, asked, theta, policy, self.batched, self.call)
         raw = newton(asked, raw, theta, self.linear_solver, self.refine)
         solution = asked.normalize(raw, theta, policy)
         solution = without_guard(solution, problem.k, policy)
@@ -174,53 +196,6 @@ class Eigensolver(AbstractRoot):
             return z_dot
         rtol = self.gauge_rtol(jax.tree.leaves(z_dot)[0].dtype)
         return watch_state(self.problem, self.policy, rtol, z, clusters, z_dot)
-
-
-@compiled
-def _separate(problem: AbstractProblem, state: PyTree) -> PyTree:
-    return problem.separate(state)
-
-
-def _single(solve: Eigensolver, whole: PyTree) -> PyTree:
-    """Return the state of single eigenpairs, whose tangents and cotangents are checked."""
-    whole = _checked(whole, solve=solve, forward=True)
-    return _checked(_separate(solve.problem, whole), solve=solve, forward=False)
-
-
-# Identities, beside `_separate` and not around it: what its rounding is can be told only where all
-# that depends on its result meets.
-@eqx.filter_custom_jvp
-def _checked(state: PyTree, *, solve: Eigensolver, forward: bool, seen: bool = False) -> PyTree:
-    """Return the state, whose tangent is checked, or whose cotangent is.
-
-    `seen` says that it belongs to a derivative, whose tangents have been checked.
-    """
-    return state
-
-
-@_checked.def_jvp
-def _checked_jvp(
-    primals: Any, tangents: Any, *, solve: Eigensolver, forward: bool, seen: bool = False
-) -> tuple[PyTree, PyTree]:
-    (state,), (state_dot,) = primals, tangents
-    out = _checked(state, solve=solve, forward=forward, seen=True)
-    # inside a derivative that has been checked, a Hermitian block has exact tangents at any gap
-    if forward and seen and solve.problem.block_is_hermitian:
-        return out, state_dot
-    return out, _check(solve, state, state_dot, forward, seen)
-
-
-@compiled
-def _check(
-    solve: Eigensolver, state: PyTree, state_dot: PyTree, forward: bool, seen: bool
-) -> PyTree:
-    check, arrays = solve.pairs_check(state)
-    if check is None:
-        return state_dot
-    if forward:
-        block_dot = solve.problem.block(state_dot)
-        return check.of_tangent(arrays, state, block_dot, state_dot, seen)
-    return check.of_cotangent(arrays, state, state_dot)
 
 
 @eqx.filter_custom_jvp
@@ -266,6 +241,7 @@ def eigensolver(
     policy: Policy = DEFAULT_POLICY,
     refine: int = 0,
     batched: bool = False,
+    operators: Callable[..., Any] | None = None,
 ) -> Eigensolver:
     """Make an eigensolver differentiable, from the conditions that its answer fulfils.
 
@@ -298,6 +274,9 @@ def eigensolver(
         batched: whether a host solver accepts stacks, arrays (..., n, n), and returns values
             (..., k) and vectors (..., n, k), as `numpy.linalg.eigh` does. Under `jax.vmap` it is
             then called once for all matrices rather than once for each. Dense arrays only.
+        operators: for a solver that wants the parameters themselves, as a code that assembles its
+            own matrices does: JAX code `operators(*args)` -> A, or (A, B). The solver receives
+            the arguments, `solver(*args)`, as NumPy arrays, and so does `solve(*args)`.
 
     Returns:
         A function `solve(*operators) -> Solution` for `jit`, `grad`, `vjp`, `jvp`, `hessian`,
@@ -348,10 +327,17 @@ def eigensolver(
             f"{refine!r}. Give it as an integer."
         )
     _check_type("batched", batched, bool, "`True` or `False`")
+    if not (operators is None or callable(operators)):
+        raise InputError(
+            "`eigensolver(operators=...)`: a function of the parameters that returns A, or (A, B); "
+            f"got {type(operators).__name__}. Matrices are arguments of the call, `solve(A, B)`."
+        )
     problem, system = problem.suited_to(solver), suited(system, linear_solver)
+    if isinstance(solver, AbstractForwardSolver):
+        solver = solver.suited_to(problem.with_guard())
     normalization = _as_normalization(normalization)
     return Eigensolver(
-        solver, problem, linear_solver, system, policy, normalization, refine, batched
+        solver, problem, linear_solver, system, policy, normalization, refine, batched, operators
     )
 
 

@@ -1,6 +1,7 @@
 """The forward solve: call the user's solver, and read its output."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from . import host
 from ._errors import EigensolverError, InputError
@@ -24,12 +26,65 @@ from .solution import Solution
 REQUIREMENT = "`eigensolver(solver=...)`: the solver must return "
 
 
+class Call(eqx.Module):
+    """What one call gives to the solver besides its operators; none of it is differentiated.
+
+    `arguments` take the place of the operators, unless they are `None`.
+    """
+
+    arguments: tuple[Any, ...] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(
+        cls, solver: Any, arguments: tuple, options: dict[str, Any], instead: bool, batched: bool
+    ) -> "Call":
+        """Return a call's arguments, if the solver receives them itself, and its options."""
+        if options and batched:
+            raise InputError(
+                f"`solve({next(iter(options))}=...)`: a solver of single matrices; got one with "
+                "`batched=True`. Leave that out."
+            )
+        takes = _parameters(solver)
+        for name in options:
+            if takes is not None and name not in takes:
+                raise InputError(
+                    f"`solve({name}=...)`: a solver that takes `{name}`; got one that takes "
+                    f"{', '.join(takes) or 'no options'}. Leave it out, or give the solver an "
+                    f"argument of this name, `def solver(A, *, {name}=None)`."
+                )
+        taken = tuple((name, _as_option(value)) for name, value in options.items())
+        call = cls(host.as_jax(arguments) if instead else None, taken)
+        return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, call)
+
+
+def _parameters(solver: Any) -> list[str] | None:
+    """Return the names of the arguments that a solver takes; `None` for any, or if not known."""
+    try:
+        found = inspect.signature(solver.fn if isinstance(solver, Traceable) else solver).parameters
+    except ValueError:  # of functions in C
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        return None
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, p in found.items() if p.kind in named]
+
+
+def _as_option(value: Any) -> Any:
+    """Return an option with JAX arrays; a solution without the figures of its run."""
+    if isinstance(value, Solution):
+        value = Solution(value.values, value.vectors, value.left_vectors)
+    number = isinstance(value, (float, complex, np.generic))
+    return jnp.asarray(value) if number else host.as_jax(value)
+
+
 def run_solver(
     solver: Callable[..., Any],
     problem: AbstractProblem,
     operators: Operators,
     policy: Policy,
     batched: bool,
+    call: Call,
 ) -> Solution:
     """Return the eigenpairs that the solver finds, as it returns them."""
     like = problem.structure(operators)
@@ -37,9 +92,12 @@ def run_solver(
     if batched:
         _check_stacks(solver, operators)
     if isinstance(solver, Traceable):
-        return _parse(solver.fn(*problem.traced_views(operators)), like, jnp)
-    operators, products = remote(operators, problem.is_hermitian)
-    arrays, static = eqx.partition(operators, eqx.is_array)
+        given = problem.traced_views(operators) if call.arguments is None else call.arguments
+        return _parse(solver.fn(*given, **dict(call.options)), like, jnp)
+    given, products = (), ()
+    if call.arguments is None:
+        given, products = remote(operators, problem.is_hermitian)
+    arrays, static = eqx.partition((given, call), eqx.is_array)
     code = _HostSolver(solver, problem, static, like, policy, Answers())
     if batched:
         return host.call(code, like, arrays, vmap_method="broadcast_all")
@@ -62,7 +120,7 @@ def _check_stacks(solver: Callable[..., Any], operators: Operators) -> None:
 class _HostSolver(eqx.Module):
     solver: Callable[..., Any] = eqx.field(static=True)
     problem: AbstractProblem
-    operators: Operators
+    static: tuple[Operators, Call]
     like: Solution
     policy: Policy = eqx.field(static=True)
     answers: Answers = eqx.field(static=True)
@@ -71,22 +129,24 @@ class _HostSolver(eqx.Module):
     def forgiving(self) -> bool:
         return self.policy.forward is Action.NAN
 
-    def __call__(self, arrays: Operators) -> Solution:
+    def __call__(self, arrays: Any) -> Solution:
         answer = self._answer(arrays)
         if self.answers.accept(arrays, answer.values, answer.vectors, self.policy):
             return answer
         return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), answer)
 
-    def _answer(self, arrays: Operators) -> Solution:
-        operators = eqx.combine(arrays, self.operators)
+    def _answer(self, arrays: Any) -> Solution:
+        operators, call = eqx.combine(arrays, self.static)
         solver = self.solver
         if self.forgiving:  # errors that the solver raises become NaN, but not a wrong output
             solver = host.Forgiving(solver, (self.like.values, self.like.vectors))
+        if call.arguments is not None:
+            return _parse(solver(*call.arguments, **dict(call.options)), self.like, np)
         views = self.problem.host_views(operators)
         stack = views[0].shape[:-2] if isinstance(views[0], np.ndarray) else ()
         if stack:
             return self._of_stack(solver, views, stack)
-        return _parse(solver(*views), self.like, np)
+        return _parse(solver(*views, **dict(call.options)), self.like, np)
 
     def _of_stack(self, solver: Any, views: tuple, stack: tuple[int, ...]) -> Solution:
         """Return the eigenpairs of stacked matrices, by one call of the solver if that succeeds."""

@@ -65,7 +65,8 @@ def gauge_defect(f: Callable[[Any], Array], solve: Any, *operators: Any) -> Floa
         >>> gauge_defect(lambda s: s.values[0], solve, A).tolist()
         [1.0, 1.0]
     """
-    problem, canonical = solve.problem, solve.canonical(operators)
+    solve, canonical = solve.prepared(*operators)
+    problem = solve.problem
     z = solve.state(canonical)
     clusters = problem.clusters(z)
     if clusters is None:

@@ -90,6 +90,11 @@ def directional_derivatives(
             f"`directional_derivatives(order=...)`: 1 or 2; got {order!r}. Higher ones follow from "
             "the branches' values at several t."
         )
+    solve, _ = solve.prepared(*operators)
+    if solve.operators is not None:  # tangents of parameters
+        operators, tangents = eqx.filter_jvp(
+            lambda *args: solve.assembled(args), operators, tangents
+        )
     given = solve.problem.canonical(operators)
     if len(tangents) == len(operators):
         tangents = tuple(map(_of_entries, operators, tangents))

@@ -92,10 +92,10 @@ class Forgiving(eqx.Module):
     def __init__(self, fn: Callable[..., PyTree], like: PyTree):
         self.fn, self.like = fn, _Structure(like)
 
-    def __call__(self, *args: Any) -> PyTree:
-        """Return fn(*args), or NaN."""
+    def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
+        """Return fn(*args, **kwargs), or NaN."""
         try:
-            return self.fn(*args)
+            return self.fn(*args, **kwargs)
         except FAILURES as error:
             if isinstance(error, MISTAKES):
                 raise

@@ -11,6 +11,21 @@ Examples:
 from ._abstract import AbstractForwardSolver
 from .arpack import arpack
 from .arpack_general import arpack_general
+from .arpack_svd import arpack_svd
+from .lapack import lapack
+from .lobpcg import lobpcg
 from .newton import newton
+from .on_device import jax_eig, jax_eigh, jax_svd
 
-__all__ = ["AbstractForwardSolver", "arpack", "arpack_general", "newton"]
+__all__ = [
+    "AbstractForwardSolver",
+    "arpack",
+    "arpack_general",
+    "arpack_svd",
+    "jax_eig",
+    "jax_eigh",
+    "jax_svd",
+    "lapack",
+    "lobpcg",
+    "newton",
+]

@@ -12,39 +12,48 @@ from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
 from ..linear_solvers.factorizations import Shift, SuperLU, shift
-from ._abstract import AbstractForwardSolver
+from ._abstract import AbstractForwardSolver, start_vectors
 
 
 class Arpack(AbstractForwardSolver):
     """Find the lowest eigenpairs, or those nearest to a shift; made by `arpack`."""
 
+    kinds = ("Hermitian", "Subspace")
+    name = "arpack"
+
     def __init__(
-        self, k: int, sigma: Shift | None, factorize: Callable[[Any], Any], options: dict[str, Any]
+        self,
+        k: int | None,
+        sigma: Shift | None,
+        factorize: Callable[[Any], Any],
+        options: dict[str, Any],
     ):
         self.k = k
         self.sigma = sigma
         self.factorize = factorize
         self.options = options
 
-    def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, A: Any, B: Any = None, *, start: Any = None, sigma: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return eigenvalues (k,), ascending, and eigenvectors (n, k)."""
-        n, dtype = A.shape[0], A.dtype
-        # ARPACK's own start is random, so that equal operators would give different results
-        options = {"v0": np.random.default_rng(0).standard_normal(n).astype(dtype)}
-        if self.sigma is None:
+        n, dtype, k = A.shape[0], A.dtype, self.k or 1
+        sigma = self.sigma if sigma is None else shift(sigma)
+        options: dict[str, Any] = {"v0": first_vector(self.name, start, n, dtype)}
+        if sigma is None:
             options["which"] = "SA"
             # for nearly all pairs SciPy solves a dense problem, for which it needs the array
-            A = _product(A) if isinstance(A, np.ndarray) and self.k < n - 1 else A
+            A = _product(A) if isinstance(A, np.ndarray) and k < n - 1 else A
         else:
             # with this many vectors all eigenpairs converge in about one cycle: 33 solves for six
             # and 131 for forty, where SciPy's ncv and tol = 0 take 44 and 145, equally accurate
-            options |= {"ncv": min(n, 2 * self.k + 20), "tol": float(np.finfo(dtype).eps) ** 0.7}
+            options |= {"ncv": min(n, 2 * k + 20), "tol": float(np.finfo(dtype).eps) ** 0.7}
             A, B = _alike(A, B)
-            options |= {"sigma": self.sigma, "OPinv": self._inverse(A, B, self.sigma)}
+            options |= {"sigma": sigma, "OPinv": self._inverse(A, B, sigma)}
         try:
-            values, vectors = spla.eigsh(A, self.k, M=B, **(options | self.options))
+            values, vectors = spla.eigsh(A, k, M=B, **(options | self.options))
         except spla.ArpackNoConvergence as error:
-            raise not_converged(f"arpack(k={self.k})", error) from error
+            raise not_converged(f"arpack(k={k})", error) from error
         order = np.argsort(values)
         return values[order], vectors[:, order]
 
@@ -85,8 +94,17 @@ def _product(A: np.ndarray) -> spla.LinearOperator:
     return spla.LinearOperator(A.shape, product, dtype=A.dtype)  # pyright: ignore
 
 
+def first_vector(name: str, start: Any, n: int, dtype: Any) -> np.ndarray:
+    """Return ARPACK's first vector, a sum of those of a start, or the same one at every call.
+
+    ARPACK's own is random, so that equal operators would give different results.
+    """
+    X = start_vectors(name, start, n, dtype)
+    return np.random.default_rng(0).standard_normal(n).astype(dtype) if X is None else X.sum(axis=1)
+
+
 def arpack(
-    k: int,
+    k: int | None = None,
     sigma: Shift | None = None,
     *,
     factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
@@ -95,15 +113,17 @@ def arpack(
     """Make a solver for k eigenpairs of a Hermitian problem by SciPy's ARPACK.
 
     Args:
-        k: the number of eigenpairs, less than n.
+        k: the number of eigenpairs, less than n; `None` for that of the problem.
         sigma: the shift; the eigenvalues nearest to it are found by shift-and-invert. Unit: that
             of the eigenvalues. `None` finds the lowest, by products with A (SciPy inverts a B).
+            `solve(A, sigma=...)` gives one that JAX may trace.
         factorize: for sparse operators, as for `ShiftInvert`; the same factorisation serves the
             derivatives. Where A or B is dense, SciPy factorises A − σB as an array.
         **options: those of `scipy.sparse.linalg.eigsh`: `which`, `ncv`, `maxiter`, `tol`, `v0`.
 
     Returns:
-        A solver for `eigensolver`, with eigenvalues ascending and the same start at every call.
+        A solver for `eigensolver`, with eigenvalues ascending and the same start at every call,
+        or that of `solve(A, start=...)`.
 
     Raises:
         InputError: an option is unknown, or `sigma` is given for a matrix-free operator.

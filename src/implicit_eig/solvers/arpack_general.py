@@ -29,17 +29,9 @@ from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
 from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
 from ._abstract import AbstractForwardSolver
-from .arpack import check_options, not_converged
+from ._which import FIRST, by_pairs, check_which
+from .arpack import check_options, first_vector, not_converged
 
-# The order of each `which`: the least of these numbers of θ comes first.
-FIRST = {
-    "LM": lambda theta: -np.abs(theta),
-    "SM": np.abs,
-    "LR": lambda theta: -theta.real,
-    "SR": lambda theta: theta.real,
-    "LI": lambda theta: -np.abs(theta.imag),
-    "SI": lambda theta: np.abs(theta.imag),
-}
 # This many more left eigenpairs are sought, because the two runs may select different ones where
 # eigenvalues of equal modulus lie at the end of the k eigenpairs.
 SPARE = 2
@@ -51,9 +43,12 @@ ROUNDING = 10
 class ArpackGeneral(AbstractForwardSolver):
     """Find eigenpairs of a general pencil; made by `arpack_general`."""
 
+    kinds = ("General", "Subspace")
+    name = "arpack_general"
+
     def __init__(
         self,
-        k: int,
+        k: int | None,
         sigma: Shift | None,
         left: bool,
         factorize: Callable[[Any], Any],
@@ -65,19 +60,23 @@ class ArpackGeneral(AbstractForwardSolver):
         self.factorize = factorize
         self.options = options
 
-    def __call__(self, A: Any, B: Any = None) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, A: Any, B: Any = None, *, start: Any = None, sigma: Any = None
+    ) -> tuple[np.ndarray, ...]:
         """Return eigenvalues (k,), eigenvectors (n, k), and left ones (n, k) if wanted."""
-        n = A.shape[0]
-        if self.k > n - 2:
+        n, k = A.shape[0], self.k or 1
+        if k > n - 2:
             raise InputError(
-                f"`solvers.arpack_general(k={self.k})`: at most n − 2 pairs; got n = {n}. Ask for "
-                "fewer pairs, or use `scipy.linalg.eig`."
+                f"`solvers.arpack_general(k={k})`: at most n − 2 pairs; got n = {n}. Ask for "
+                "fewer pairs, or use `solvers.lapack`."
             )
-        seen = self._seen(A, B)
-        right = self._pairs(seen.operator, self.k, adjoint=False)
+        sigma = self.sigma if sigma is None else shift(sigma)
+        seen = self._seen(A, B, sigma)
+        right = self._pairs(seen.operator, k, sigma, start, adjoint=False)
         if not self.left:
             return right.lam, right.X
-        left = self._pairs(seen.operator.H, min(self.k + SPARE, n - 2), adjoint=True)
+        count = min(k + SPARE, n - 2)
+        left = self._pairs(seen.operator.H, count, sigma, None, adjoint=True)
         BX = right.X if B is None else B @ right.X
         return right.lam, right.X, _match(right, BX, left.theta, seen.solve_adjoint(left.X))
 
@@ -85,9 +84,9 @@ class ArpackGeneral(AbstractForwardSolver):
         """Return the default, with the shift that is already factorised here."""
         return AutoLinearSolver(self.sigma, self.factorize)
 
-    def _seen(self, A: Any, B: Any) -> "_Seen":
-        if self.sigma is not None:
-            inverse, N = self._inverse(A, B, self.sigma), B
+    def _seen(self, A: Any, B: Any, sigma: Shift | None) -> "_Seen":
+        if sigma is not None:
+            inverse, N = self._inverse(A, B, sigma), B
         elif B is not None:
             inverse, N = self._inverse(B, None, 0.0), A
         else:
@@ -118,11 +117,12 @@ class ArpackGeneral(AbstractForwardSolver):
         }
         return spla.LinearOperator(A.shape, **options)
 
-    def _pairs(self, operator: Any, k: int, adjoint: bool) -> "_Pairs":
+    def _pairs(
+        self, operator: Any, k: int, sigma: Shift | None, start: Any, *, adjoint: bool
+    ) -> "_Pairs":
         """Return k eigenpairs of an operator, or of a given adjoint operator, in order."""
         n, dtype = operator.shape[0], operator.dtype
-        # ARPACK's own start is random, so that equal operators would give different results
-        v0 = np.random.default_rng(0).standard_normal(n).astype(dtype)
+        v0 = first_vector(self.name, start, n, dtype)
         options = {"which": "LM", "v0": v0, "ncv": min(n, 2 * k + 20)} | self.options
         options["ncv"] = max(options["ncv"], k + 2)
         try:
@@ -134,13 +134,13 @@ class ArpackGeneral(AbstractForwardSolver):
         eps = float(np.finfo(dtype).eps)
         theta[np.abs(theta) <= ROUNDING * eps * np.max(np.abs(theta))] = 0
         with np.errstate(divide="ignore", invalid="ignore"):
-            lam = theta if self.sigma is None else self.sigma + 1 / theta
+            lam = theta if sigma is None else sigma + 1 / theta
         if not np.issubdtype(dtype, np.complexfloating):
             # where k cuts a conjugate pair, the one with Im λ > 0 is kept, to be deterministic
             alone = (lam.imag < 0) & ~np.isin(lam, lam.conj())
             theta, lam = (np.where(alone, part.conj(), part) for part in (theta, lam))
             X = np.where(alone, X.conj(), X)
-        order = _order(FIRST[options["which"]](theta), lam)
+        order = by_pairs(FIRST[options["which"]](theta), lam)
         return _Pairs(theta[order], lam[order], X[:, order])
 
 
@@ -155,21 +155,6 @@ class _Pairs(NamedTuple):
     theta: np.ndarray
     lam: np.ndarray
     X: np.ndarray
-
-
-def _order(first: np.ndarray, lam: np.ndarray) -> np.ndarray:
-    """Return the order by `first`, then by the imaginary and the real part, the larger first.
-
-    Numbers that agree to half their digits count as equal, so that rounding orders no conjugates.
-    """
-    finite: Any = np.where(np.isfinite(lam), lam, 0)
-    digits = np.sqrt(np.finfo(lam.dtype).eps)
-
-    def coarse(numbers: np.ndarray, size: np.ndarray) -> np.ndarray:
-        return np.round(numbers / (digits * (np.max(np.abs(size)) or 1)))
-
-    keys = (-coarse(finite.real, finite), -coarse(finite.imag, finite), coarse(first, first))
-    return np.lexsort(keys)
 
 
 def _match(right: _Pairs, BX: np.ndarray, theta: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -217,7 +202,7 @@ def _dense_inverse(
 
 
 def arpack_general(
-    k: int,
+    k: int | None = None,
     sigma: Shift | None = None,
     *,
     left: bool = False,
@@ -227,10 +212,10 @@ def arpack_general(
     """Make a solver for k eigenpairs of a general problem by SciPy's ARPACK.
 
     Args:
-        k: the number of eigenpairs, at most n − 2.
+        k: the number of eigenpairs, at most n − 2; `None` for that of the problem.
         sigma: the shift, real or complex; the eigenvalues nearest to it are found by
             shift-and-invert. Unit: that of the eigenvalues. `None` finds those of largest |λ|, by
-            products with A; a B is factorised.
+            products with A; a B is factorised. `solve(A, sigma=...)` gives one that JAX may trace.
         left: whether left eigenvectors are found too, by adjoint solves with the same factors;
             gradients of eigenvalues then need no linear solve.
         factorize: for sparse operators, as for `ShiftInvert`. Where A or B is dense, LAPACK
@@ -241,7 +226,8 @@ def arpack_general(
     Returns:
         A solver for `eigensolver`, with eigenvalues ordered by their distance to `sigma`, or as
         `which` states. Of equally distant ones that of larger imaginary part comes first, which
-        also decides where k cuts a conjugate pair. The start is the same at every call. Real
+        also decides where k cuts a conjugate pair. The start is the same at every call, or that of
+        `solve(A, start=...)`. Real
         operators with a real shift, or with none, are treated in real arithmetic.
 
     Raises:
@@ -263,10 +249,5 @@ def arpack_general(
         [1.0, 2.0]
     """
     check_options("arpack_general", "eigs", options, ("which", "ncv", "maxiter", "tol", "v0"))
-    which = options.get("which", "LM")
-    if which not in FIRST:
-        raise InputError(
-            f"`solvers.arpack_general(which=...)`: {', '.join(FIRST)}; got {which!r}. The default "
-            "is 'LM'."
-        )
+    check_which("arpack_general", options.get("which", "LM"), FIRST)
     return ArpackGeneral(k, shift(sigma), left, factorize, options)
