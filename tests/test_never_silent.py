@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fuzz.cases import FEATURES, Case, Program, symmetric
+from fuzz.cases import FEATURES, Case, Program, draw, symmetric
 from fuzz.verdicts import RIGHT, WARNED, WARNED_RIGHT, judge
 from problems import eigh
 
@@ -149,3 +149,41 @@ def test_pairs_so_near_that_rounding_turns_them():
     with pytest.warns(ie.GaugeWarning, match="far enough apart"):
         jax.block_until_ready(jax.jvp(space, (A,), (D,)))
     jax.block_until_ready(jax.grad(space)(A))
+
+
+@pytest.mark.parametrize(
+    "seed, kinds",
+    [(100256, None), (101836, None), (103358, None), (107782, None), (1591, None)]
+    + [(30125, ["General"])],
+)
+def test_problems_that_random_search_found(seed, kinds):
+    """A matrix function near an exceptional point, a B that is nearly singular, two cuts, κ."""
+    found = judge(draw(seed, kinds))
+    assert found.name in (RIGHT, WARNED, WARNED_RIGHT), found
+
+
+def test_a_nearly_singular_metric():
+    """The smallest eigenvalue of B, by cancellation; a small diagonal entry is no loss."""
+    A = jnp.diag(jnp.array([1.0, 2.0, 3.0]))
+    t = 0.3
+    Q = jnp.array([[np.cos(t), -np.sin(t), 0.0], [np.sin(t), np.cos(t), 0.0], [0.0, 0.0, 1.0]])
+    solve = ie.eigensolver(ie.solvers.lapack(), ie.Hermitian(3))
+    small = jnp.diag(jnp.array([1.0, 1e-14, 1.0]))
+    with pytest.warns(ie.ExceptionalPointWarning, match="a B far enough from a singular one; got"):
+        jax.block_until_ready(solve(A, (lambda B: (B + B.T) / 2)(Q @ small @ Q.T)).values)
+    solve(A, small)
+    solve(A, Q @ jnp.diag(jnp.array([1.0, 1e-8, 1.0])) @ Q.T)
+
+
+def test_a_matrix_function_near_an_exceptional_point():
+    """Its second derivatives lose κ³; the first κ²."""
+    P = jnp.asarray(RNG.standard_normal((4, 4)))
+    J = jnp.diag(jnp.array([1.0, 1.0 + 1e-5, 2.0, 3.0])).at[0, 1].set(1.0)
+    A = P @ J @ jnp.linalg.inv(P)
+    policy = ie.Policy(gauge=ie.Action.IGNORE)
+    solve = ie.eigensolver(ie.solvers.lapack(), ie.General(4, left=True), policy=policy)
+    f = lambda A: jnp.sum(P * ie.matrix_function(solve(A), jnp.exp).as_matrix().real)
+    gradient, exact = (jax.grad(g)(A) for g in (f, lambda A: jnp.sum(P * jax.scipy.linalg.expm(A))))
+    assert jnp.linalg.norm(gradient - exact) < 1e-3 * jnp.linalg.norm(exact)
+    with pytest.warns(ie.ExceptionalPointWarning, match="next to another one, so that second"):
+        jax.block_until_ready(jax.jvp(jax.grad(f), (A,), (P,)))

@@ -68,7 +68,7 @@ def judge(case):
     told = [str(w.message) for w in caught if w.category.__module__.startswith("implicit_eig")]
     words = told[0] if told else ""
     if not np.isfinite(got):
-        return Verdict(NAN, got, truth, words=words)
+        return Verdict(WARNED if told else NAN, got, truth, words=words)
     error = abs(got - truth) / max(size, 0.1 * terms)
     right = error <= allowed(case.operators[0].dtype)
     if told:

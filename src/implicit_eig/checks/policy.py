@@ -108,7 +108,9 @@ class Policy(eqx.Module):
             is computed where the left eigenvector y is known; otherwise in forward mode, as a lower
             bound, and in gradients of eigenvalues alone. Where a solution of a derivative of the
             vectors has fewer than three digits by rounding of the operators, or in the worst case
-            an error of 0.1 by the residual of an iteration.
+            an error of 0.1 by the residual of an iteration. Where B is so nearly singular that
+            rounding changes xᴴBx by as much. In second derivatives of a `matrix_function`, above
+            3e4 (75 in float32) beside a near eigenvalue.
         residual_rtol: largest ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖) of an eigenpair, beyond
             rounding; for `implicit_function` largest ‖F‖ / (‖∂F·z‖ + ‖∂F·args‖).
         degeneracy_rtol: two eigenvalues closer than this times the larger of them, or closer than

@@ -112,6 +112,12 @@ class AbstractGauge(eqx.Module):
         """Return the basis that a matrix function is stated in; `None` if the problem has none."""
         return None
 
+    def watch_joint(
+        self, state: PyTree, operators: Operators, policy: Policy, tangent: PyTree
+    ) -> PyTree:
+        """Return the tangent of a derivative of what `joint` holds, checked for accuracy."""
+        return tangent
+
     def separate(self, state: PyTree) -> PyTree:
         """Return the state of single eigenpairs, where the conditions are those of a subspace."""
         return state

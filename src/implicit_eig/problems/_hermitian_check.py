@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
-from ..checks.clusters import near_and_edge_beyond
+from ..checks.clusters import loose, near_and_edge_beyond
 from ..checks.policy import Objection, Policy
 from ..checks.rounding import PRODUCT
 from ..linear_solvers._systems import probe
@@ -105,8 +105,11 @@ def normalize(
     A: lx.AbstractLinearOperator,
     B: lx.AbstractLinearOperator | None,
     policy: Policy,
-) -> tuple[Solution, tuple[Array, ...], Array]:
-    """Return B-orthonormal eigenpairs, the figures of `UnfitPairs`, and relative residuals."""
+) -> tuple[Solution, tuple[Array, ...], Array, Array]:
+    """Return B-orthonormal eigenpairs, the figures of `UnfitPairs`, and relative residuals.
+
+    And the parts of xᴴBx that are rounding.
+    """
     lam, X = solution.values, solution.vectors
     finite = jnp.isfinite(lam) & jnp.all(jnp.isfinite(X), axis=0)
     largest = jnp.max(jnp.abs(X), axis=0)
@@ -134,7 +137,23 @@ def normalize(
         lam, pencil.rounding(), at_most, misfit, solution._rest, policy
     )
     figures = (residual, scale, rounding, excess, finite, *gram)
-    return Solution(lam, X, _near=near, _edge=edge), figures, relative
+    lost = eps * pencil.absolute(B)
+    return Solution(lam, X, _near=near, _edge=edge), figures, relative, lost
+
+
+def nearly_singular(lost: Any) -> Iterator[Objection]:
+    """Object to a B so ill conditioned that rounding changes the norm xᴴBx of an eigenvector."""
+
+    def message(pairs: np.ndarray) -> str:
+        i = pairs[np.argmax(lost[pairs])]
+        return (
+            "`eigensolver(problem=Hermitian(...))`: a B far enough from a singular one; got xᴴBx "
+            f"of pair {i}, of which {lost[i]:.1e} is rounding, and so is that much of every "
+            "derivative that depends on the pair. Use higher precision, leave out unknowns without "
+            "mass, or accept this with `Policy(exceptional=...)`."
+        )
+
+    yield Objection(lost > loose(lost.dtype), message)
 
 
 class UnfitPairs(eqx.Module):

@@ -19,6 +19,8 @@ from ._rows import beyond_rows, lost_to_stiff_rows
 
 # 1 − |xᵢᴴxⱼ|² below this means that one eigenvector is given twice.
 INDEPENDENCE = 1e-6
+# Of the second derivatives of a matrix function this part of eps κ³ is left, as measured.
+CANCELLED = 0.1
 
 
 @compiled
@@ -191,3 +193,24 @@ def near_exceptional_points(condition: Any, lam: Any, crowded: Any) -> Iterator[
     source = lambda i: f"for pair {i}, {lam[i]:.6g}"  # noqa: E731
     yield ill_conditioned(condition, "`eigensolver(...)`", source)
     yield ill_conditioned(condition * crowded, "`eigensolver(...)`", source, loose(condition.dtype))
+
+
+def near_exceptional_blocks(condition: Any, lam: Any) -> Iterator[Objection]:
+    """Object to second derivatives of a matrix function of eigenvalues near an exceptional point.
+
+    The block has tangents of size κ, their squares have κ², and what is made of them by nearly
+    parallel vectors κ³; all that cancels, but for rounding.
+    """
+    error = CANCELLED * float(jnp.finfo(condition.dtype).eps) * condition**3
+
+    def message(pairs: np.ndarray) -> str:
+        i = pairs[np.argmax(condition[pairs])]
+        return (
+            "`jax.hessian` and the like of `matrix_function`: values that are well conditioned; "
+            f"got a condition number of {condition[i]:.1e} for pair {i}, {lam[i]:.6g}, next to "
+            f"another one, so that second derivatives may be wrong by {error[i]:.1e} of themselves "
+            "or more. Treat the values that meet there as one, by `Subspace`, or accept this with "
+            "`Policy(exceptional=...)`."
+        )
+
+    yield Objection(error > loose(condition.dtype), message)

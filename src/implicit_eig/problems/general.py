@@ -8,12 +8,13 @@ from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
 from ..checks.clusters import closeness, rounding_only
-from ..checks.policy import Policy
+from ..checks.policy import Policy, enforce, exceptional_check
 from ..operators import column_norms, scale_columns
 from ..solution import Joint
 from ..systems.matrices import Shifted
 from ._abstract import Operators
 from ._pairs import Pairs
+from ._pairs_check import near_exceptional_blocks
 from ._separate import near_blocks, separate
 from ._sums import AbstractSums
 from ._validation import check_k, whole
@@ -122,6 +123,15 @@ class General(AbstractSums):
     def joint(self, state: Pairs) -> Joint | None:
         """Return (S, X, Y), YᴴBX = I, where left vectors are part of the solution."""
         return Joint(state.S, state.X, state.V.conj()) if self.left else None
+
+    def watch_joint(
+        self, state: Pairs, operators: Operators, policy: Policy, tangent: Pairs
+    ) -> Pairs:
+        """Return the tangent, warned about where eigenvalues that share a block are defective."""
+        conditions = self.condition_numbers(state, operators)
+        shared = jnp.sum(self.blocks_of(state), axis=0) > 1
+        figures = jnp.where(shared, conditions, 0), state.lam
+        return enforce(exceptional_check(policy, near_exceptional_blocks), figures, tangent)
 
     def separate(self, state: Pairs) -> Pairs:
         """Return the state with the block of each cluster separated from the others."""

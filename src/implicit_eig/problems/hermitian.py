@@ -40,7 +40,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._errors import InputError
-from ..checks.policy import Policy, enforce, forward_check, tolerance
+from ..checks.policy import Policy, enforce, exceptional_check, forward_check, tolerance
 from ..operators import apply, diagonal
 from ..solution import Joint, Solution
 from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Pencil
@@ -50,6 +50,7 @@ from ._couplings import couplings, diagonalise
 from ._hermitian_check import (
     UnfitPairs,
     hermitian_parts,
+    nearly_singular,
     normalize,
     unfit_operators,
 )
@@ -62,14 +63,15 @@ class Invariant(eqx.Module):
     """The state of the conditions A X = B X S, Xᴴ B X = I: the block S, the basis X, clusters.
 
     `near` is the `closeness` of the eigenvalues, 1 for two of one cluster; `beyond` holds
-    eigenvalues and eigenvectors outside the conditions, where the solver returned some. Both are
-    constant.
+    eigenvalues and eigenvectors outside the conditions, where the solver returned some; `unseen`
+    is 1 where nothing shows whether k cuts a cluster. All three are constant.
     """
 
     S: Inexact[Array, "k k"]
     X: Inexact[Array, "n k"]
     near: Float[Array, "k k"]
     beyond: tuple[Float[Array, " g"], Inexact[Array, "n g"]] | None = None
+    unseen: Float[Array, ""] | None = None
 
 
 class Hermitian(AbstractProblem):
@@ -169,9 +171,11 @@ class Hermitian(AbstractProblem):
         others it leaves as they are, to rounding.
         """
         A, B = _both(operators)
-        solution, figures, residuals = normalize(solution, A, B, policy)
+        solution, figures, residuals, lost = normalize(solution, A, B, policy)
         rtol = tolerance(policy.residual_rtol, solution.values.dtype)
         solution = enforce(forward_check(policy, UnfitPairs(rtol)), figures, solution)
+        if B is not None:
+            solution = enforce(exceptional_check(policy, nearly_singular), (lost,), solution)
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
 
     def state(self, solution: Solution) -> "Invariant":

@@ -49,7 +49,7 @@ from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operato
 from ._subspace_check import UnfitBasis, schur_basis
 from ._sums import check_square
 from ._turns import turn_defect
-from ._validation import check_k, whole
+from ._validation import check_k, unseen, whole
 from .hermitian import Invariant
 from .normalization import AbstractNormalization
 
@@ -139,7 +139,7 @@ class Subspace(AbstractProblem):
     def state(self, solution: Solution) -> Invariant:
         """Return (S, X), all in one cluster."""
         near = jnp.ones((self.k, self.k), jnp.finfo(solution.vectors.dtype).dtype)
-        return Invariant(solution.values, solution.vectors, near)
+        return Invariant(solution.values, solution.vectors, near, unseen=unseen(solution))
 
     def solution(self, state: Invariant) -> Solution:
         """Return S as `values` and X as `vectors`."""
@@ -195,6 +195,7 @@ class Subspace(AbstractProblem):
             X,
             jnp.zeros_like(border),
             jnp.zeros((self.k, self.k), scale.dtype),
+            float(jnp.finfo(scale.dtype).eps) * _unproved(state),
         )
         return LinearisedSpace(state, BX, scale, Sylvester(systems, B, S - jnp.diag(lam)))
 
@@ -252,3 +253,9 @@ def _both(
 ) -> tuple[lx.AbstractLinearOperator, lx.AbstractLinearOperator | None]:
     A, *rest = operators
     return A, (rest[0] if rest else None)
+
+
+def _unproved(state: Invariant) -> Float[Array, " k"]:
+    """Return 1 for each column of the basis where it has to be shown that k cuts no cluster."""
+    unseen = jnp.zeros((), state.near.dtype) if state.unseen is None else state.unseen
+    return jnp.broadcast_to(lax.stop_gradient(unseen), state.near.shape[:1])

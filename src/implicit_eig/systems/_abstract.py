@@ -87,12 +87,16 @@ class Pencil(eqx.Module):
 
         Like the eigenvalues, and unlike ‖A‖ ‖xᵢ‖², it does not depend on the units of the unknowns.
         """
+        of_A, of_B = map(self.absolute, (self.A, self.B))
+        eps = float(jnp.finfo(of_A.dtype).eps)
+        return VALUE * eps * (of_A + jnp.abs(self.lam) * of_B)
+
+    def absolute(self, M: lx.AbstractLinearOperator | None) -> Float[Array, " k"]:
+        """Return about |xᵢ|ᵀ |M| |xᵢ|, the terms that are summed in xᵢᴴMxᵢ; shape (k,)."""
         sizes = jnp.abs(self.X)
         largest = jnp.max(sizes, axis=1, keepdims=True)
         v = len(largest) * probe(self.X[:, :1], 1) * largest.astype(self.X.dtype)
-        of_A, of_B = (sizes.T @ jnp.abs(apply(M, v)) for M in (self.A, self.B))
-        eps = float(jnp.finfo(largest.dtype).eps)
-        return lax.stop_gradient(VALUE * eps * (of_A[:, 0] + jnp.abs(self.lam) * of_B[:, 0]))
+        return lax.stop_gradient(sizes.T @ jnp.abs(apply(M, v)))[:, 0]
 
     def size_outside(self, BX: Inexact[Array, "n k"]) -> Float[Array, " k"]:
         """Return a typical size of A − λᵢB outside the span of X, signed; shape (k,).
@@ -147,20 +151,21 @@ class AbstractPencilSystems(AbstractLinearSystems):
         return self.pencil.sizes()
 
     def rounding_of(self, b: Any, U: Any) -> Float[Array, " k"]:
-        """Return ρᵢ / |zᴴr / zᴴBz|, ρᵢ being the rounding of λᵢ.
+        """Return ρᵢ / |zᴴr / zᴴBz|, ρᵢ being the rounding of λᵢ, over the cosine of z and r.
 
         The Rayleigh quotient is the distance of the eigenvalues that z is made of, and a change of
-        the operators that moves λᵢ by ρᵢ changes z by that much of itself.
+        the operators that moves λᵢ by ρᵢ changes z by that much of itself. It turns xᵢ, and so r,
+        by as much of ‖r‖ towards z, where r may have only a small part.
         """
-        Z, R = self.solution(U), self.solution(b)
-        norms = column_norms(Z)
-        inverse = 1 / jnp.where(norms > 0, norms, 1)  # squares of z could overflow
-        Z = scale_columns(Z, inverse)
+        Z, R = (self.solution(part) for part in (U, b))
+        norms, sizes = column_norms(Z), column_norms(R)  # squares could overflow
+        norms, sizes = (jnp.where(norm > 0, norm, 1) for norm in (norms, sizes))
+        Z, R = scale_columns(Z, 1 / norms), scale_columns(R, 1 / sizes)
         inner = lambda X, Y: jnp.abs(jnp.sum(X.conj() * Y, axis=0))  # noqa: E731
-        square = inner(Z, apply(self.pencil.B, Z))
-        distance = inner(Z, R) * inverse / jnp.where(square > 0, square, 1)
-        rounding = self.pencil.rounding()
-        return jnp.where(distance > 0, rounding / jnp.where(distance > 0, distance, 1), 0)
+        square, cosine = inner(Z, apply(self.pencil.B, Z)), inner(Z, R)
+        distance = cosine * (sizes / norms) / jnp.where(square > 0, square, 1)
+        part = distance * cosine
+        return jnp.where(part > 0, self.pencil.rounding() / jnp.where(part > 0, part, 1), 0)
 
     @staticmethod
     def name(i: int) -> str:

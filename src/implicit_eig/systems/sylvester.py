@@ -45,8 +45,8 @@ class Sylvester(AbstractSquareSystem):
 
         def step(U: Unknowns, j: Any) -> tuple[Unknowns, Report]:
             known = b + self._coupling(U)
-            column, report = run(
-                self.systems, jnp.where(columns[None, :] == j, known, jnp.zeros_like(known))
+            column, report = self.systems.solve(
+                run, jnp.where(columns[None, :] == j, known, jnp.zeros_like(known))
             )
             return U + column, report
 
