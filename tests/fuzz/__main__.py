@@ -3,6 +3,7 @@
 import argparse
 import collections
 import os
+import pathlib
 import sys
 import time
 
@@ -15,6 +16,15 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1"
 from . import estimates  # noqa: E402
 from .cases import draw  # noqa: E402
 from .verdicts import BAD, judge  # noqa: E402
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+
+
+def drop_programs():
+    """Drop compiled programs before they use up the memory maps that Linux allows."""
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 50_000:
+        jax.clear_caches()
 
 
 def main():
@@ -31,6 +41,7 @@ def main():
     for seed in range(options.start, options.start + options.count):
         case = draw(seed, options.kind)
         verdict = judge(case)
+        drop_programs()
         table[case.kind, case.program.order, verdict.name] += 1
         if options.all or verdict.name in BAD:
             print(line(seed, case, verdict), flush=True)

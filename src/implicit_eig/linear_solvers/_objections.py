@@ -68,20 +68,22 @@ class Loose(eqx.Module):
     solver: str = eqx.field(static=True)
     systems: type[AbstractLinearSystems] = eqx.field(static=True)
 
-    def __call__(self, errors: Any, steps: Any) -> Iterator[Objection]:
-        """Yield what is wrong."""
+    def __call__(self, errors: Any, hidden: Any, steps: Any) -> Iterator[Objection]:
+        """Yield what is wrong; what stiff rows hide is multiplied by no condition number yet."""
 
         def message(failed: np.ndarray) -> str:
-            i = int(failed[np.argmax(errors[failed])])
+            i = int(failed[np.argmax(errors[failed] + hidden[failed])])
             return (
                 f"`linear_solver={self.solver}`: {self.systems.name(i)} must be solved to more "
                 "digits than the iteration was asked for; got a residual that in the worst case "
-                f"leaves an error of {errors[i]:.1e} of the solution, because the matrix is ill "
+                f"leaves an error of {errors[i]:.1e} of the solution, and in rows that are not "
+                f"stiff {hidden[i]:.1e} times their condition, because the matrix is ill "
                 "conditioned. Tighten the tolerance, scale the unknowns, choose a direct solver, "
                 "or accept this with `Policy(exceptional=...)`."
             )
 
-        yield Objection((errors > WORST) & (steps != 0), message)
+        loosely = (errors > WORST) | (hidden > loose(hidden.dtype))
+        yield Objection(loosely & (steps != 0), message)
 
 
 class Inexact(eqx.Module):

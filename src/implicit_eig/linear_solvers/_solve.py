@@ -188,8 +188,9 @@ def solve_once(
     unsolved = Unsolved(type(solver).__name__, type(system.handed()))
     U = enforce(linear_solver_check(policy, unsolved), tuple(report[:4]), U)
     rough = Loose(type(solver).__name__, type(system.handed()))
-    solved = jnp.where(report.residuals <= report.allowed, report.errors, 0)
-    U = enforce(exceptional_check(policy, rough), (solved, report.steps), U)
+    solved = report.residuals <= report.allowed
+    errors = (jnp.where(solved, part, 0) for part in (report.errors, report.hidden))
+    U = enforce(exceptional_check(policy, rough), (*errors, report.steps), U)
     if report.rounding is not None:
         check = exceptional_check(policy, Inexact(type(system.handed())))
         U = enforce(check, (report.rounding,), U)
@@ -220,11 +221,14 @@ def _solve_scaled(
     rounding = PRODUCT * eps * growth
     allowed = jnp.maximum(accepted, jnp.where(rounding < SOLVED, rounding, SOLVED))
     errors = (residual + eps) * growth
+    # what the residual leaves in rows that are not stiff, where b lies in stiff ones
+    others = _plain_norms(jax.tree.map(lambda u: scale_columns(u, systems.typical_sizes()), U))
+    hidden = jnp.where(others > 0, residual / jnp.where(others > 0, others, 1), 0)
     by_rounding = systems.rounding_of(unit, U)
     if by_rounding is not None:  # of what is not solved nothing can be said
         by_rounding = jnp.where(residual <= allowed, by_rounding, 0)
     conditions = systems.condition_bound(unit, U)
-    report = Report(residual, allowed, *outcome, errors, by_rounding, conditions)
+    report = Report(residual, allowed, *outcome, errors, hidden, by_rounding, conditions)
     return jax.tree.map(lambda leaf: scale_columns(leaf, size), U), report
 
 

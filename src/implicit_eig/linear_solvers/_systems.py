@@ -47,6 +47,7 @@ class Report(NamedTuple):
         verdicts: the solver's report, an index into `VERDICTS` of `_solve`.
         steps: those of an iteration, 0 for a direct solver, -1 where they are not known.
         errors: an estimate of the relative error of each solution.
+        hidden: the part of that in rows that are not stiff, where those of b are small beside them.
         rounding: the relative error of each solution by rounding of the operators; `None` where
             it is not known.
         conditions: a lower bound, from the solution, of the condition number of each eigenvalue;
@@ -58,6 +59,7 @@ class Report(NamedTuple):
     verdicts: Any
     steps: Any
     errors: Any
+    hidden: Any
     rounding: Any
     conditions: Any
 
@@ -72,9 +74,9 @@ class Report(NamedTuple):
         steps = jnp.where(known, self.steps + other.steps, jnp.minimum(self.steps, other.steps))
         rounding = _largest(self.rounding, other.rounding)
         conditions = _largest(self.conditions, other.conditions)
-        errors = jnp.maximum(self.errors, other.errors)
+        errors, hidden = map(jnp.maximum, self[4:6], other[4:6])
         residuals, allowed, verdicts = map(pick, self[:3], other[:3])
-        return Report(residuals, allowed, verdicts, steps, errors, rounding, conditions)
+        return Report(residuals, allowed, verdicts, steps, errors, hidden, rounding, conditions)
 
 
 def _largest(*figures: Any) -> Any:
@@ -183,6 +185,10 @@ class AbstractLinearSystems(AbstractSquareSystem):
     @abc.abstractmethod
     def sizes(self) -> Array:
         """Return a typical ‖M_i v‖ / ‖v‖ for each system, shape (k,), the scale of rounding."""
+
+    def typical_sizes(self) -> Array:
+        """Return the norm of a typical row of each M_i, no stiff one, shape (k,)."""
+        return self.sizes()
 
     def condition_bound(self, b: PyTree[Array], U: PyTree[Array]) -> Array | None:
         """Return a lower bound of each eigenvalue's condition number, from U for b of norm 1.

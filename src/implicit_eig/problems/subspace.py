@@ -218,7 +218,8 @@ class LinearisedSpace(AbstractLinearised):
         U = solve(self.sylvester, jnp.concatenate([-W, jnp.zeros_like(N) * W[:1]]))
         Z, S_dot = U[: len(X)], U[len(X) :] * self.scale.astype(U.dtype)[:, None]
         Z = Z - X @ (self.BX.conj().T @ Z)
-        return Invariant(S_dot + S @ C - C @ S, X @ C + Z, jnp.zeros_like(self.state.near))
+        still = jax.tree.map(jnp.zeros_like, (self.state.near, self.state.unseen))
+        return Invariant(S_dot + S @ C - C @ S, X @ C + Z, still[0], unseen=still[1])
 
 
 def apply_projector(

@@ -17,6 +17,7 @@ WORDS = {
     "Hermitian": ("SA", *FIRST_OF_REAL),
     "General": tuple(FIRST),
     "Subspace": tuple(FIRST),
+    "Polynomial": tuple(FIRST),
     "Singular": ("LM", "SM"),
 }
 
@@ -57,20 +58,23 @@ class Lapack(AbstractForwardSolver):
             )
         return solver
 
-    def __call__(self, A: Any, B: Any = None, *, sigma: Any = None) -> tuple[np.ndarray, ...]:
+    def __call__(self, *operators: Any, sigma: Any = None) -> tuple[np.ndarray, ...]:
         """Return more pairs than k, with left vectors of a general problem, or triplets."""
-        for name, M in (("A", A), ("B", B)):
-            if not (M is None or isinstance(to_array(M), np.ndarray)):
+        arrays = [to_array(M) for M in operators]
+        for M in arrays:
+            if not isinstance(M, np.ndarray):
                 raise InputError(
-                    f"`solvers.lapack(...)`: an {name} of known entries; got "
+                    "`solvers.lapack(...)`: operators of known entries; got "
                     f"{type(M).__name__}. Use `solvers.lobpcg` or `solvers.lanczos`, which need "
                     "products alone."
                 )
-        A, B = to_array(A), None if B is None else to_array(B)
         sigma = self.sigma if sigma is None else shift(sigma)
-        find = {"Hermitian": self._hermitian, "General": self._general, "Subspace": self._space}
         if self.kind == "Singular":
-            return self._singular(A)
+            return self._singular(*arrays)
+        if self.kind == "Polynomial":
+            return self._polynomial(arrays, sigma)
+        A, B = arrays if len(arrays) == 2 else (*arrays, None)
+        find = {"Hermitian": self._hermitian, "General": self._general, "Subspace": self._space}
         return find[self.kind](A, B, sigma)
 
     def linear_solver(self) -> AutoLinearSolver:
@@ -105,6 +109,26 @@ class Lapack(AbstractForwardSolver):
         values, left, right = answer
         order = by_pairs(_last_if_infinite(self.which or "LM", sigma, values), values)
         return values[order], right[:, order], left[:, order]
+
+    def _polynomial(self, matrices: list[np.ndarray], sigma: Shift | None) -> tuple:
+        """Return the eigenpairs of Σ λⁱ Aᵢ, as those of its companion pencil.
+
+        With λ = γμ the sizes of the first and of the last coefficient are equal. The eigenvectors
+        of the pencil are (x, μx, …), of which the largest block is taken, and their left ones have
+        y as the last.
+        """
+        n, degree = len(matrices[0]), len(matrices) - 1
+        first, last = (np.linalg.norm(matrices[i]) for i in (0, -1))
+        unit = float(first / last) ** (1 / degree) if first > 0 and last > 0 else 1.0
+        scaled = [(M * (unit**i / (first or 1))).astype(M.dtype) for i, M in enumerate(matrices)]
+        A = np.eye(n * degree, k=n, dtype=scaled[0].dtype)
+        B = np.eye(n * degree, dtype=scaled[0].dtype)
+        A[-n:], B[-n:, -n:] = -np.hstack(scaled[:-1]), scaled[-1]
+        scaled_sigma = None if sigma is None else sigma / unit
+        values, vectors, left = self._general(A, B, scaled_sigma)
+        blocks = vectors.reshape(degree, n, -1)
+        largest = np.argmax(np.linalg.norm(blocks, axis=1), axis=0)
+        return values * unit, blocks[largest, :, np.arange(len(values))].T, left[-n:]
 
     def _space(self, A: np.ndarray, B: np.ndarray | None, sigma: Shift | None) -> tuple:
         """Return a Schur basis, which defective eigenvalues have too."""
@@ -158,16 +182,17 @@ def lapack(
             gives one that JAX may trace.
         which: which eigenvalues, in SciPy's words: "SA" (default) and "LA", the lowest and the
             highest, "LM" and "SM" of `Hermitian`; "LM" (default), "SM", "LR", "SR", "LI", "SI" of
-            `General` and `Subspace`; "LM" (default) and "SM" of `Singular`. With `sigma` it
+            `General`, `Polynomial` and `Subspace`; "LM" (default) and "SM" of `Singular`. With `sigma` it
             applies to 1/(λ − σ).
         subset_by_value: of `Hermitian`: the eigenvalues in this half-open interval, of which there
             must be k.
 
     Returns:
-        A solver for `eigensolver` with `Hermitian`, `General`, `Singular` or `Subspace`; sparse
-        operators are made dense. Eigenvalues of `Hermitian` are ascending, others in the order of
-        `which`. `General` has left eigenvectors, so that gradients of eigenvalues need no linear
-        solve; `Subspace` has a Schur basis. Whether k cuts a repeated eigenvalue is seen.
+        A solver for `eigensolver` with every kind but `Nonlinear`, `Polynomial` by its companion
+        pencil; sparse operators are made dense. Eigenvalues of `Hermitian` are ascending, others
+        in the order of `which`. `General` has left eigenvectors, so that gradients of eigenvalues
+        need no linear solve; `Subspace` has a Schur basis. Whether k cuts a repeated eigenvalue
+        is seen.
 
     Raises:
         InputError: an option does not suit the problem, or an operator has no entries (when run).
@@ -186,9 +211,8 @@ def lapack(
         [1.0, 2.0]
     """
     if which is not None:
-        check_which(
-            "lapack", which, dict.fromkeys(word for words in WORDS.values() for word in words)
-        )
+        known = dict.fromkeys(word for words in WORDS.values() for word in words)
+        check_which("lapack", which, known)
     if subset_by_value is not None:
         if sigma is not None or which is not None:
             raise InputError(

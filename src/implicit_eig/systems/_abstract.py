@@ -25,6 +25,7 @@ from ..operators import (
     column_norms,
     column_sums,
     diagonal,
+    geometric_means,
     has_entries,
     is_dense,
     row_sums,
@@ -149,6 +150,10 @@ class AbstractPencilSystems(AbstractLinearSystems):
     def sizes(self) -> Float[Array, " k"]:
         """Return the sizes of the pencil."""
         return self.pencil.sizes()
+
+    def typical_sizes(self) -> Float[Array, " k"]:
+        """Return the size of a typical row of the pencil."""
+        return len(self.pencil.X) * geometric_means(self.pencil.rows())
 
     def rounding_of(self, b: Any, U: Any) -> Float[Array, " k"]:
         """Return ρᵢ / |zᴴr / zᴴBz|, ρᵢ being the rounding of λᵢ, over the cosine of z and r.
