@@ -152,7 +152,7 @@ def test_pairs_so_near_that_rounding_turns_them():
 
 
 @pytest.mark.parametrize(
-    "seed, kinds",
+    ("seed", "kinds"),
     [(seed, None) for seed in (1591, 100256, 101836, 103358, 107782, 205454)]
     + [(30125, ["General"])],
 )
@@ -170,7 +170,8 @@ def test_a_nearly_singular_metric():
     solve = ie.eigensolver(ie.solvers.lapack(), ie.Hermitian(3))
     small = jnp.diag(jnp.array([1.0, 1e-14, 1.0]))
     with pytest.warns(ie.ExceptionalPointWarning, match="a B far enough from a singular one; got"):
-        jax.block_until_ready(solve(A, (lambda B: (B + B.T) / 2)(Q @ small @ Q.T)).values)
+        turned = Q @ small @ Q.T
+        jax.block_until_ready(solve(A, (turned + turned.T) / 2).values)
     solve(A, small)
     solve(A, Q @ jnp.diag(jnp.array([1.0, 1e-8, 1.0])) @ Q.T)
 

@@ -17,7 +17,6 @@ from . import estimates  # noqa: E402
 from .cases import draw  # noqa: E402
 from .verdicts import BAD, judge  # noqa: E402
 
-
 MAPS = pathlib.Path("/proc/self/maps")
 
 

@@ -1,6 +1,5 @@
 """Sparse operators, their sums and multiples, and other operators given by their entries."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,8 +13,19 @@ from jaxtyping import Array, Inexact, Integer
 
 from .._errors import InputError
 from ..host import is_traced
+from ._algebra import add, by_entries, number
+from ._congruence import congruence
 from ._entries import as_entries
-from .packed import Pattern, hidden, pack, pattern_of, register_sparse, union
+from ._places import (
+    as_shape,
+    check_indices,
+    check_known,
+    kept,
+    of_compressed,
+    of_coo,
+    of_scipy,
+)
+from .packed import Pattern, hidden, pack, pattern_of, register_sparse
 
 
 class SparseOperator(lx.AbstractLinearOperator):
@@ -29,6 +39,9 @@ class SparseOperator(lx.AbstractLinearOperator):
     lineax operator whose entries are known; with an array among them the sum is an array. `A @ x`
     is the product with an array of shape (n,) or (n, m), and `A @ operator` is lineax's
     composition, of which only products are known. Dtypes are promoted as those of JAX arrays are.
+
+    Under `jax.vmap` the operators of a batch have `data` of their own, and one pattern. For several
+    patterns map over `rows` and `cols` too: pad the shorter ones by zeros in row 0 and column 0.
 
     Args:
         data: entries; shape (e,).
@@ -65,14 +78,14 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     def __init__(self, data: Any, rows: Any, cols: Any, shape: tuple[int, ...]):
         self.data = as_entries("SparseOperator(data=...)", "data", data)
-        self.shape = (int(shape[0]), int(shape[1]))
+        self.shape = as_shape("SparseOperator(shape=...)", shape)
         self.pattern = self.traced = None
         if is_traced((rows, cols)):
-            self.traced = jnp.asarray(rows), jnp.asarray(cols)
+            self.traced = rows, cols = jnp.asarray(rows), jnp.asarray(cols)
         else:
             rows, cols = np.asarray(rows), np.asarray(cols)
-            _check_indices("rows", rows, shape[0])
-            _check_indices("cols", cols, shape[1])
+            check_indices("SparseOperator(rows=...)", rows, self.shape[0])
+            check_indices("SparseOperator(cols=...)", cols, self.shape[1])
             if rows.shape == cols.shape == self.data.shape:
                 self.pattern = pattern_of(rows, cols, self.shape)
         if self.data.ndim != 1 or not self.data.shape == rows.shape == cols.shape:
@@ -117,20 +130,86 @@ class SparseOperator(lx.AbstractLinearOperator):
     def from_scipy(cls, matrix: Any) -> "SparseOperator":
         """Convert a `scipy.sparse` matrix or array of any format, shape (m, n).
 
+        Its stored entries become `data`, with zeros among them and those at the same place, so
+        that the pattern does not depend on their values. They are those of a COO matrix in its
+        order, and of CSR, CSC and BSR in that of `matrix.data`. Integers are refused.
+
         Examples:
             >>> import scipy.sparse as sp
             >>> A = SparseOperator.from_scipy(sp.csr_array([[0.0, 2.0], [3.0, 0.0]]))
             >>> A.data.tolist(), A.as_matrix().tolist()
             ([2.0, 3.0], [[0.0, 2.0], [3.0, 0.0]])
         """
-        coo: Any = matrix.tocoo()
-        if coo.ndim != 2:
-            raise InputError(
-                "`SparseOperator.from_scipy(matrix)`: a matrix; got a sparse array of shape "
-                f"{coo.shape}. Reshape it."
-            )
-        rows, cols = coo.row, coo.col
-        return cls(coo.data, rows.astype(np.int32), cols.astype(np.int32), coo.shape)
+        return cls(*of_scipy(matrix))
+
+    @classmethod
+    def from_csr(cls, data: Any, indices: Any, indptr: Any, shape: Any) -> "SparseOperator":
+        """Make an operator from the three arrays of compressed sparse rows.
+
+        Args:
+            data: entries, which JAX may trace and differentiate; shape (e,).
+            indices: their columns, in any order and repeated where entries are to be summed;
+                integers of NumPy, shape (e,).
+            indptr: entries indptr[i] to indptr[i + 1] − 1 are those of row i; shape (m + 1,).
+            shape: (m, n).
+
+        Raises:
+            InputError: the arrays do not fit each other, or `indices` or `indptr` are traced.
+
+        Examples:
+            >>> import jax.numpy as jnp
+            >>> A = SparseOperator.from_csr(jnp.array([2.0, 3.0]), [1, 0], [0, 1, 2], (2, 2))
+            >>> A.as_matrix().tolist()
+            [[0.0, 2.0], [3.0, 0.0]]
+        """
+        check_known("SparseOperator.from_csr(indices=..., indptr=...)", (indices, indptr))
+        shape = as_shape("SparseOperator.from_csr(shape=...)", shape)
+        return cls(
+            data, *of_compressed("SparseOperator.from_csr(...)", indices, indptr, shape), shape
+        )
+
+    @classmethod
+    def from_coo(
+        cls, data: Any, rows: Any, cols: Any, shape: Any = None, keep: Any = None
+    ) -> "SparseOperator":
+        """Make an operator from element matrices, without the unknowns that are fixed to zero.
+
+        Args:
+            data: entries, which JAX may trace and differentiate; shape (e,), or one of several
+                axes, such as (elements, d, d).
+            rows: their rows, integers of NumPy in the shape of `data`, or with axes of length 1,
+                as `dofs[:, :, None]` for the unknowns `dofs` of the elements, (elements, d).
+            cols: their columns, likewise, as `dofs[:, None, :]`.
+            shape: (m, n); by default (n, n), of which the largest index is the last.
+            keep: the free unknowns, by their numbers or a mask of shape (n,); all by default.
+                Entries in another row or column are left out, and their gradient is zero.
+
+        Returns:
+            SparseOperator: (n, n), or (k, k) on the k unknowns that are kept, in the order of
+            `keep`. Of its eigenvectors, x on all unknowns is `jnp.zeros((n, p)).at[keep].set(X)`.
+
+        Raises:
+            InputError: the arrays do not fit each other; `keep` is empty or has an unknown twice;
+                or one other than `data` is traced.
+
+        Examples:
+            A string of three springs, fixed at both ends.
+
+            >>> import jax.numpy as jnp, numpy as np
+            >>> stiffness, dofs = jnp.array([1.0, 2.0, 4.0]), np.array([[0, 1], [1, 2], [2, 3]])
+            >>> entries = stiffness[:, None, None] * jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+            >>> places = dofs[:, :, None], dofs[:, None, :]
+            >>> SparseOperator.from_coo(entries, *places, keep=[1, 2]).as_matrix().tolist()
+            [[3.0, -2.0], [-2.0, 6.0]]
+        """
+        check_known("SparseOperator.from_coo(rows=..., cols=..., keep=...)", (rows, cols, keep))
+        data = as_entries("SparseOperator.from_coo(data=...)", "data", data)
+        rows, cols, shape = of_coo(rows, cols, data.shape, shape)
+        data = data.ravel()
+        if keep is not None:
+            stay, rows, cols, shape = kept(keep, rows, cols, shape)
+            data = data[hidden(stay)]
+        return cls(data, rows, cols, shape)
 
     @classmethod
     def from_bcoo(cls, matrix: BCOO) -> "SparseOperator":
@@ -185,6 +264,45 @@ class SparseOperator(lx.AbstractLinearOperator):
         """Return the operator of the same pattern with these entries."""
         return eqx.tree_at(lambda A: A.data, self, data)
 
+    def congruence(self, T: Any) -> "SparseOperator":
+        """Return Tᴴ A T, assembled: the operator of the unknowns y, where x = T y.
+
+        T ties unknowns to each other: a hanging node has the mean of its neighbours, and the last
+        node of a period that of the first, times a phase in a Bloch wave. Eigenvectors of all
+        unknowns are `T @ vectors` for a `SparseOperator` T. The product `T.T @ A @ T` is a
+        composition, of which only products are known, and has no conjugate.
+
+        Args:
+            T: shape (n, m) for A of shape (n, n), with a pattern that is known when traced: a
+                `scipy.sparse` matrix, which is a constant, or a `SparseOperator`, in whose entries
+                the result is differentiable.
+
+        Returns:
+            SparseOperator: shape (m, m), of the common dtype, on the places that the patterns
+            yield.
+
+        Raises:
+            InputError: shapes do not fit, T is an array, or a pattern is traced.
+
+        Cost: the pattern is found once, on the host. The entries take one multiplication for each
+            pair of entries that meet in A T and in Tᴴ (A T). Nothing of size n×n is made.
+
+        Examples:
+            >>> import jax.numpy as jnp, scipy.sparse as sp
+            >>> A = SparseOperator(jnp.array([1.0, 2.0, 4.0]), [0, 1, 2], [0, 1, 2], (3, 3))
+            >>> T = sp.csr_array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])  # the middle one hangs
+            >>> A.congruence(T).as_matrix().tolist()
+            [[1.5, 0.5], [0.5, 4.5]]
+        """
+        if sp.issparse(T) or isinstance(T, lx.AbstractLinearOperator):
+            T = _term(T)
+        if not isinstance(T, SparseOperator):
+            raise InputError(
+                "`A.congruence(T)`: a `scipy.sparse` matrix or a `SparseOperator`; got "
+                f"{type(T).__name__}. With an array T write `T.conj().T @ (A @ T)`, an array."
+            )
+        return congruence(self, T)
+
     def __add__(self, other: Any) -> lx.AbstractLinearOperator:
         other = _term(other)
         return add(self, other) if _reduced(other) else lx.AddLinearOperator(self, other)
@@ -203,13 +321,13 @@ class SparseOperator(lx.AbstractLinearOperator):
         return self.with_data(-self.data)
 
     def __mul__(self, other: Any) -> "SparseOperator":
-        return self.with_data(self.data * _number("t * A", other))
+        return self.with_data(self.data * number("t * A", other))
 
     def __rmul__(self, other: Any) -> "SparseOperator":
         return self * other
 
     def __truediv__(self, other: Any) -> "SparseOperator":
-        return self.with_data(self.data / _number("A / t", other))
+        return self.with_data(self.data / number("A / t", other))
 
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, lx.AbstractLinearOperator):
@@ -231,17 +349,6 @@ class SparseOperator(lx.AbstractLinearOperator):
         return jnp.zeros((m, x.shape[1]), terms.dtype).at[self.rows].add(terms)
 
 
-def _number(product: str, given: Any) -> Any:
-    known = isinstance(given, (int, float, complex, np.generic, np.ndarray, jax.Array))
-    if not known or jnp.shape(given):
-        got = f"shape {jnp.shape(given)}" if known else type(given).__name__
-        raise InputError(
-            f"`{product}`: a number t; got {got}. Write `A @ x` for the product with an array x, "
-            "and scale rows and columns in `data`."
-        )
-    return given
-
-
 def _term(given: Any) -> lx.AbstractLinearOperator:
     """Return a term of a sum as a lineax operator, by its entries where they are known."""
     if sp.issparse(given):
@@ -257,40 +364,6 @@ def _term(given: Any) -> lx.AbstractLinearOperator:
 
 def _reduced(operator: lx.AbstractLinearOperator) -> bool:
     return isinstance(operator, (lx.MatrixLinearOperator, SparseOperator))
-
-
-def add(A: Any, B: Any) -> lx.AbstractLinearOperator:
-    """Return A + B of dense and sparse operators: sparse if both are, on the union of patterns."""
-    if (A.out_size(), A.in_size()) != (B.out_size(), B.in_size()):
-        raise InputError(
-            f"`A + B`: operators of one shape; got ({A.out_size()}, {A.in_size()}) and "
-            f"({B.out_size()}, {B.in_size()}). Check how they were assembled."
-        )
-    if not (isinstance(A, SparseOperator) and isinstance(B, SparseOperator)):
-        return lx.MatrixLinearOperator(A.as_matrix() + B.as_matrix())
-    if A.pattern is None or B.pattern is None:
-        pairs = zip(A.places(), B.places(), strict=True)
-        rows, cols = (jnp.concatenate([jnp.asarray(p, jnp.int32) for p in pair]) for pair in pairs)
-        return SparseOperator(jnp.concatenate([A.data, B.data]), rows, cols, A.shape)
-    if A.pattern == B.pattern:
-        return A.with_data(A.data + B.data)
-    pattern, places = union(A.pattern, B.pattern)
-    data = jnp.concatenate([A.data, B.data])
-    data = jnp.zeros(pattern.rows.size, data.dtype).at[hidden(places)].add(data)
-    return SparseOperator(data, pattern.rows, pattern.cols, A.shape)
-
-
-def _check_indices(name: str, indices: np.ndarray, size: int) -> None:
-    if not np.issubdtype(indices.dtype, np.integer):
-        raise InputError(
-            f"`SparseOperator({name}=...)`: integers; got {indices.dtype}. "
-            "Give the row and column numbers of the entries."
-        )
-    if indices.size and not (indices.min() >= 0 and indices.max() < size):
-        raise InputError(
-            f"`SparseOperator({name}=...)`: indices in [0, {size}); got "
-            f"[{indices.min()}, {indices.max()}]. Check `shape`, or drop the entries outside it."
-        )
 
 
 register_sparse(SparseOperator)
@@ -310,44 +383,4 @@ def _(operator: SparseOperator) -> SparseOperator:
 
 def simplify(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
     """Return an operator of known entries as a dense or sparse one, and others unchanged."""
-    if isinstance(operator, lx.TaggedLinearOperator):
-        return simplify(operator.operator)
-    if isinstance(operator, lx.MatrixLinearOperator):
-        return lx.MatrixLinearOperator(operator.matrix)
-    if isinstance(operator, lx.DiagonalLinearOperator):
-        return _diagonal(lx.diagonal(operator))
-    if isinstance(operator, lx.IdentityLinearOperator):
-        like = operator.in_structure()
-        if like == operator.out_structure() and isinstance(like, jax.ShapeDtypeStruct):
-            return _diagonal(jnp.ones(operator.in_size(), like.dtype))
-    if isinstance(operator, lx.TridiagonalLinearOperator):
-        diagonal, lower, upper = lx.tridiagonal(operator)
-        index = np.arange(diagonal.size)
-        return SparseOperator(
-            jnp.concatenate([diagonal, lower, upper]),
-            np.concatenate([index, index[1:], index[:-1]]),
-            np.concatenate([index, index[:-1], index[1:]]),
-            (diagonal.size, diagonal.size),
-        )
-    if isinstance(operator, lx.AddLinearOperator):
-        parts = simplify(operator.operator1), simplify(operator.operator2)
-        return add(*parts) if all(map(_reduced, parts)) else operator
-    if isinstance(operator, lx.NegLinearOperator):
-        return _scaled(operator, lambda entries: -entries)
-    if isinstance(operator, lx.MulLinearOperator):
-        return _scaled(operator, lambda entries: entries * operator.scalar)
-    if isinstance(operator, lx.DivLinearOperator):
-        return _scaled(operator, lambda entries: entries / operator.scalar)
-    return operator
-
-
-def _diagonal(entries: Inexact[Array, " n"]) -> SparseOperator:
-    index = np.arange(entries.size)
-    return SparseOperator(entries, index, index, (entries.size, entries.size))
-
-
-def _scaled(operator: Any, scale: Callable[[Array], Array]) -> lx.AbstractLinearOperator:
-    part = simplify(operator.operator)
-    if isinstance(part, lx.MatrixLinearOperator):
-        return lx.MatrixLinearOperator(scale(part.matrix))
-    return part.with_data(scale(part.data)) if isinstance(part, SparseOperator) else operator
+    return by_entries(operator, SparseOperator)
