@@ -75,17 +75,19 @@ class Eigensolver(AbstractRoot):
                 `sigma` a shift; both may be traced by JAX.
 
         Returns:
-            Solution: values (k,), vectors (n, k), normalised as the problem states.
+            Solution: values (k,), vectors (n, k), normalised as the problem states. Those of
+            lineax operators on tensors or pytrees have that structure, with a last axis for the
+            pairs.
 
         Raises:
             InputError: an operator does not fit (when traced).
             EigensolverError: the solver's eigenpairs fail their check (when run).
         """
         solve, theta = self.prepared(*operators, **options)
-        return solve.at(theta)
+        return solve.call.shaped(solve.at(theta))
 
     def at(self, canonical: Operators) -> Solution:
-        """Return the eigenpairs of canonical operators."""
+        """Return the eigenpairs of canonical operators, vectors being columns."""
         whole, stats = find_root(self, canonical)
         state = single(self, whole)
         solution = self.solution(state, canonical)
@@ -115,8 +117,10 @@ class Eigensolver(AbstractRoot):
     def prepared(self, *arguments: Any, **options: Any) -> tuple["Eigensolver", Operators]:
         """Return the eigensolver of one call, which knows its options, and lineax operators."""
         refuse_forks()
-        given = Call.of(self.solver, arguments, options, self.operators is not None, self.batched)
-        return dataclasses.replace(self, call=given), self.canonical(self.assembled(arguments))
+        operators = self.assembled(arguments)
+        instead = None if self.operators is None else arguments
+        call = Call.of(self.solver, operators, instead, options, self.batched)
+        return dataclasses.replace(self, call=call), self.canonical(operators)
 
     def assembled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the operators: the arguments, or what `operators=` makes of them."""
@@ -241,7 +245,7 @@ def eigensolver(
     policy: Policy = DEFAULT_POLICY,
     refine: int = 0,
     batched: bool = False,
-    operators: Callable[..., Any] | None = None,
+    operators: Any = None,
 ) -> Eigensolver:
     """Make an eigensolver differentiable, from the conditions that its answer fulfils.
 

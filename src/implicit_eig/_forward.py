@@ -19,6 +19,7 @@ from .checks.repeated import Answers
 from .host import Traceable, holds_numbers, refuse_jax
 from .host.reverse_communication import converse
 from .operators import is_dense
+from .operators.structured import columns, restored, structures_of
 from .operators.views import remote
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
@@ -29,17 +30,26 @@ REQUIREMENT = "`eigensolver(solver=...)`: the solver must return "
 class Call(eqx.Module):
     """What one call gives to the solver besides its operators; none of it is differentiated.
 
-    `arguments` take the place of the operators, unless they are `None`.
+    Attributes:
+        arguments: they take the place of the operators, unless they are `None`.
+        options: by name.
+        structures: of right and left vectors, where they are not (n,).
     """
 
     arguments: tuple[Any, ...] | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    structures: Any = None
 
     @classmethod
     def of(
-        cls, solver: Any, arguments: tuple, options: dict[str, Any], instead: bool, batched: bool
+        cls,
+        solver: Any,
+        operators: tuple,
+        arguments: tuple | None,
+        options: dict[str, Any],
+        batched: bool,
     ) -> "Call":
-        """Return a call's arguments, if the solver receives them itself, and its options."""
+        """Return the call, if the solver takes these options."""
         if options and batched:
             raise InputError(
                 f"`solve({next(iter(options))}=...)`: a solver of single matrices; got one with "
@@ -54,8 +64,17 @@ class Call(eqx.Module):
                     f"argument of this name, `def solver(A, *, {name}=None)`."
                 )
         taken = tuple((name, _as_option(value)) for name, value in options.items())
-        call = cls(host.as_jax(arguments) if instead else None, taken)
+        call = cls(host.as_jax(arguments), taken, structures_of(operators))
         return jax.tree.map(lambda x: lax.stop_gradient(x) if eqx.is_array(x) else x, call)
+
+    def shaped(self, solution: Solution) -> Solution:
+        """Return the solution with vectors in the structure that the operators act on."""
+        if self.structures is None:
+            return solution
+        right, left = self.structures
+        vectors = restored(solution.vectors, right)
+        left_vectors = restored(solution.left_vectors, left)
+        return dataclasses.replace(solution, vectors=vectors, left_vectors=left_vectors)
 
 
 def _parameters(solver: Any) -> list[str] | None:
@@ -73,7 +92,8 @@ def _parameters(solver: Any) -> list[str] | None:
 def _as_option(value: Any) -> Any:
     """Return an option with JAX arrays; a solution without the figures of its run."""
     if isinstance(value, Solution):
-        value = Solution(value.values, value.vectors, value.left_vectors)
+        X, Y = value.vectors, value.left_vectors
+        value = Solution(value.values, columns(X), None if Y is None else columns(Y))
     number = isinstance(value, (float, complex, np.generic))
     return jnp.asarray(value) if number else host.as_jax(value)
 

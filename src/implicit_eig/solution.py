@@ -40,7 +40,8 @@ class Solution(eqx.Module):
     Attributes:
         values: the eigenvalues or singular values, shape (k,); real for a Hermitian problem; unit
             [a]/[b]. For a `Subspace` the block S (k, k).
-        vectors: shape (n, k); column i belongs to value i; unit of the normalisation.
+        vectors: shape (n, k); column i belongs to value i; unit of the normalisation. Of operators
+            on tensors or pytrees: in that structure, with a last axis k.
         left_vectors: shape (n, k), or `None` where the problem has none of its own.
         stats: figures of the run that carry no derivative: `"residuals"` (k,), each
             ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖), and against rounding where that is larger; in the
@@ -57,8 +58,8 @@ class Solution(eqx.Module):
     """
 
     values: Shaped[AnyArray, " k"] | Inexact[AnyArray, "k k"]
-    vectors: Inexact[AnyArray, "n k"]
-    left_vectors: Inexact[AnyArray, "m k"] | None = None
+    vectors: PyTree[Inexact[AnyArray, "... k"]]
+    left_vectors: PyTree[Inexact[AnyArray, "... k"]] | None = None
     stats: dict[str, Any] = eqx.field(default_factory=dict)
     # For derivatives at repeated eigenvalues, of a problem whose conditions have a block: the basis
     # before its pairs are taken apart; and the `closeness` of the values.

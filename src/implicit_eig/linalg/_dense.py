@@ -10,6 +10,7 @@ from jaxtyping import Array, Inexact, Shaped
 from .._eigensolver import Eigensolver, eigensolver
 from .._errors import InputError
 from ..checks.policy import Action, Policy
+from ..host import traceable
 from ..problems.general import General
 from ..problems.hermitian import Hermitian
 from ..problems.singular import Singular
@@ -160,8 +161,8 @@ def eig(
     """
     matrices = [_array("eig", M) for M in (a, b) if M is not None]
     # in the order of `jax.numpy.linalg.eig`
-    make = lambda n: eigensolver(JaxEig(n), General(n, left=True), policy=policy)  # noqa: E731
-    solution = _solve(make, matrices)
+    solver = traceable(JaxEig().all_pairs)
+    solution = _solve(lambda n: eigensolver(solver, General(n, left=True), policy=policy), matrices)
     if left and right:
         return solution.values, solution.left_vectors, solution.vectors
     if left:

@@ -19,6 +19,7 @@ from .function_operator import FunctionOperator, comparable
 from .host_operator import AbstractHostMatrix, HostOperator
 from .packed import PackedOperator, pack
 from .sparse import SparseOperator, simplify
+from .structured import flattened
 
 
 def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
@@ -36,7 +37,7 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
         check_precision(f"solve({name}=...)", name, given.dtype)
         operator = SparseOperator.from_scipy(given)
     elif isinstance(given, lx.AbstractLinearOperator):
-        operator = simplify(given)
+        operator = simplify(flattened(name, given))
     elif isinstance(given, (jax.Array, np.ndarray)):
         entries = as_entries(f"solve({name}=...)", name, given)
         if given.ndim != 2:
@@ -54,11 +55,6 @@ def as_operator(name: str, given: Any) -> lx.AbstractLinearOperator:
     if isinstance(operator, SparseOperator) and operator.pattern is not None:
         operator = pack(operator.data, operator.pattern)
     for structure in (operator.in_structure(), operator.out_structure()):
-        if not isinstance(structure, jax.ShapeDtypeStruct) or len(structure.shape) != 1:
-            raise InputError(
-                f"`solve({name}=...)`: an operator between vectors of shape (n,); got "
-                f"{structure}. Ravel the argument inside the operator."
-            )
         check_precision(f"solve({name}=...)", name, structure.dtype)
     if isinstance(operator, lx.FunctionLinearOperator):
         operator = FunctionOperator(comparable(operator))

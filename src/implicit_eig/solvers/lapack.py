@@ -47,10 +47,6 @@ class Lapack(AbstractForwardSolver):
         solver.kind = kind = kind_of(problem) or "Hermitian"
         if self.which is not None:
             check_which("lapack", self.which, dict.fromkeys(WORDS[kind]))
-        elif self.sigma is None:
-            solver.which = WORDS[kind][0]
-        else:
-            solver.which = "LM"
         if self.subset_by_value is not None and kind != "Hermitian":
             raise InputError(
                 f"`solvers.lapack(subset_by_value=...)`: a `Hermitian` problem; got `{kind}`. Name "
@@ -77,6 +73,10 @@ class Lapack(AbstractForwardSolver):
         find = {"Hermitian": self._hermitian, "General": self._general, "Subspace": self._space}
         return find[self.kind](A, B, sigma)
 
+    def _word(self, sigma: Shift | None) -> str:
+        """Return which eigenvalues are wanted: with a shift by default the nearest."""
+        return self.which or (WORDS[self.kind][0] if sigma is None else "LM")
+
     def linear_solver(self) -> AutoLinearSolver:
         """Return the default."""
         return AutoLinearSolver(self.sigma)
@@ -93,21 +93,22 @@ class Lapack(AbstractForwardSolver):
                     f"in the interval; got {len(values)}. Choose another interval, or k."
                 )
             return values, vectors
-        if sigma is None and self.which in ("SA", "LA") and k < n:
+        which = self._word(sigma)
+        if sigma is None and which in ("SA", "LA") and k < n:
             # one more shows whether k cuts a repeated eigenvalue
-            ends = (0, k) if self.which == "SA" else (n - 1 - k, n - 1)
+            ends = (0, k) if which == "SA" else (n - 1 - k, n - 1)
             values, vectors = sla.eigh(A, B, subset_by_index=ends)
-            first = np.arange(k + 1) if self.which == "SA" else np.roll(np.arange(k + 1), -1)
+            first = np.arange(k + 1) if which == "SA" else np.roll(np.arange(k + 1), -1)
         else:
             values, vectors = sla.eigh(A, B)
-            order = np.argsort(preference(self.which or "SA", sigma, values), kind="stable")
+            order = np.argsort(preference(which, sigma, values), kind="stable")
             first = np.concatenate([np.sort(order[:k]), order[k:]])
         return values[first], vectors[:, first]
 
     def _general(self, A: np.ndarray, B: np.ndarray | None, sigma: Shift | None) -> tuple:
         answer: Any = sla.eig(A, B, left=True, right=True)
         values, left, right = answer
-        order = by_pairs(_last_if_infinite(self.which or "LM", sigma, values), values)
+        order = by_pairs(_last_if_infinite(self._word(sigma), sigma, values), values)
         return values[order], right[:, order], left[:, order]
 
     def _polynomial(self, matrices: list[np.ndarray], sigma: Shift | None) -> tuple:
@@ -136,11 +137,11 @@ class Lapack(AbstractForwardSolver):
         A, B = A.astype(dtype), None if B is None else B.astype(dtype)
         values: Any = sla.eigvals(A, B)
         k = len(A) if self.k is None else self.k
-        numbers = _last_if_infinite(self.which or "LM", sigma, values)
+        numbers = _last_if_infinite(self._word(sigma), sigma, values)
         inner, outer = np.sort(numbers)[[k - 1, min(k, len(A) - 1)]]
 
         def wanted(values: Any) -> Any:
-            return _last_if_infinite(self.which or "LM", sigma, values) <= (inner + outer) / 2
+            return _last_if_infinite(self._word(sigma), sigma, values) <= (inner + outer) / 2
 
         if B is None:
             answer: Any = sla.schur(A, output="complex", sort=lambda value: bool(wanted(value)))
@@ -182,8 +183,8 @@ def lapack(
             gives one that JAX may trace.
         which: which eigenvalues, in SciPy's words: "SA" (default) and "LA", the lowest and the
             highest, "LM" and "SM" of `Hermitian`; "LM" (default), "SM", "LR", "SR", "LI", "SI" of
-            `General`, `Polynomial` and `Subspace`; "LM" (default) and "SM" of `Singular`. With `sigma` it
-            applies to 1/(λ − σ).
+            `General`, `Polynomial` and `Subspace`; "LM" (default) and "SM" of `Singular`. With
+            `sigma` it applies to 1/(λ − σ), and "LM" is the default.
         subset_by_value: of `Hermitian`: the eigenvalues in this half-open interval, of which there
             must be k.
 

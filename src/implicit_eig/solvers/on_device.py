@@ -1,7 +1,7 @@
 """Dense eigenproblems on the device of the arrays, by JAX."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,11 @@ FIRST: dict[str, Callable[[Array], Array]] = {
 
 
 class OnDevice(Traceable, AbstractForwardSolver):
-    """Find all eigenpairs or singular triplets, the k wanted ones first.
+    """Find all eigenpairs or singular triplets, the k wanted ones first."""
 
-    Without a word for these, they have the order of the function that finds them.
-    """
+    usual: ClassVar[str] = "LM"
 
-    def __init__(
-        self, k: int | None = None, sigma: Shift | None = None, which: str | None = None
-    ):
+    def __init__(self, k: int | None = None, sigma: Shift | None = None, which: str | None = None):
         self.k = k
         self.sigma = sigma
         self.which = which
@@ -62,11 +59,9 @@ class OnDevice(Traceable, AbstractForwardSolver):
                     "`solvers.lanczos` for products."
                 )
         values, *vectors = self.all_pairs(A, B)
-        if self.which is None:
-            return values, *vectors
         sigma = self.sigma if sigma is None else sigma
         wanted = values if sigma is None else 1 / (values - sigma)
-        first = FIRST[self.which](wanted)
+        first = FIRST[self.which or (self.usual if sigma is None else "LM")](wanted)
         first = jnp.where(jnp.isfinite(values), first, jnp.inf)
         # of equal numbers that of larger imaginary part comes first
         order = jnp.lexsort((-values.imag, first))
@@ -74,8 +69,8 @@ class OnDevice(Traceable, AbstractForwardSolver):
             order = order.at[: self.k].set(jnp.sort(order[: self.k]))  # ascending
         return tuple(part[..., order] for part in (values, *vectors))
 
-    def all_pairs(self, A: Matrix, B: Matrix | None) -> tuple[Array, ...]:
-        """Return all of them."""
+    def all_pairs(self, A: Matrix, B: Matrix | None = None) -> tuple[Array, ...]:
+        """Return all of them, in the order of the function that finds them."""
         raise NotImplementedError
 
 
@@ -84,8 +79,9 @@ class JaxEigh(OnDevice):
 
     kinds = ("Hermitian", "Subspace")
     name = "jax_eigh"
+    usual = "SA"
 
-    def all_pairs(self, A: Matrix, B: Matrix | None) -> tuple[Array, ...]:
+    def all_pairs(self, A: Matrix, B: Matrix | None = None) -> tuple[Array, ...]:
         """Return the eigenvalues, ascending, and B-orthonormal eigenvectors."""
         if B is None:
             return tuple(jnp.linalg.eigh(A))
@@ -105,7 +101,7 @@ class JaxEig(OnDevice):
     kinds = ("General", "Subspace")
     name = "jax_eig"
 
-    def all_pairs(self, A: Matrix, B: Matrix | None) -> tuple[Array, ...]:
+    def all_pairs(self, A: Matrix, B: Matrix | None = None) -> tuple[Array, ...]:
         """Return the eigenvalues, right and left eigenvectors."""
         if B is None:
             values, left, right = linalg.eig(A)
@@ -123,13 +119,15 @@ class JaxSvd(OnDevice):
     kinds = ("Singular",)
     name = "jax_svd"
 
-    def all_pairs(self, A: Matrix, B: Matrix | None) -> tuple[Array, ...]:
+    def all_pairs(self, A: Matrix, B: Matrix | None = None) -> tuple[Array, ...]:
         """Return the singular values, right and left singular vectors."""
         U, values, Vh = jnp.linalg.svd(A, full_matrices=False)
         return values, Vh.conj().T, U
 
 
-def jax_eigh(k: int | None = None, sigma: Shift | None = None, *, which: str = "SA") -> JaxEigh:
+def jax_eigh(
+    k: int | None = None, sigma: Shift | None = None, *, which: str | None = None
+) -> JaxEigh:
     """Make a solver for dense Hermitian problems by `jax.numpy.linalg.eigh`, on the device.
 
     A pencil is reduced by the Cholesky factor of B.
@@ -137,8 +135,8 @@ def jax_eigh(k: int | None = None, sigma: Shift | None = None, *, which: str = "
     Args:
         k: the number of eigenpairs; `None` for that of the problem.
         sigma: the eigenvalues nearest to it; `solve(A, sigma=...)` gives one that JAX may trace.
-        which: "SA", the lowest, "LA", "LM" or "SM"; with `sigma` it applies to 1/(λ − σ), and
-            "LM" is the default.
+        which: "SA", the lowest (default), "LA", "LM" or "SM"; with `sigma` it applies to
+            1/(λ − σ), and "LM" is the default.
 
     Returns:
         A solver for `eigensolver(..., Hermitian(k))` without callbacks to the host: it finds all
@@ -158,10 +156,12 @@ def jax_eigh(k: int | None = None, sigma: Shift | None = None, *, which: str = "
         >>> solve(jnp.diag(jnp.array([1.0, 2.0, 4.0]))).values.tolist()
         [2.0, 4.0]
     """
-    return JaxEigh(k, shift(sigma), _word("jax_eigh", which, sigma, ("SA", "LA", "LM", "SM")))
+    return JaxEigh(k, shift(sigma), _word("jax_eigh", which, ("SA", "LA", "LM", "SM")))
 
 
-def jax_eig(k: int | None = None, sigma: Shift | None = None, *, which: str = "LM") -> JaxEig:
+def jax_eig(
+    k: int | None = None, sigma: Shift | None = None, *, which: str | None = None
+) -> JaxEig:
     """Make a solver for dense general problems by `jax.lax.linalg.eig`, on the device.
 
     A pencil is reduced by B⁻¹; one with a singular B is for `lapack`.
@@ -169,7 +169,7 @@ def jax_eig(k: int | None = None, sigma: Shift | None = None, *, which: str = "L
     Args:
         k: the number of eigenpairs; `None` for that of the problem.
         sigma: the eigenvalues nearest to it; `solve(A, sigma=...)` gives one that JAX may trace.
-        which: "LM", "SM", "LR", "SR", "LI" or "SI"; with `sigma` it applies to 1/(λ − σ).
+        which: "LM" (default), "SM", "LR", "SR", "LI" or "SI"; with `sigma` it applies to 1/(λ − σ).
 
     Returns:
         A solver for `eigensolver(..., General(k))` with left eigenvectors, so that gradients of
@@ -188,15 +188,15 @@ def jax_eig(k: int | None = None, sigma: Shift | None = None, *, which: str = "L
         >>> solve(jnp.array([[1.0, 1.0], [0.0, 2.0]])).values.real.round(4).tolist()
         [2.0]
     """
-    return JaxEig(k, shift(sigma), _word("jax_eig", which, sigma, ("LM", "SM", *list(FIRST)[4:])))
+    return JaxEig(k, shift(sigma), _word("jax_eig", which, ("LM", "SM", *list(FIRST)[4:])))
 
 
-def jax_svd(k: int | None = None, *, which: str = "LM") -> JaxSvd:
+def jax_svd(k: int | None = None, *, which: str | None = None) -> JaxSvd:
     """Make a solver for singular triplets of arrays by `jax.numpy.linalg.svd`, on the device.
 
     Args:
         k: the number of triplets; `None` for that of the problem.
-        which: "LM" or "SM", the largest or the smallest.
+        which: "LM" (default) or "SM", the largest or the smallest.
 
     Returns:
         A solver for `eigensolver(..., Singular(k))` without callbacks to the host.
@@ -213,9 +213,10 @@ def jax_svd(k: int | None = None, *, which: str = "LM") -> JaxSvd:
         >>> eigensolver(jax_svd(), Singular(k=1))(jnp.diag(jnp.array([1.0, 3.0]))).values.tolist()
         [3.0]
     """
-    return JaxSvd(k, None, _word("jax_svd", which, None, ("LM", "SM")))
+    return JaxSvd(k, None, _word("jax_svd", which, ("LM", "SM")))
 
 
-def _word(name: str, which: str, sigma: Shift | None, known: tuple[str, ...]) -> str:
-    check_which(name, which, known)
-    return "LM" if sigma is not None and which == "SA" else which
+def _word(name: str, which: str | None, known: tuple[str, ...]) -> str | None:
+    if which is not None:
+        check_which(name, which, known)
+    return which
