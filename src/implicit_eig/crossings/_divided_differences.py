@@ -68,6 +68,10 @@ def _value(f: Function, S: Array, *directions: Array, real: bool) -> Array:
         values = jax.vmap(f)(lam)
         return jnp.diag(values).astype(np.promote_types(values.dtype, S.dtype))
     m = len(directions)
+    # in units of the eigenvalues, so that their powers do not overflow
+    unit = _unit(lam)
+    lam, directions = lam / unit.astype(lam.dtype), [E / unit.astype(E.dtype) for E in directions]
+    f = _InUnits(f, unit)
     points = jnp.stack(jnp.meshgrid(*[lam] * (m + 1), indexing="ij"), -1).reshape(-1, m + 1)
     table = lax.map(lambda x: divided_difference(f, x), points, batch_size=BATCH)
     dtype = np.promote_types(table.dtype, S.dtype)
@@ -134,6 +138,23 @@ def _along(f: Function, S: Array, directions: Any, dot: Array, dtype: Any, real:
     dot = dot.astype(dtype)
     b = jnp.stack([dot, jnp.zeros_like(dot)])
     return lax.custom_linear_solve(matvec, b, solve, symmetric=True)[0].T
+
+
+def _unit(lam: Inexact[Array, " k"]) -> Array:
+    """Return a power of two of the size of the eigenvalues, which rounds nothing."""
+    size = jnp.max(jnp.abs(lax.stop_gradient(lam)))
+    usable = (size > 0) & (size < jnp.inf)
+    return jnp.where(usable, jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, size, 1)))), 1)
+
+
+class _InUnits(eqx.Module):
+    """A function of eigenvalues that are multiples of a unit."""
+
+    f: Function
+    unit: Array
+
+    def __call__(self, x: Array) -> Array:
+        return self.f(x * self.unit.astype(x.dtype))
 
 
 class _Moved(eqx.Module):
