@@ -153,7 +153,7 @@ def test_pairs_so_near_that_rounding_turns_them():
 
 @pytest.mark.parametrize(
     ("seed", "kinds"),
-    [(seed, None) for seed in (1591, 100256, 101836, 103358, 107782, 205454)]
+    [(seed, None) for seed in (1591, 100256, 101836, 103358, 107782, 200751, 205454)]
     + [(30125, ["General"])],
 )
 def test_problems_that_random_search_found(seed, kinds):

@@ -101,7 +101,11 @@ class PairsCheck(eqx.Module):
         unlike = _apart(values_bar)
         smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
         alone = jnp.asarray(0.0 if problem.smooth_sums else 1.0, near.dtype)
-        return _NearPairs(near, turned, unlike, smooth, values, alone)
+        n, k = problem.solution(residuals[1]).vectors.shape
+        others = jnp.where(near > 0, near, jnp.inf) if k < n else jnp.zeros_like(near)
+        farthest = jnp.min(others, axis=1)
+        farthest = jnp.where(jnp.isfinite(farthest), farthest, 0)
+        return _NearPairs(near, turned, unlike, smooth, values, alone, farthest)
 
 
 def _apart(x: Any) -> Any:
@@ -127,6 +131,7 @@ class _NearPairs(NamedTuple):
     smooth: Any  # the rest of it
     values: Any
     alone: Any  # 1 where they share no block of the conditions
+    farthest: Any  # closeness to the farthest of the k, (k,); 0 where all n are known
 
 
 class _OfCotangent(eqx.Module):
@@ -258,7 +263,7 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
 
 
 def _inexact(
-    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any
+    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any, farthest: Any
 ) -> Iterator[Objection]:
     """Object to a gradient of which near eigenpairs are an inexact part."""
     parts, whole = turned + unlike, smooth + turned.max()
@@ -272,12 +277,23 @@ def _inexact(
             f"function of both pairs together, `matrix_function`, or higher precision, {EXCUSE}"
         )
 
+    def of_others(pairs: Any) -> str:
+        i = int(pairs[0])
+        return (
+            f"`jax.grad`, `jax.vjp`: operators that determine pair {i} well enough; got ones of "
+            f"which rounding changes its value {values[i]:.6g} by {farthest[i]:.1e} of the "
+            "distance to the farthest of the k, and so turns its vector into those beyond the k. "
+            "The gradient may be wrong by that much of itself, or more. Scale the unknowns, use "
+            f"higher precision, {EXCUSE}"
+        )
+
     limit = loose(near.dtype)
     yield Objection((near > limit) & (near * parts > limit * whole), _of_two(message))
+    yield Objection((farthest > limit) & (smooth > 0), of_others)
 
 
 def _inexact_again(
-    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any
+    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any, farthest: Any
 ) -> Iterator[Objection]:
     """Object to second derivatives of which near eigenpairs are an inexact part.
 

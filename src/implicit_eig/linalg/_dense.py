@@ -17,7 +17,7 @@ from ..problems.singular import Singular
 from ..solution import Solution
 from ..solvers.on_device import JaxEig, jax_eigh, jax_svd
 
-Matrices = Inexact[Array, "... m n"]
+Matrices = Inexact[Array, "... _ _"]
 Numbers = Shaped[Array, "... k"]
 # As the originals, they return NaN where they fail. So the value needs no callback to the host.
 POLICY = Policy(forward=Action.NAN)
@@ -141,7 +141,8 @@ def eig(
         left: whether left eigenvectors are returned too, yᴴA = λ yᴴB, as by SciPy's `eig`; here
             they have yᴴBx = 1.
         right: whether eigenvectors are returned.
-        policy: as for `eigh`.
+        policy: as for `eigh`. The value, too, warns of eigenvalues near an exceptional point, by a
+            callback; `Policy.nan()` has none.
 
     Returns:
         `EigResult`; with `left` the tuple (values, left vectors, vectors); without both the
