@@ -16,7 +16,7 @@ RIGHT, WARNED_RIGHT, WARNED, REFUSED = "right", "warned, right", "warned", "refu
 SILENT, CRASH, NAN, HANG, UNKNOWN = "SILENT", "CRASH", "NAN", "HANG", "unknown"
 BAD = (SILENT, CRASH, NAN, HANG)
 SECONDS = 120
-ERRORS = ["LinAlgError"] + [
+ERRORS = ["LinAlgError", "SingularError"] + [
     name
     for name, kind in vars(ie).items()
     if isinstance(kind, type) and issubclass(kind, ie.ImplicitEigError)

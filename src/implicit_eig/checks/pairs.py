@@ -101,6 +101,8 @@ class PairsCheck(eqx.Module):
         unlike = _apart(values_bar)
         smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
         alone = jnp.asarray(0.0 if problem.smooth_sums else 1.0, near.dtype)
+        # near an exceptional point derivatives have higher powers of the distance
+        near = near if problem.block_is_hermitian else 3 * near
         n, k = problem.solution(residuals[1]).vectors.shape
         others = jnp.where(near > 0, near, jnp.inf) if k < n else jnp.zeros_like(near)
         farthest = jnp.min(others, axis=1)
@@ -297,11 +299,11 @@ def _inexact_again(
 ) -> Iterator[Objection]:
     """Object to second derivatives of which near eigenpairs are an inexact part.
 
-    With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g³, as
-    vectors have at an exceptional point, or 1/g², and with ε = `closeness` the relative error of g
-    an error of 3ε is left, or less. So it is of functions of both pairs together. Of one that is
-    smooth where the pairs meet and yet not the same in all their bases, the terms of size 1/g²
-    cancel, and ε/g is left; and of all smooth functions where the pairs share no block.
+    With a gap g and unit spread, a function of single pairs has second derivatives of size 1/g² or
+    1/g³, and with ε = `closeness` the relative error of g an error of 3ε is left, or less. So it is
+    of functions of both pairs together. Of one that is smooth where the pairs meet and yet not the
+    same in all their bases, the terms of size 1/g² cancel, and ε/g is left; and of all smooth
+    functions where the pairs share no block.
     """
     eps = float(jnp.finfo(near.dtype).eps)
     # a smooth function has parts as large as the rest of the gradient, where others have 1/g
