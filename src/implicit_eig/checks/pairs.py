@@ -37,6 +37,8 @@ ALIGNED = 1e-4
 # How much larger than the rest of a gradient the part of two near eigenpairs is, at most, in a
 # function that is smooth where they meet.
 SMOOTH = 1e3
+# The power of eps up to which cotangents count as equal where they are differentiated.
+AGAIN = 0.75
 
 
 class PairsCheck(eqx.Module):
@@ -80,11 +82,16 @@ class PairsCheck(eqx.Module):
         along = diagonal(part) if part.ndim == 2 else part
         return along if jnp.iscomplexobj(values) else along.real
 
-    def judge(self, bar: PyTree, residuals: Any) -> PyTree:
-        """Return `bar`, if the cotangents of the eigenvalues are equal within clusters."""
+    def judge(self, bar: PyTree, residuals: Any, again: bool = False) -> PyTree:
+        """Return `bar`, if the cotangents of the eigenvalues are equal within clusters.
+
+        Second derivatives divide what distinguishes them by the gap, so `again` forgives less.
+        """
         _, values, near = self.given(residuals)
         parts = differences(self.values_bar(bar, values), as_one(near), values)
-        check = gauge_check(self.policy, Dependence(_of_values, self.rtol))
+        least = float(jnp.finfo(near.dtype).eps) ** AGAIN
+        rtol = min(self.rtol, least) if again else self.rtol
+        check = gauge_check(self.policy, Dependence(_of_values, rtol))
         return enforce(check, (*parts, values), bar)
 
     def of_near(self, bar: PyTree, turn: Any, residuals: Any) -> "_NearPairs":
@@ -102,12 +109,12 @@ class PairsCheck(eqx.Module):
         smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
         alone = jnp.asarray(0.0 if problem.smooth_sums else 1.0, near.dtype)
         # near an exceptional point derivatives have higher powers of the distance
-        near = near if problem.block_is_hermitian else 3 * near
+        power = jnp.asarray(1.0 if problem.block_is_hermitian else 3.0, near.dtype)
         n, k = problem.solution(residuals[1]).vectors.shape
         others = jnp.where(near > 0, near, jnp.inf) if k < n else jnp.zeros_like(near)
         farthest = jnp.min(others, axis=1)
         farthest = jnp.where(jnp.isfinite(farthest), farthest, 0)
-        return _NearPairs(near, turned, unlike, smooth, values, alone, farthest)
+        return _NearPairs(near, turned, unlike, smooth, values, alone, farthest, power)
 
 
 def _apart(x: Any) -> Any:
@@ -134,6 +141,7 @@ class _NearPairs(NamedTuple):
     values: Any
     alone: Any  # 1 where they share no block of the conditions
     farthest: Any  # closeness to the farthest of the k, (k,); 0 where all n are known
+    power: Any  # errors of first derivatives, in errors of distances
 
 
 class _OfCotangent(eqx.Module):
@@ -193,7 +201,7 @@ def _judge(bar: PyTree, turn: Any, residuals: Any, *, check: PairsCheck) -> PyTr
 @_judge.def_jvp
 def _judge_jvp(primals: Any, tangents: Any, *, check: PairsCheck) -> tuple[PyTree, PyTree]:
     (bar, turn, residuals), (dot, *_) = primals, tangents
-    out = _judge(bar, turn, residuals, check=check)
+    out = check.judge(_judge(bar, turn, residuals, check=check), residuals, again=True)
     figures = check.of_near(bar, turn, residuals)
     out = enforce(gauge_check(check.policy, _inexact_again), tuple(figures), out)
     if dot is None or not eqx.is_array(_of_values_in(dot)):
@@ -265,10 +273,17 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
 
 
 def _inexact(
-    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any, farthest: Any
+    near: Any,
+    turned: Any,
+    unlike: Any,
+    smooth: Any,
+    values: Any,
+    alone: Any,
+    farthest: Any,
+    power: Any,
 ) -> Iterator[Objection]:
     """Object to a gradient of which near eigenpairs are an inexact part."""
-    parts, whole = turned + unlike, smooth + turned.max()
+    parts, whole, near = turned + unlike, smooth + turned.max(), power * near
 
     def message(i: int, j: int) -> str:
         return (
@@ -295,7 +310,14 @@ def _inexact(
 
 
 def _inexact_again(
-    near: Any, turned: Any, unlike: Any, smooth: Any, values: Any, alone: Any, farthest: Any
+    near: Any,
+    turned: Any,
+    unlike: Any,
+    smooth: Any,
+    values: Any,
+    alone: Any,
+    farthest: Any,
+    power: Any,
 ) -> Iterator[Objection]:
     """Object to second derivatives of which near eigenpairs are an inexact part.
 
