@@ -23,12 +23,15 @@ SOURCE = ROOT / "src" / "implicit_eig"
 # From the top of the building to its ground. A room imports from rooms below it, or its own.
 FLOORS = [
     "__init__",
+    "linalg",
+    "bridges",
     "plot",
     "crossings",
     "diagnostics",
     "testing",
     "extending",
     "_eigensolver",
+    "_checked",
     "_forward",
     "_polish",
     "implicit",
