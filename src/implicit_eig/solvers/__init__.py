@@ -16,6 +16,8 @@ from .lapack import lapack
 from .lobpcg import lobpcg
 from .newton import newton
 from .on_device import jax_eig, jax_eigh, jax_svd
+from .primme import primme
+from .primme_svd import primme_svd
 
 __all__ = [
     "AbstractForwardSolver",
@@ -28,4 +30,6 @@ __all__ = [
     "lapack",
     "lobpcg",
     "newton",
+    "primme",
+    "primme_svd",
 ]
