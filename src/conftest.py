@@ -1,0 +1,17 @@
+"""Leave out the examples of solvers and bridges whose packages are not installed."""
+
+import importlib.util
+
+NEEDS = {
+    "solvers/primme.py": "primme",
+    "solvers/primme_svd.py": "primme",
+    "solvers/slepc.py": "slepc4py",
+    "solvers/lanczos.py": "matfree",
+    "bridges/_torch.py": "torch",
+    "bridges/_autograd.py": "autograd",
+}
+collect_ignore = [
+    f"implicit_eig/{file}"
+    for file, package in NEEDS.items()
+    if importlib.util.find_spec(package) is None
+]
