@@ -1,6 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
-from . import extending, linalg, plot, solvers, testing
+from . import bridges, extending, linalg, plot, solvers, testing
 from ._eigensolver import Eigensolver, eigensolver
 from ._errors import (
     ClusterWarning,
@@ -127,6 +127,7 @@ __all__ = [
     "UnitComponent",
     "UserProducts",
     "apply_projector",
+    "bridges",
     "diagnose",
     "directional_derivatives",
     "eigensolver",

@@ -11,7 +11,6 @@ from jaxtyping import Array, Inexact, PyTree
 
 from .._errors import InputError
 
-
 TAGS = {
     lx.symmetric_tag: lx.is_symmetric,
     lx.positive_semidefinite_tag: lx.is_positive_semidefinite,
