@@ -571,6 +571,7 @@ def test_sparse_tensors_have_sparse_gradients(torch, layout):
     np.testing.assert_allclose(dense, np.where(stored, np.outer(x, x), 0.0), atol=EXACT)
 
 
+@sparse_test
 def test_gradients_reach_what_a_sparse_tensor_is_made_of(torch):
     M = pattern()
     places, entries = np.array(M.tocoo().coords), tensor(torch, M.data)
