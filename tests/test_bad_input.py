@@ -17,9 +17,6 @@ from problems import EPS, eigh, random_definite, random_hermitian
 import implicit_eig as ie
 
 A, B = random_hermitian(6, seed=0), random_definite(6, seed=1)
-PAIR = lx.FunctionLinearOperator(
-    lambda x: x, (jax.ShapeDtypeStruct((3,), jnp.float64), jax.ShapeDtypeStruct((3,), jnp.float64))
-)
 
 
 def solve(*operators, k=2):
@@ -43,7 +40,6 @@ CASES = {
     "stack": (lambda: solve(jnp.ones((2, 6, 6))), r"Use `jax.vmap` for a stack"),
     "list": (lambda: solve([[1.0]]), r"got list. Wrap a function"),
     "function": (lambda: solve(lambda v: v), r"Wrap a function v -> A v"),
-    "pytree": (lambda: solve(PAIR), r"an operator between vectors of shape \(n,\)"),
     "three": (lambda: solve(A, B, B), r"one operator A, or two, A and B; got 3"),
     "none": (lambda: solve(), r"one operator A, or two, A and B; got 0"),
     "k = 0": (lambda: ie.Hermitian(0), r"a positive number of pairs; got 0"),

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from problems import Counting, grid_pencil, random_definite, random_hermitian, with_spectrum
 
 import implicit_eig as ie
+from implicit_eig import solvers
 from implicit_eig.solvers import arpack, arpack_general
 
 
@@ -225,3 +226,91 @@ def test_arpack_general_refuses():
     # all values at one distance: each run takes others
     with pytest.raises(ie.EigensolverError, match="a left vector for each value; got none near"):
         arpack_general(4, 0.0, left=True)(np.roll(np.eye(12), 1, axis=0))
+
+
+SPECTRUM = np.array([-5.0, -1.0, 0.5, 2.0, 3.0, 7.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [-5.0, -1.0]),
+        ({"which": "LA"}, [3.0, 7.0]),
+        ({"which": "LM"}, [-5.0, 7.0]),
+        ({"which": "SM"}, [-1.0, 0.5]),
+        ({"sigma": 1.8}, [2.0, 3.0]),
+        ({"sigma": 0.9, "which": "LA"}, [2.0, 3.0]),
+        ({"subset_by_value": (1.0, 4.0)}, [2.0, 3.0]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [solvers.lapack, solvers.jax_eigh])
+def test_which_pairs_of_a_dense_hermitian_problem(make, options, expected):
+    if make is solvers.jax_eigh and "subset_by_value" in options:
+        pytest.skip("an option of LAPACK alone")
+    A = with_spectrum(SPECTRUM, np.complex128)
+    solve = ie.eigensolver(make(**options), ie.Hermitian(2))
+    assert np.max(np.abs(solve(A).values - np.array(expected))) < 1e-13
+    assert np.max(np.abs(jax.jit(solve)(A).values - np.array(expected))) < 1e-13
+
+
+def test_dense_solvers_see_a_cluster_that_k_cuts():
+    A = with_spectrum([1.0, 2.0, 2.0, 4.0])
+    for solver in (solvers.lapack(), solvers.jax_eigh()):
+        solve = ie.eigensolver(solver, ie.Hermitian(2))
+        with pytest.warns(ie.ClusterWarning):
+            jax.block_until_ready(solve(A).values)
+
+
+def test_a_schur_basis_of_a_defective_eigenvalue():
+    A = np.diag([1.0, 1.0, 3.0, 4.0]) + np.diag([1.0, 0.3, 0.2], 1)
+    P = np.random.default_rng(2).standard_normal((4, 4))
+    A = jnp.asarray(P @ A @ np.linalg.inv(P))
+    B = random_definite(4)
+    for operators in ((A,), (B @ A, B)):
+        solve = ie.eigensolver(solvers.lapack(which="SR"), ie.Subspace(2))
+        assert abs(jnp.trace(solve(*operators).values) - 2) < 1e-7
+
+
+def test_infinite_eigenvalues_come_last():
+    A, B = jnp.diag(jnp.array([1.0, 2.0, 3.0])), jnp.diag(jnp.array([1.0, 1.0, 0.0]))
+    values = ie.eigensolver(solvers.lapack(), ie.General(2))(A, B).values
+    assert np.max(np.abs(values - np.array([2.0, 1.0]))) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: solvers.lapack(which="XX"), "one of SA, LM, SM, LA, LR, SR, LI, SI; got 'XX'"),
+        (lambda: ie.eigensolver(solvers.lapack(which="LI"), ie.Hermitian(1)), "got 'LI'"),
+        (lambda: solvers.lapack(sigma=0.0, subset_by_value=(0, 1)), "an interval alone; got"),
+        (
+            lambda: ie.eigensolver(solvers.lapack(subset_by_value=(0, 1)), ie.General(1)),
+            "a `Hermitian` problem; got `General`",
+        ),
+        (lambda: ie.eigensolver(solvers.arpack(), ie.Singular(1)), "Hermitian or Subspace; got"),
+        (lambda: ie.eigensolver(solvers.jax_svd(), ie.Hermitian(1)), "Singular; got `Hermitian`"),
+        (lambda: solvers.jax_eig(which="SA"), "one of LM, SM, LR, SR, LI, SI; got 'SA'"),
+        (lambda: solvers.lobpcg(which="LM"), "one of SA, LA; got 'LM'"),
+        (lambda: solvers.lobpcg(steps=3), "lobpcg`; got steps"),
+        (lambda: solvers.arpack_svd(which="LA"), "one of LM, SM; got 'LA'"),
+    ],
+)
+def test_what_ready_made_solvers_refuse(call, words):
+    with pytest.raises(ie.InputError, match=words):
+        call()
+
+
+def test_what_they_refuse_when_run():
+    A = random_hermitian(20, seed=0)
+    operator = lx.FunctionLinearOperator(lambda x: A @ x, jax.ShapeDtypeStruct((20,), A.dtype))
+    grid = grid_pencil(10)[0](grid_pencil(10)[1])[0]
+    for solver, problem, matrix, words in [
+        (solvers.lapack(), ie.Hermitian(1), operator, "operators of known entries; got"),
+        (solvers.jax_eigh(), ie.Hermitian(1), grid, "an A that is an array; got"),
+        (solvers.arpack_svd(), ie.Singular(20), A, "fewer triplets than rows and columns; got"),
+        (solvers.lobpcg(maxiter=2), ie.Hermitian(2), grid, "convergence in 2 steps; got residuals"),
+        (solvers.lapack(subset_by_value=(0, 1e9)), ie.Hermitian(2), A, "k = 2 eigenvalues in the"),
+    ]:
+        with pytest.raises(ie.ImplicitEigError, match=words):
+            ie.eigensolver(solver, problem)(matrix)

@@ -62,6 +62,8 @@ from .functions import LineaxWithOptions
 # A solver of unknown tolerance is accepted up to ten times this, 1e-5, the default tolerance of
 # the solvers of SciPy and `jax.scipy.sparse.linalg`.
 UNKNOWN_RTOL = 1e-6
+# A right side lies in stiff rows where the other rows of its solution are this small, or smaller.
+STIFF = 1e-3
 # The number of steps of a solver that does not report it.
 UNKNOWN_STEPS = -1
 DENSE_SOLVERS = (lx.AutoLinearSolver, lx.LU, lx.QR, lx.SVD, lx.Cholesky)
@@ -223,7 +225,9 @@ def _solve_scaled(
     errors = (residual + eps) * growth
     # what the residual leaves in rows that are not stiff, where b lies in stiff ones
     others = _plain_norms(jax.tree.map(lambda u: scale_columns(u, systems.typical_sizes()), U))
-    hidden = jnp.where(others > 0, residual / jnp.where(others > 0, others, 1), 0)
+    hidden = jnp.where(
+        (others > 0) & (others < STIFF), residual / jnp.where(others > 0, others, 1), 0
+    )
     by_rounding = systems.rounding_of(unit, U)
     if by_rounding is not None:  # of what is not solved nothing can be said
         by_rounding = jnp.where(residual <= allowed, by_rounding, 0)

@@ -156,7 +156,7 @@ class AbstractPencilSystems(AbstractLinearSystems):
         return len(self.pencil.X) * geometric_means(self.pencil.rows())
 
     def rounding_of(self, b: Any, U: Any) -> Float[Array, " k"]:
-        """Return ρᵢ / |zᴴr / zᴴBz|, ρᵢ being the rounding of λᵢ, over the cosine of z and r.
+        """Return ρᵢ / |zᴴr / zᴴBz|, ρᵢ being the rounding of λᵢ, and more where z and r are apart.
 
         The Rayleigh quotient is the distance of the eigenvalues that z is made of, and a change of
         the operators that moves λᵢ by ρᵢ changes z by that much of itself. It turns xᵢ, and so r,
@@ -169,7 +169,8 @@ class AbstractPencilSystems(AbstractLinearSystems):
         inner = lambda X, Y: jnp.abs(jnp.sum(X.conj() * Y, axis=0))  # noqa: E731
         square, cosine = inner(Z, apply(self.pencil.B, Z)), inner(Z, R)
         distance = cosine * (sizes / norms) / jnp.where(square > 0, square, 1)
-        part = distance * cosine
+        # the rounding is some ten times the typical one
+        part = distance * jnp.minimum(VALUE * cosine, 1)
         return jnp.where(part > 0, self.pencil.rounding() / jnp.where(part > 0, part, 1), 0)
 
     @staticmethod
