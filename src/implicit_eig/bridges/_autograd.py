@@ -15,7 +15,7 @@ from ._leaves import as_jax, as_numpy, check_callable, imported
 NAME = "bridges.autograd"
 
 
-def autograd(fn: Callable[..., Any]) -> Callable[..., Any]:
+def autograd(fn: Any) -> Callable[..., Any]:
     r"""Return a JAX function as one of arrays of HIPS autograd, which `grad` differentiates.
 
     Gradients follow autograd, whose convention is that of JAX: the gradient of a real function f of

@@ -14,7 +14,7 @@ from ._leaves import as_jax, as_numpy, check_callable, like_given
 NAME = "bridges.numpy"
 
 
-def numpy(fn: Callable[..., Any]) -> Callable[..., tuple[Any, Callable[[Any], tuple]]]:
+def numpy(fn: Any) -> Callable[..., tuple[Any, Callable[[Any], tuple]]]:
     r"""Return a JAX function as one of NumPy arrays, which returns its value and a pullback.
 
     The pullback computes x̄ⱼ = Σᵢ v̄ᵢ ∂vᵢ/∂xⱼ from the cotangent v̄ of the value v. As in JAX nothing

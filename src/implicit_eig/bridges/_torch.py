@@ -18,7 +18,7 @@ from ._leaves import as_jax, check_callable, check_kept, imported
 NAME = "bridges.torch"
 
 
-def torch(fn: Callable[..., Any]) -> Callable[..., Any]:
+def torch(fn: Any) -> Callable[..., Any]:
     r"""Return a JAX function as one of PyTorch tensors, which `backward` differentiates.
 
     Gradients follow PyTorch: that of a real function f of z = x + iy is ∂f/∂x + i ∂f/∂y.
