@@ -33,7 +33,7 @@ class Lapack(AbstractForwardSolver):
         k: int | None,
         sigma: Shift | None,
         which: str | None,
-        subset_by_value: tuple[float, float] | None,
+        subset_by_value: tuple[float | int, float | int] | None,
     ):
         self.k = k
         self.sigma = sigma
@@ -106,7 +106,8 @@ class Lapack(AbstractForwardSolver):
         return values[first], vectors[:, first]
 
     def _general(self, A: np.ndarray, B: np.ndarray | None, sigma: Shift | None) -> tuple:
-        answer: Any = sla.eig(A, B, left=True, right=True)
+        with np.errstate(divide="ignore", invalid="ignore"):  # infinite eigenvalues
+            answer: Any = sla.eig(A, B, left=True, right=True)
         values, left, right = answer
         order = by_pairs(_last_if_infinite(self._word(sigma), sigma, values), values)
         return values[order], right[:, order], left[:, order]
@@ -173,7 +174,7 @@ def lapack(
     sigma: Shift | None = None,
     *,
     which: str | None = None,
-    subset_by_value: tuple[float, float] | None = None,
+    subset_by_value: tuple[float | int, float | int] | None = None,
 ) -> Lapack:
     """Make a solver for dense problems by SciPy's `eigh`, `eig` and `svd`, which are LAPACK's.
 
