@@ -12,12 +12,14 @@ from ._abstract import AbstractForwardSolver
 from .arpack import arpack
 from .arpack_general import arpack_general
 from .arpack_svd import arpack_svd
+from .lanczos import lanczos
 from .lapack import lapack
 from .lobpcg import lobpcg
 from .newton import newton
 from .on_device import jax_eig, jax_eigh, jax_svd
 from .primme import primme
 from .primme_svd import primme_svd
+from .slepc import slepc
 
 __all__ = [
     "AbstractForwardSolver",
@@ -27,9 +29,11 @@ __all__ = [
     "jax_eig",
     "jax_eigh",
     "jax_svd",
+    "lanczos",
     "lapack",
     "lobpcg",
     "newton",
     "primme",
     "primme_svd",
+    "slepc",
 ]

@@ -95,6 +95,6 @@ def start_vectors(name: str, start: Any, n: int, dtype: Any) -> np.ndarray | Non
     return X.astype(dtype)
 
 
-def to_array(M: Any) -> np.ndarray:
-    """Return a sparse matrix as an array, and an array as it is."""
+def to_array(M: Any) -> Any:
+    """Return a sparse matrix as an array, and anything else as it is."""
     return M.toarray() if sp.issparse(M) else M

@@ -56,7 +56,8 @@ def by_pairs(first: np.ndarray, lam: np.ndarray) -> np.ndarray:
     digits = np.sqrt(np.finfo(lam.dtype).eps)
 
     def coarse(numbers: np.ndarray, size: np.ndarray) -> np.ndarray:
-        return np.round(numbers / (digits * (np.max(np.abs(size)) or 1)))
+        largest = np.max(np.abs(size), initial=0, where=np.isfinite(size))
+        return np.round(numbers / (digits * (largest or 1)))
 
     keys = (-coarse(finite.real, finite), -coarse(finite.imag, finite), coarse(first, first))
     return np.lexsort(keys)
