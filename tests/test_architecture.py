@@ -152,12 +152,15 @@ def test_public_names_are_documented_and_there():
 def public():
     """What a user calls: the public names, those of public modules, and methods."""
     yield from (vars(ie)[name] for name in ie.__all__)
-    yield from (vars(ie.solvers)[name] for name in ie.solvers.__all__)
+    for module in (ie.solvers, ie.linalg, ie.bridges):
+        yield from (vars(module)[name] for name in module.__all__)
     for module in (ie.plot, ie.testing):
         for name, thing in vars(module).items():
             if not name.startswith("_") and inspect.getmodule(thing) is module:
                 yield thing
-    yield from (ie.SparseOperator.from_scipy, ie.SparseOperator.from_bcoo)
+    operator = ie.SparseOperator
+    yield from (operator.from_scipy, operator.from_bcoo, operator.from_csr, operator.from_coo)
+    yield operator.congruence
     yield from (ie.Eigensolver.values, ie.AbstractProblem.residual)
     yield from (ie.Policy.nan, ie.Policy.unchecked)
 

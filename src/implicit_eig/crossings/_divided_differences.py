@@ -70,7 +70,8 @@ def _value(f: Function, S: Array, *directions: Array, real: bool) -> Array:
     m = len(directions)
     # in units of the eigenvalues, so that their powers do not overflow
     unit = _unit(lam)
-    lam, directions = lam / unit.astype(lam.dtype), [E / unit.astype(E.dtype) for E in directions]
+    lam = lam / unit.astype(lam.dtype)
+    scaled = [E / unit.astype(E.dtype) for E in directions]
     f = _InUnits(f, unit)
     points = jnp.stack(jnp.meshgrid(*[lam] * (m + 1), indexing="ij"), -1).reshape(-1, m + 1)
     table = lax.map(lambda x: divided_difference(f, x), points, batch_size=BATCH)
@@ -79,7 +80,7 @@ def _value(f: Function, S: Array, *directions: Array, real: bool) -> Array:
     axes = "abcdefgh"[: m + 1]
     pairs = ",".join(map("".join, itertools.pairwise(axes)))
     product = functools.partial(jnp.einsum, f"{axes},{pairs}->{axes[0]}{axes[-1]}", table)
-    orders = itertools.permutations([E.astype(dtype) for E in directions])
+    orders = itertools.permutations([E.astype(dtype) for E in scaled])
     return functools.reduce(jnp.add, itertools.starmap(product, orders))
 
 

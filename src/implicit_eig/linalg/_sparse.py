@@ -200,7 +200,7 @@ def svds(
     Examples:
         >>> import jax.numpy as jnp
         >>> U, s, Vh = svds(jnp.diag(jnp.arange(1.0, 9.0)), k=2)
-        >>> s.round(3).tolist(), U.shape, Vh.shape
+        >>> [round(float(value), 3) for value in s], U.shape, Vh.shape
         ([7.0, 8.0], (8, 2), (2, 8))
     """
     if solver != "arpack":

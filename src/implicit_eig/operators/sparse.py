@@ -197,7 +197,7 @@ class SparseOperator(lx.AbstractLinearOperator):
 
             >>> import jax.numpy as jnp, numpy as np
             >>> stiffness, dofs = jnp.array([1.0, 2.0, 4.0]), np.array([[0, 1], [1, 2], [2, 3]])
-            >>> entries = stiffness[:, None, None] * jnp.array([[1.0, -1.0], [-1.0, 1.0]])
+            >>> entries = jnp.multiply.outer(stiffness, jnp.array([[1.0, -1.0], [-1.0, 1.0]]))
             >>> places = dofs[:, :, None], dofs[:, None, :]
             >>> SparseOperator.from_coo(entries, *places, keep=[1, 2]).as_matrix().tolist()
             [[3.0, -2.0], [-2.0, 6.0]]

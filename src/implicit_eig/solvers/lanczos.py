@@ -130,19 +130,20 @@ def _find(
     if inverse is not None:
         times = _inverse(A, B, sigma, inverse)
     found = _ritz(times, metric, v, steps)
-    # 0 is the end that is not wanted of the eigenvalues of an inverse
-    tau = jnp.nanmax(found.theta) if inverse is None else jnp.zeros_like(found.theta[0])
+    # beyond the largest eigenvalue; of those of an inverse, 0 is the end that is not wanted
+    least, most = jnp.nanmin(found.theta), jnp.nanmax(found.theta)
+    tau = 2 * most - least + jnp.abs(most) if inverse is None else jnp.zeros_like(most)
     found = found.first(k, wanted)
     for i in range(1, passes):
-        count = min(steps, len(v) - k)
-        if count > 0:
-            more = _ritz(_deflated(times, metric, found.X, tau), metric, _random(v, i), count)
-            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, more)
-            found = both.first(k, wanted)
+        outside, start = _deflated(times, metric, found.X, tau, _random(v, i))
+        more = _ritz(outside, metric, start, min(steps, max(1, len(v) - 1)))
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, more)
+        found = both.first(k, wanted)
     theta, X = found
     if inverse is not None:
         # a linear solve is inexact; the error of Rayleigh quotients is the square of that of x
         lam = jnp.sum(X.conj() * jax.lax.map(_times(A), X), axis=1).real
+        lam = jnp.where(jnp.isnan(theta), jnp.nan, lam)
         theta, X = _Ritz(lam, X).first(k, lambda lam: jnp.abs(lam - sigma.real))
     return theta, X.T
 
@@ -191,17 +192,20 @@ def _solve(L: Array, M: Array, trans: int = 0) -> Array:
 
 
 def _deflated(
-    times: Callable[[Array], Array], metric: Any, X: Array, tau: Array
-) -> Callable[[Array], Array]:
-    """Return the products with P M P + τ X XᴴB, where the rows of X are eigenvectors."""
+    times: Callable[[Array], Array], metric: Any, X: Array, tau: Array, v: Array
+) -> tuple[Callable[[Array], Array], Array]:
+    """Return the products with P M P + τ X XᴴB, where the rows of X are eigenvectors, and P v."""
     BX = X if metric is None else jax.lax.map(metric, X)
 
-    def product(v: Array) -> Array:
-        inside = (BX.conj() @ v) @ X
-        w = times(v - inside)
-        return w - (BX.conj() @ w) @ X + tau.astype(v.dtype) * inside
+    def inside(v: Array) -> Array:
+        return (BX.conj() @ v) @ X
 
-    return product
+    def product(v: Array) -> Array:
+        part = inside(v)
+        w = times(v - part)
+        return w - inside(w) + tau.astype(v.dtype) * part
+
+    return product, v - inside(v)
 
 
 def _times(A: Any) -> Callable[[Array], Array]:

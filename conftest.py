@@ -11,7 +11,7 @@ NEEDS = {
     "bridges/_autograd.py": "autograd",
 }
 collect_ignore = [
-    f"implicit_eig/{file}"
+    f"src/implicit_eig/{file}"
     for file, package in NEEDS.items()
     if importlib.util.find_spec(package) is None
 ]
