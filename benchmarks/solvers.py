@@ -1,6 +1,6 @@
 """Measure every ready-made solver on a problem of its kind, for a table in the documents.
 
-    python benchmarks/solvers.py --write
+python benchmarks/solvers.py --write
 """
 
 import argparse
