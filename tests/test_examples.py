@@ -48,6 +48,8 @@ SMALL = {
     "max_eigenvalue": ((), "above the minimum"),
     "symmetric_membrane": (("--points", 12, "--steps", 30), "least norm: λ₂/λ₁"),
     "exceptional_point": (("--distances", 12, "--trials", 4), "relative error ~ κ^"),
+    "buckling": ((), "of the uniform load, the second mode appears at"),
+    "waveguide": ((), "layer on the core: Δn ="),
 }
 
 
