@@ -139,10 +139,10 @@ def test_the_value_holds_no_callback():
 
 
 N = 60
-GRID = sp.random_array((N, N), density=0.1, rng=np.random.default_rng(0))
-GRID = (GRID + GRID.T + sp.diags_array(np.arange(1.0, N + 1))).tocsr()
+SCATTERED = [sp.csr_array(M * (M > 0.9)) for M in np.random.default_rng(0).random((2, N, N))]
+GRID = (SCATTERED[0] + SCATTERED[0].T + sp.diags_array(np.arange(1.0, N + 1))).tocsr()
 MASS = sp.diags_array(np.linspace(1.0, 2.0, N)).tocsr()
-OTHER = (GRID + sp.random_array((N, N), density=0.1, rng=np.random.default_rng(1))).tocsr()
+OTHER = (GRID + SCATTERED[1]).tocsr()
 
 
 @pytest.mark.parametrize(
