@@ -15,7 +15,7 @@ import scipy.sparse.linalg as spla
 from problems import EPS, random_definite, random_hermitian, with_spectrum
 
 import implicit_eig as ie
-from implicit_eig.solvers import _slepc
+from implicit_eig.solvers import _slepc, _slepc_found
 from implicit_eig.solvers.slepc import slepc
 
 pytest.importorskip("slepc4py", reason="needs slepc4py and petsc4py")
@@ -125,6 +125,30 @@ def test_products_alone(options, sigma, generalised):
     assert np.max(np.abs(values[:2] - exact)) < 100 * TOLERANCE
 
 
+def test_an_iteration_in_place_of_factors_is_accurate():
+    A, B = np.asarray(random_hermitian(60)), np.diag(np.linspace(1.0, 1e4, 60))
+    options = {"st_ksp_type": "gmres", "st_pc_type": "none"}
+    values, _ = solver(ie.Hermitian(2), options=options)(*map(spla.aslinearoperator, (A, B)))
+    assert np.max(np.abs(values[:2] / sla.eigh(A, B)[0][:2] - 1)) < 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_as_petsc_requests_them(dtype):
+    M, x = matrix((7, 5), dtype), matrix(5, dtype, seed=1)
+    run = _slepc.Run(PETSC, [spla.aslinearoperator(M)], "slepc")
+    (mat,) = run.matrices()
+    for name, times, y in (
+        ("mult", M, x),
+        ("multTranspose", M.T, M @ x),
+        ("multHermitian", M.conj().T, M @ x),
+    ):
+        given, made = (run.empty(length) for length in times.shape[::-1])
+        given.setArray(y)
+        vars(type(mat))[name](mat, given, made)
+        assert np.max(np.abs(made.getArray() - times @ y)) < 50 * EPS[np.dtype(dtype)]
+    run.end()
+
+
 def test_products_in_a_program():
     A = random_hermitian(N, np.float32)
     like = jax.ShapeDtypeStruct((N,), A.dtype)
@@ -167,6 +191,23 @@ def test_general(dtype, generalised, sigma, form):
     assert left or not PETSC.is_complex
 
 
+@pytest.mark.skipif(
+    not PETSC.PETSc.Sys.hasExternalPackage("mumps"), reason="needs a direct solver with pivots"
+)
+def test_sparse_factors_have_pivots():
+    A = sp.csr_matrix(np.roll(np.diag(np.arange(1.0, 9.0)), 1, axis=0))
+    values, _ = solver(ie.General(1), sigma=0.0)(A)
+    assert abs(abs(values[0]) - np.prod(np.arange(1.0, 9.0)) ** (1 / 8)) < 1e-9
+
+
+def test_of_a_pair_that_k_cuts_the_upper_is_returned():
+    lam, X = np.asarray([2 - 1j, 1 - 1j, 1 + 1j, 3.0]), matrix((2, 4), np.complex128)
+    found = _slepc_found.with_upper(_slepc_found.Found(lam, X, X))
+    assert np.array_equal(found.lam, [2 + 1j, *lam[1:]])
+    for vectors in (found.X, found.Y):
+        assert np.array_equal(vectors, np.hstack([X[:, :1].conj(), X[:, 1:]]))
+
+
 def test_left_vectors_where_they_are_asked_for():
     A = matrix((N, N))
     parts = lambda problem, **arguments: len(solver(problem, **arguments)(A))
@@ -175,10 +216,8 @@ def test_left_vectors_where_they_are_asked_for():
 
 
 def test_left_vectors_that_are_none_are_left_out(monkeypatch):
-    eps = PETSC.SLEPc.EPS
-    monkeypatch.setattr("implicit_eig.solvers._slepc_found._adjoint", lambda M, Y: Y[::-1])
+    monkeypatch.setattr(_slepc_found, "_adjoint", lambda M, Y: Y[::-1])
     assert len(solver(ie.General(2, left=True))(matrix((N, N)))) == 2
-    assert eps is PETSC.SLEPc.EPS
 
 
 def test_a_gradient_of_left_and_right_vectors():

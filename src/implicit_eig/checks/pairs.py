@@ -111,7 +111,9 @@ class PairsCheck(eqx.Module):
         # near an exceptional point derivatives have higher powers of the distance
         power = jnp.asarray(1.0 if problem.block_is_hermitian else 3.0, near.dtype)
         n, k = problem.solution(residuals[1]).vectors.shape
-        others = jnp.where(near > 0, near, jnp.inf) if k < n else jnp.zeros_like(near)
+        # those beyond the k may be far from a near multiplet of all k: at a distance like |λ|
+        away = jnp.where(near > 0, gap * _inverse(jnp.maximum(gap, abs(values)[:, None])), 0)
+        others = jnp.where(near > 0, near * away, jnp.inf) if k < n else jnp.zeros_like(near)
         farthest = jnp.min(others, axis=1)
         farthest = jnp.where(jnp.isfinite(farthest), farthest, 0)
         return _NearPairs(near, turned, unlike, smooth, values, alone, farthest, power)
@@ -140,7 +142,7 @@ class _NearPairs(NamedTuple):
     smooth: Any  # the rest of it
     values: Any
     alone: Any  # 1 where they share no block of the conditions
-    farthest: Any  # closeness to the farthest of the k, (k,); 0 where all n are known
+    farthest: Any  # closeness to the farthest of the k, or to 0, (k,); 0 where all n are known
     power: Any  # errors of first derivatives, in errors of distances
 
 
@@ -299,9 +301,9 @@ def _inexact(
         return (
             f"`jax.grad`, `jax.vjp`: operators that determine pair {i} well enough; got ones of "
             f"which rounding changes its value {values[i]:.6g} by {farthest[i]:.1e} of the "
-            "distance to the farthest of the k, and so turns its vector into those beyond the k. "
-            "The gradient may be wrong by that much of itself, or more. Scale the unknowns, use "
-            f"higher precision, {EXCUSE}"
+            "distance to the farthest of the k or of itself, and so turns its vector into those "
+            "beyond the k. The gradient may be wrong by that much of itself, or more. Scale the "
+            f"unknowns, use higher precision, {EXCUSE}"
         )
 
     limit = loose(near.dtype)

@@ -43,7 +43,7 @@ class PrimmeSVD(AbstractForwardSolver):
         """Return singular values (k,), right vectors (n, k) and left vectors (m, k)."""
         (m, n), dtype, k = A.shape, A.dtype, self.k or 1
         check_k("primme_svd", k, min(m, n), f"A of shape ({m}, {n})")
-        products = Products(dtype)
+        products = Products()
         options: dict[str, Any] = {
             "k": k,
             "which": self.which,

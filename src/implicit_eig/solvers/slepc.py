@@ -202,7 +202,6 @@ class Slepc(AbstractForwardSolver):
         self._check_k(min(m, n))
         svd = run.keep(SLEPc.SVD().create(run.comm))
         svd.setOperators(*run.matrices())
-        svd.setImplicitTranspose(not run.is_known(run.given[0]))
         svd.setDimensions(k)
         svd.setTolerances(run.tolerance)
         word = self.which or "LM"
