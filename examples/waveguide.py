@@ -54,7 +54,8 @@ def make_guide(x, y):
     places = np.full(basis.N, -1)
     free = basis.complement_dofs(basis.get_dofs())
     places[free] = np.arange(free.size)
-    local = lambda form: skfem.BilinearForm(form).coo_data(basis).tolocal()
+    # rows belong to test functions
+    local = lambda form: skfem.BilinearForm(form).coo_data(basis).tolocal().swapaxes(1, 2)
     return SimpleNamespace(
         mesh=mesh,
         centres=mesh.p[:, mesh.t].mean(axis=1),

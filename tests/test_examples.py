@@ -50,12 +50,17 @@ SMALL = {
     "exceptional_point": (("--distances", 12, "--trials", 4), "relative error ~ κ^"),
     "buckling": ((), "of the uniform load, the second mode appears at"),
     "waveguide": ((), "layer on the core: Δn ="),
+    "host_assembly": (("--cells", 4), "32 derivatives"),
+    "topology": (("--cells", 8, "--steps", 40), "least norm: λ₁ 0.0971 →"),
+    "torch_layers": (("--steps", 3), "gradient of 4742 weights"),
 }
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_examples_with_small_settings(name, tmp_path):
     settings, text = SMALL[name]
+    if name == "torch_layers":
+        pytest.importorskip("torch", reason="needs torch")
     script = ROOT / "examples" / f"{name}.py"
     result = run(script, *settings, "--output", "picture.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
