@@ -50,7 +50,8 @@ def minimum_norm_subgradient(
     zero at a minimiser of a largest eigenvalue (a maximiser of a smallest one). Elsewhere a small
     step along its negative lowers the largest eigenvalue, and a small step along it raises the
     smallest. A looser `Policy(degeneracy_rtol=...)` of the eigensolver in `f` bundles eigenvalues
-    that are nearly equal, which a line search needs near a crossing.
+    that are nearly equal, which a line search needs near a crossing. Projected onto a constraint,
+    the result is in general no such direction: let the parametrisation fulfil the constraint.
 
     Args:
         f: params -> `Solution` of a `Hermitian` or `Singular` problem; may be under `jax.jit`.

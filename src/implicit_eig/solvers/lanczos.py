@@ -10,8 +10,9 @@ condition of Rayleigh and Ritz on its space, in that of B, is
 
     QᴴBMQ z = θ QᴴBQ z,    QᴴBMQ = (QᴴBQ) H + (QᴴBr) eᵀ.
 
-From a single vector one eigenvector of each repeated eigenvalue is found. So the run is repeated
-outside of the space of the eigenvectors X found, where P = I − X XᴴB and M is replaced by
+From a single vector one eigenvector of each repeated eigenvalue is found, and further ones by
+rounding alone, if the run is long. So it is repeated outside of the space of the eigenvectors X
+found, where P = I − X XᴴB and M is replaced by
 
     P M P + τ X XᴴB,
 
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array
 
 from .._compiled import compiled
@@ -264,8 +266,10 @@ def _first(start: Any, like: Any) -> Array:
             "one column for each vector."
         )
     if jnp.iscomplexobj(X) and not jnp.issubdtype(like.dtype, jnp.complexfloating):
-        X = X.real
-    v = jnp.sum(X / jnp.linalg.norm(X, axis=0, keepdims=True), axis=1).astype(like.dtype)
+        X = jnp.concatenate([X.real, X.imag], axis=1)  # of a vector times i there is no real part
+    X = X.astype(like.dtype)
+    sizes = jnp.linalg.norm(X, axis=0, keepdims=True)
+    v = jnp.sum(X / jnp.where(sizes > 0, sizes, 1), axis=1)
     return v + noise * (RANDOM / len(v) ** 0.5)
 
 
@@ -307,7 +311,10 @@ def lanczos(
             `solve(A, sigma=...)` gives one that JAX may trace.
         passes: how many runs there are. A run finds one eigenvector of each repeated eigenvalue,
             and the following ones those that it has missed; so as many as an eigenvalue has
-            independent eigenvectors.
+            independent eigenvectors. With fewer the next eigenvalues take the place of the copies,
+            and no check notices, because each pair solves the problem. Only where no eigenvalue is
+            left is there an error. In a long run rounding brings in copies too, perhaps before they
+            have converged, which the check of the residuals reports.
 
     Returns:
         A solver for `eigensolver(..., Hermitian(k))`, with the eigenvalues ascending, or with
@@ -345,8 +352,8 @@ def lanczos(
             "`solvers.lanczos(sigma=...)`: a real shift, because eigenvalues are real; got "
             f"{sigma}. Give its real part."
         )
-    for name, count in (("steps", steps), ("passes", passes)):
-        if count is not None and (not isinstance(count, int) or count < 1):
+    for name, count in (("k", k), ("steps", steps), ("passes", passes)):
+        if count is not None and (not isinstance(count, (int, np.integer)) or count < 1):
             raise InputError(
                 f"`solvers.lanczos({name}=...)`: a positive integer; got {count!r}. Leave it out "
                 "for the default."
