@@ -85,7 +85,8 @@ CASES = {
 
 
 def callbacks(jaxpr):
-    found = [eqn.primitive.name for eqn in jaxpr.eqns if "callback" in eqn.primitive.name]
+    names = [eqn.primitive.name for eqn in jaxpr.eqns]
+    found = [name for name in names if "callback" in name or name == "debug_print"]
     for eqn in jaxpr.eqns:
         for part in jax.tree.leaves(
             list(eqn.params.values()),

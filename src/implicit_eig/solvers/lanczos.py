@@ -16,7 +16,8 @@ found, where P = I − X XᴴB and M is replaced by
 
     P M P + τ X XᴴB,
 
-which has the eigenvalue τ on X, at the end of the spectrum that is not wanted.
+which has the eigenvalue τ on X, at the end of the spectrum that is not wanted; until a run adds
+nothing to the k eigenpairs. After k runs nothing is left to add.
 """
 
 from collections.abc import Callable
@@ -59,13 +60,11 @@ class Lanczos(Traceable, AbstractForwardSolver):
         steps: int | None,
         inverse: lx.AbstractLinearSolver | None,
         sigma: Shift,
-        passes: int,
     ):
         self.k = k
         self.steps = steps
         self.inverse = inverse
         self.sigma = sigma
-        self.passes = passes
 
     @property
     def fn(self) -> Callable[..., tuple[Array, ...]]:
@@ -96,15 +95,14 @@ class Lanczos(Traceable, AbstractForwardSolver):
                 f"got {steps}. Choose others, or leave `steps` out."
             )
         number = jnp.asarray(self.sigma if sigma is None else sigma)
-        settings = _Settings(k, steps, self.passes)
         v = _first(start, like)
-        return _find(A, B, v, number.real.astype(like.dtype), self.inverse, settings)
+        counts = _Counts(k, steps)
+        return _find(A, B, v, number.real.astype(like.dtype), self.inverse, counts)
 
 
-class _Settings(NamedTuple):
+class _Counts(NamedTuple):
     k: int
     steps: int
-    passes: int
 
 
 class _Ritz(NamedTuple):
@@ -113,17 +111,17 @@ class _Ritz(NamedTuple):
     theta: Array
     X: Array
 
-    def first(self, k: int, by: Callable[[Array], Array]) -> "_Ritz":
-        """Return the k most wanted; NaN, of a run that broke down, is wanted least."""
+    def first(self, k: int, by: Callable[[Array], Array]) -> tuple["_Ritz", Array]:
+        """Return the k most wanted, and their places; NaN, of a breakdown, is wanted least."""
         order = jnp.argsort(by(self.theta))[:k]
-        return _Ritz(self.theta[order], self.X[order])
+        return _Ritz(self.theta[order], self.X[order]), order
 
 
 @compiled
 def _find(
-    A: Any, B: Any, v: Array, sigma: Array, inverse: Any, settings: _Settings
+    A: Any, B: Any, v: Array, sigma: Array, inverse: Any, counts: _Counts
 ) -> tuple[Array, Array]:
-    k, steps, passes = settings
+    k, steps = counts
     times, metric = _times(A), None if B is None else _times(B)
 
     def wanted(theta: Array) -> Array:
@@ -135,18 +133,27 @@ def _find(
     # beyond the largest eigenvalue; of those of an inverse, 0 is the end that is not wanted
     least, most = jnp.nanmin(found.theta), jnp.nanmax(found.theta)
     tau = 2 * most - least + jnp.abs(most) if inverse is None else jnp.zeros_like(most)
-    found = found.first(k, wanted)
-    for i in range(1, passes):
-        outside, start = _deflated(times, metric, found.X, tau, _random(v, i))
-        more = _ritz(outside, metric, start, min(steps, max(1, len(v) - 1)))
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, more)
-        found = both.first(k, wanted)
-    theta, X = found
+    found, _ = found.first(k, wanted)
+
+    def more(state: tuple[Array, _Ritz, Array]) -> tuple[Array, _Ritz, Array]:
+        runs, found, _ = state
+        outside, start = _deflated(times, metric, found.X, tau, _random(v, runs))
+        others = _ritz(outside, metric, start, min(steps, max(1, len(v) - 1)))
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, others)
+        found, order = both.first(k, wanted)
+        return runs + 1, found, jnp.any(order >= k)
+
+    def incomplete(state: tuple[Array, _Ritz, Array]) -> Array:
+        runs, _, grown = state
+        return (runs < k) & grown
+
+    begun = (jnp.asarray(1), found, jnp.asarray(True))
+    _, (theta, X), _ = jax.lax.while_loop(incomplete, more, begun)
     if inverse is not None:
         # a linear solve is inexact; the error of Rayleigh quotients is the square of that of x
         lam = jnp.sum(X.conj() * jax.lax.map(_times(A), X), axis=1).real
         lam = jnp.where(jnp.isnan(theta), jnp.nan, lam)
-        theta, X = _Ritz(lam, X).first(k, lambda lam: jnp.abs(lam - sigma.real))
+        (theta, X), _ = _Ritz(lam, X).first(k, lambda lam: jnp.abs(lam - sigma.real))
     return theta, X.T
 
 
@@ -248,7 +255,7 @@ def _like(A: Any) -> Any:
     return _operator(A).in_structure()
 
 
-def _random(like: Any, i: int) -> Array:
+def _random(like: Any, i: int | Array) -> Array:
     return jax.random.normal(jax.random.key(i), like.shape, like.dtype)
 
 
@@ -291,7 +298,6 @@ def lanczos(
     steps: int | None = None,
     inverse: lx.AbstractLinearSolver | Callable[..., Any] | None = None,
     sigma: Shift | None = None,
-    passes: int = 2,
 ) -> Lanczos:
     """Make a solver for k eigenpairs of a Hermitian problem by Lanczos' method, on the device.
 
@@ -309,12 +315,6 @@ def lanczos(
         sigma: with `inverse`, the shift, by default 0; the eigenvalues nearest to it are found.
             Unit: that of the eigenvalues. `None` without `inverse` finds the lowest.
             `solve(A, sigma=...)` gives one that JAX may trace.
-        passes: how many runs there are. A run finds one eigenvector of each repeated eigenvalue,
-            and the following ones those that it has missed; so as many as an eigenvalue has
-            independent eigenvectors. With fewer the next eigenvalues take the place of the copies,
-            and no check notices, because each pair solves the problem. Only where no eigenvalue is
-            left is there an error. In a long run rounding brings in copies too, perhaps before they
-            have converged, which the check of the residuals reports.
 
     Returns:
         A solver for `eigensolver(..., Hermitian(k))`, with the eigenvalues ascending, or with
@@ -325,8 +325,10 @@ def lanczos(
         InputError: matfree is not installed; `inverse` is missing; or `steps` does not fit (when
             traced).
 
-    Cost: in each pass `steps` products, or linear solves, and `steps` vectors of memory, which are
-        orthogonalised twice: 8 n `steps`² operations.
+    Cost: in each run `steps` products, or linear solves, and `steps` vectors of memory, which are
+        orthogonalised twice: 8 n `steps`² operations. Two runs find simple eigenvalues, one where k
+        is 1; there are as many as an eigenvalue has independent eigenvectors, and one more, which
+        shows that none is missing.
     Source: Lanczos (1950) J. Res. Nat. Bur. Standards 45, 255, doi:10.6028/jres.045.026; Ericsson &
         Ruhe (1980) Math. Comp. 35, 1251, doi:10.2307/2006390, for the inverse.
 
@@ -352,7 +354,7 @@ def lanczos(
             "`solvers.lanczos(sigma=...)`: a real shift, because eigenvalues are real; got "
             f"{sigma}. Give its real part."
         )
-    for name, count in (("k", k), ("steps", steps), ("passes", passes)):
+    for name, count in (("k", k), ("steps", steps)):
         if count is not None and (not isinstance(count, (int, np.integer)) or count < 1):
             raise InputError(
                 f"`solvers.lanczos({name}=...)`: a positive integer; got {count!r}. Leave it out "
@@ -360,4 +362,4 @@ def lanczos(
             )
     if inverse is not None and not isinstance(inverse, lx.AbstractLinearSolver):
         inverse = linear_solver(inverse)
-    return Lanczos(k, steps, inverse, 0.0 if number is None else number, passes)
+    return Lanczos(k, steps, inverse, 0.0 if number is None else number)
