@@ -18,11 +18,12 @@ from .cases import draw  # noqa: E402
 from .verdicts import BAD, judge  # noqa: E402
 
 MAPS = pathlib.Path("/proc/self/maps")
+MOST_MAPS = pathlib.Path("/proc/sys/vm/max_map_count")
 
 
 def drop_programs():
     """Drop compiled programs before they use up the memory maps that Linux allows."""
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 50_000:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 0.75 * int(MOST_MAPS.read_text()):
         jax.clear_caches()
 
 
