@@ -101,6 +101,7 @@ def cases():
     yield "arpack", {"sigma": 0.0}, "sparse pencil", hermitian, pencil, n
     yield "lobpcg", {"preconditioner": multigrid}, "sparse pencil", hermitian, pencil, n
     yield "primme", {"sigma": 0.0}, "sparse pencil", hermitian, pencil, n
+    yield "lanczos", {"inverse": ie.MINRES()}, "sparse pencil", hermitian, pencil, n
     yield "slepc", {"sigma": 0.0}, "sparse pencil", hermitian, pencil, n
     yield "lapack", {"which": "LR"}, "dense", general, square, DENSE
     yield "jax_eig", {"which": "LR"}, "dense", general, square, DENSE
@@ -112,6 +113,27 @@ def cases():
     yield "primme_svd", {}, "sparse", singular, rectangular, n
     yield "slepc", {}, "sparse", singular, rectangular, n
     yield "slepc", {"sigma": 1j}, "sparse quadratic", ie.Polynomial(K), damped, n
+    delayed = {"T": delay(G0), "start": undelayed(G0)}
+    yield "newton", delayed, "dense", ie.Nonlinear(delay(G0)), lambda p: (p,), DENSE
+
+
+def delay(G):
+    """T(λ, x, p) of rates that act partly later, λ x = G diag(p) x + e^{−λ/n} C x."""
+    n = len(G)
+    late = jnp.cos(jnp.arange(n)) / 10
+    matrix = lambda p: (G * p).astype(complex)
+    return lambda lam, x, p: lam * x - matrix(p) @ x - jnp.exp(-lam / n) * late * x
+
+
+def undelayed(G):
+    """Eigenpairs without the delay, where Newton's method starts."""
+
+    def start(p):
+        values, vectors = jnp.linalg.eig(G * p)
+        order = jnp.argsort(-values.real)[:K]
+        return values[order], vectors[:, order]
+
+    return start
 
 
 def measure(name, options, problem, operators, count):

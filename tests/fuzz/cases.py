@@ -113,7 +113,8 @@ def of_program(program, rng, seed):
     c = dict.fromkeys(FEATURES, 0.0)
     for name in rng.choice(names, 1 if rng.random() < 0.8 else 2, replace=False):
         c[name] = float(rng.choice([1.0, 1.0, 1.0, 1e-3, 1e-3]) if any(c.values()) else 1.0)
-    # of values alone, which need no solve, nothing shows that k cuts a cluster but another value
+    # of values alone, which need no solve, nothing shows that k cuts a cluster but another value;
+    # beside stiff entries, rounding makes one of values that differ
     of_values = not any(size for name, size in c.items() if name not in ("values", "sum"))
     return Case(
         program,
@@ -125,7 +126,7 @@ def of_program(program, rng, seed):
         (1 + rng.random(program.k)).astype(real),
         symmetric(rng.standard_normal((operators[0].shape[1],) * 2)).astype(real),
         symmetric(rng.standard_normal((m, m))).astype(real),
-        bool(rng.random() < 0.5) or (of_values and spectrum.startswith("cut")),
+        bool(rng.random() < 0.5) or (of_values and spectrum.startswith(("cut", "stiff"))),
         seed,
     )
 
