@@ -48,6 +48,7 @@ def pair(case):
             estimate = ie.diagnose(solve, *given(operators), of=of).gradient_error
             told = [w for w in caught if issubclass(w.category, ie.GaugeWarning)]
             gradient = jax.grad(lambda A: of(solve(*given(A))))(operators)
+            jax.block_until_ready(gradient)
         except Exception as error:
             if verdicts.refused(error):
                 return None
