@@ -43,6 +43,7 @@ from .linear_solvers.factorizations import (
 )
 from .linear_solvers.functions import linear_solver
 from .linear_solvers.host import host_linear_solver
+from .linear_solvers.ldlt import Ldlt
 from .linear_solvers.minres import MINRES
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
@@ -105,6 +106,7 @@ __all__ = [
     "ImplicitEigError",
     "InputError",
     "LargestComponent",
+    "Ldlt",
     "LinearSolveError",
     "LinearSolveWarning",
     "MatrixFunction",

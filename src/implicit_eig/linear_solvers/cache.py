@@ -120,8 +120,9 @@ def factorize(
         A: `scipy.sparse` matrix as the forward solver receives it, shape (n, n).
         B: the same; `None` for the identity.
         sigma: the shift, which must not be an eigenvalue. Unit: that of the eigenvalues.
-        method: `SuperLU()` (the default), `Cholmod()`, `Pardiso()`, or a function M -> solve of a
-            CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
+        method: `SuperLU()` (the default), `Ldlt()`, `Cholmod()`, `Pardiso()`, or a function
+            M -> solve of a CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and
+            (n, m).
 
     Returns:
         Factorization: call it as `solve(b)`; `solve_adjoint(b)` is (A − σB)⁻ᴴ b.

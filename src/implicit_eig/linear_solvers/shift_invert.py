@@ -42,8 +42,8 @@ class ShiftInvert(AbstractBatchedLinearSolver):
             on the side where these end, and one amid those of other problems. Where the system of
             an eigenpair of sparse operators does not converge, a shift next to its eigenvalue is
             tried, with a warning.
-        factorize: `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a CSC matrix
-            M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
+        factorize: `SuperLU()`, `Ldlt()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a
+            CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
             times the machine epsilon where that is larger (6e-6 in float32).
         max_steps: largest number of blocks in a Krylov space.

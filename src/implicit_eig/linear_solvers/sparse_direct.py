@@ -16,8 +16,8 @@ class SparseDirect(AbstractHostSolver):
     """Solve the bordered systems by assembling and factorising each on the host.
 
     Args:
-        factorize: `SuperLU()`, `Pardiso()`, or a function M -> solve of a CSC matrix M, where
-            solve(b) returns M⁻¹ b for b of shape (m,). The bordered matrix is indefinite.
+        factorize: `SuperLU()`, `Ldlt()`, `Pardiso()`, or a function M -> solve of a CSC matrix M,
+            where solve(b) returns M⁻¹ b for b of shape (m,). The bordered matrix is indefinite.
 
     Raises:
         InputError: the operators are not sparse; or `system=Deflated()`, whose dense
