@@ -33,7 +33,6 @@ PACKAGES = {
     "jax_eigh": "jax",
     "jax_eig": "jax",
     "jax_svd": "jax",
-    "newton": "optimistix",
     "primme": "primme",
     "primme_svd": "primme",
     "slepc": "slepc4py",
@@ -113,27 +112,6 @@ def cases():
     yield "primme_svd", {}, "sparse", singular, rectangular, n
     yield "slepc", {}, "sparse", singular, rectangular, n
     yield "slepc", {"sigma": 1j}, "sparse quadratic", ie.Polynomial(K), damped, n
-    delayed = {"T": delay(G0), "start": undelayed(G0)}
-    yield "newton", delayed, "dense", ie.Nonlinear(delay(G0)), lambda p: (p,), DENSE
-
-
-def delay(G):
-    """T(λ, x, p) of rates that act partly later, λ x = G diag(p) x + e^{−λ/n} C x."""
-    n = len(G)
-    late = jnp.cos(jnp.arange(n)) / 10
-    matrix = lambda p: (G * p).astype(complex)
-    return lambda lam, x, p: lam * x - matrix(p) @ x - jnp.exp(-lam / n) * late * x
-
-
-def undelayed(G):
-    """Eigenpairs without the delay, where Newton's method starts."""
-
-    def start(p):
-        values, vectors = jnp.linalg.eig(G * p)
-        order = jnp.argsort(-values.real)[:K]
-        return values[order], vectors[:, order]
-
-    return start
 
 
 def measure(name, options, problem, operators, count):
@@ -173,7 +151,8 @@ def main():
             print(f"{name}: {package} is not installed")
             continue
         error, solve, gradient = measure(name, given, problem, operators, count)
-        version = importlib.metadata.version(DISTRIBUTIONS.get(package, package))
+        package = DISTRIBUTIONS.get(package, package)
+        version = importlib.metadata.version(package)
         kind = f"{form}, `{type(problem).__name__}`"
         lines.append(
             f"| `{name}` | {kind} | {count:,} | {error:.0e} | {solve:.2f} | {gradient:.2f} "
