@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import pytest
+from fuzz.memory import drop_programs
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -40,16 +41,7 @@ def pytest_configure(config):
         shutil.rmtree(COMPILED)
 
 
-MAPS = pathlib.Path("/proc/self/maps")
-MOST_MAPS = pathlib.Path("/proc/sys/vm/max_map_count")
-
-
 @pytest.fixture(autouse=True)
 def _bounded_memory_maps():
-    """Drop compiled programs before they use up the memory maps that Linux allows, 65,530 or so.
-
-    Each takes a few, and XLA crashes at the limit: https://github.com/jax-ml/jax/issues/28384
-    """
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 0.75 * int(MOST_MAPS.read_text()):
-        jax.clear_caches()
+    drop_programs()

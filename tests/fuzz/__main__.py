@@ -3,7 +3,6 @@
 import argparse
 import collections
 import os
-import pathlib
 import sys
 import time
 
@@ -15,16 +14,8 @@ os.environ["XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1"
 
 from . import estimates  # noqa: E402
 from .cases import draw  # noqa: E402
+from .memory import drop_programs  # noqa: E402
 from .verdicts import BAD, judge  # noqa: E402
-
-MAPS = pathlib.Path("/proc/self/maps")
-MOST_MAPS = pathlib.Path("/proc/sys/vm/max_map_count")
-
-
-def drop_programs():
-    """Drop compiled programs before they use up the memory maps that Linux allows."""
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 0.75 * int(MOST_MAPS.read_text()):
-        jax.clear_caches()
 
 
 def main():

@@ -37,14 +37,13 @@ def pair(case):
         return None
     solve = programs.eigensolver(case.program)
     solve.solver.case = case
-    operators = [jnp.asarray(A) for A in case.operators]
+    operators = [programs.as_given(case.program, jnp.asarray(A)) for A in case.operators]
     rest = programs.arguments(case)
     of = lambda solution: programs.features(case.program, solution, *rest)
-    given = lambda operators: [programs.as_given(case.program, A) for A in operators]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            estimate = ie.diagnose(solve, *given(operators), of=of).gradient_error
+            estimate = ie.diagnose(solve, *operators, of=of).gradient_error
             told = [w for w in caught if issubclass(w.category, ie.GaugeWarning)]
             lines = [dataclasses.replace(case, directions=line) for line in directions]
             found = [programs.derivative(line)[0] for line in lines]

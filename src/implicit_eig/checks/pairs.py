@@ -112,8 +112,8 @@ class PairsCheck(eqx.Module):
         power = jnp.asarray(1.0 if problem.block_is_hermitian else 3.0, near.dtype)
         n, k = problem.solution(residuals[1]).vectors.shape
         # those beyond the k may be far from a near multiplet of all k: at a distance like |λ|
-        away = jnp.where(near > 0, gap * _inverse(jnp.maximum(gap, abs(values)[:, None])), 0)
-        others = jnp.where(near > 0, near * away, jnp.inf) if k < n else jnp.zeros_like(near)
+        others = near * gap * _inverse(jnp.maximum(gap, abs(values)[:, None]))
+        others = jnp.where(near > 0, others, jnp.inf) if k < n else jnp.zeros_like(near)
         farthest = jnp.min(others, axis=1)
         farthest = jnp.where(jnp.isfinite(farthest), farthest, 0)
         return _NearPairs(near, turned, unlike, smooth, values, alone, farthest, power)

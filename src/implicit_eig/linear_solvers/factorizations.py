@@ -350,7 +350,16 @@ class _PardisoFactors:
 
 def is_hermitian(matrix: Any) -> bool:
     """Return whether M = Mᴴ, to rounding."""
-    difference = abs(matrix - matrix.conj().T)
+    return _agree(matrix, matrix.conj().T)
+
+
+def is_symmetric(matrix: Any) -> bool:
+    """Return whether M = Mᵀ, to rounding."""
+    return _agree(matrix, matrix.T)
+
+
+def _agree(matrix: Any, other: Any) -> bool:
+    difference = abs(matrix - other)
     return bool(not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max())
 
 

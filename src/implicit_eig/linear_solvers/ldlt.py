@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
-from .factorizations import SYMMETRIC, AbstractFactorize, Factors, SuperLU
+from .factorizations import AbstractFactorize, Factors, SuperLU, is_symmetric
 
 # How many patterns are kept: the operators of a problem, their transposes, bordered systems.
 KEPT = 8
@@ -89,12 +89,6 @@ class Ldlt(AbstractFactorize):
 
 # All factorisations are made on one thread.
 _analyses: OrderedDict[Any, Any] = OrderedDict()
-
-
-def is_symmetric(matrix: Any) -> bool:
-    """Return whether M = Mᵀ, to rounding."""
-    difference = abs(matrix - matrix.T)
-    return bool(not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max())
 
 
 def library() -> Any:
