@@ -47,6 +47,7 @@ FLOORS = [
     "_real",
     "_compiled",
     "_alike",
+    "_optional",
     "_errors",
 ]
 

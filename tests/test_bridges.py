@@ -292,7 +292,7 @@ def test_a_missing_package_is_reported(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     bridge = {"torch": bridges.torch, "autograd": bridges.autograd}[package]
     install = re.escape(f'Run `pip install "implicit_eig[{package}]"`')
-    with pytest.raises(ie.InputError, match=f"the package {package}; got an .* {install}"):
+    with pytest.raises(ie.InputError, match=f"the package {package}; got .* {install}"):
         bridge(loss)
 
 

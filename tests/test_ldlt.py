@@ -11,6 +11,7 @@ from problems import EPS, grid_pencil
 
 import implicit_eig as ie
 from implicit_eig.linear_solvers import ldlt
+from implicit_eig.linear_solvers._analyses import KEPT
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 N = 400
@@ -64,8 +65,7 @@ def test_complex_right_sides_of_a_real_matrix():
     assert np.max(np.abs(M @ ie.factorize(M, method=ie.Ldlt())(b) - b)) < 1e-10
 
 
-@pytest.mark.parametrize("make", [symmetric, general], ids=lambda f: f.__name__)
-def test_one_analysis_for_each_pattern(make, monkeypatch):
+def test_one_analysis_for_each_pattern(monkeypatch):
     library, made = ldlt.library(), []
 
     class Counting:
@@ -74,18 +74,33 @@ def test_one_analysis_for_each_pattern(make, monkeypatch):
             return library.analyze(matrix, **options)
 
     monkeypatch.setattr(ldlt, "library", Counting)
-    ldlt._analyses.clear()
-    M = make(np.float64)
+    ldlt.analyses.clear()
+    M = symmetric(np.float64)
     for factor in (1.0, 2.0, 3.0):
         x = ie.factorize(factor * M, method=ie.Ldlt())(np.ones(N))
         assert np.max(np.abs(factor * (M @ x) - 1)) < 1e-10
-    assert made == ["ldlt" if make is symmetric else "lu"]
+    assert made == ["ldlt"]
     ie.factorize(M, method=ie.Ldlt(ordering="amd"))
-    ie.factorize(M + sp.eye_array(N, k=3), method=ie.Ldlt())
+    ie.factorize(M + sp.eye_array(N, k=3) + sp.eye_array(N, k=-3), method=ie.Ldlt())
     assert len(made) == 3
-    for size in range(1, 2 * ldlt.KEPT):
+    for size in range(1, 2 * KEPT):
         ie.factorize(sp.eye_array(size).tocsr(), method=ie.Ldlt())
-    assert len(ldlt._analyses) == ldlt.KEPT
+    assert len(ldlt.analyses) == KEPT
+
+
+@pytest.mark.parametrize("make", [symmetric, general], ids=lambda f: f.__name__)
+def test_earlier_matrices_of_the_pattern_change_nothing(make):
+    M, b = make(np.float64).tocsr(), np.ones(N)
+    other = M.copy()
+    other.data = other.data * np.random.default_rng(2).random(M.nnz)
+    found = []
+    for before in ([], [other if make is general else other + other.T]):
+        ldlt.analyses.clear()
+        ie.factorization_cache.clear()
+        for matrix in before:
+            ie.factorize(matrix, method=ie.Ldlt())
+        found.append(ie.factorize(M, method=ie.Ldlt())(b))
+    assert np.array_equal(*found)
 
 
 def test_threads_do_not_matter():
@@ -135,6 +150,6 @@ def test_bad_input(monkeypatch):
     with pytest.raises(ie.InputError, match=r"options of `rslab.ldlt`; got .*ordering"):
         ie.factorize(M, method=ie.Ldlt(ordering="none"))
     monkeypatch.setitem(sys.modules, "rslab", None)
-    ldlt._analyses.clear()
+    ldlt.analyses.clear()
     with pytest.raises(ie.InputError, match=r'Run `pip install "implicit_eig\[fast\]"`'):
         ie.factorize(M, method=ie.Ldlt(threads=3))

@@ -35,16 +35,13 @@ from .implicit.derivatives import (
 from .implicit.function import implicit_function
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.cache import FactorizationCache, factorization_cache, factorize
-from .linear_solvers.factorizations import (
-    Cholmod,
-    Factorization,
-    Pardiso,
-    SuperLU,
-)
+from .linear_solvers.cholmod import Cholmod
+from .linear_solvers.factorizations import Factorization, SuperLU
 from .linear_solvers.functions import linear_solver
 from .linear_solvers.host import host_linear_solver
 from .linear_solvers.ldlt import Ldlt
 from .linear_solvers.minres import MINRES
+from .linear_solvers.pardiso import Pardiso
 from .linear_solvers.shift_invert import ShiftInvert
 from .linear_solvers.sparse_direct import SparseDirect
 from .operators import SparseOperator

@@ -10,12 +10,11 @@ Examples:
     'parameter'
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._errors import InputError
+from ._optional import optional
 from .crossings.tracking import LOST, Followed
 
 if TYPE_CHECKING:
@@ -106,10 +105,4 @@ def _positions(parameters: Any, count: int) -> np.ndarray:
 
 
 def _pyplot() -> Any:
-    try:
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise InputError(
-            "`plot.branches(...)`: the package matplotlib; got an environment without it. Run "
-            "`pip install matplotlib`."
-        ) from error
+    return optional("matplotlib.pyplot", "plot.branches(...)", "`pip install matplotlib`")

@@ -9,8 +9,9 @@ import jax
 import scipy.sparse as sp
 
 from .._errors import InputError
+from .._optional import extra, optional
 from ._evaluation import Flat, Pullback, evaluate, moves
-from ._leaves import as_jax, as_numpy, check_callable, imported
+from ._leaves import as_jax, as_numpy, check_callable
 
 NAME = "bridges.autograd"
 
@@ -52,7 +53,7 @@ def autograd(fn: Any) -> Callable[..., Any]:
         6.0
     """
     check_callable(NAME, fn)
-    imported(f"{NAME}(fn)", "autograd")
+    optional("autograd", f"{NAME}(fn)", extra("autograd"))
 
     def of_boxes(*args: Any) -> Any:
         leaves, arguments = jax.tree.flatten(_opened(args), is_leaf=sp.issparse)
@@ -141,7 +142,7 @@ class _Call:
 
 @functools.cache
 def _primitive() -> Any:
-    extend: Any = imported(NAME, "autograd.extend")
+    extend = optional("autograd.extend", NAME, extra("autograd"))
 
     @extend.primitive
     def evaluation(call: _Call, *arrays: Any) -> tuple:

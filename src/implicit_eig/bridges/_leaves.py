@@ -1,6 +1,5 @@
 """What a caller gives to a bridge, as JAX arrays and sparse operators, and cotangents back."""
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,17 +14,6 @@ from ..operators import SparseOperator
 from ..operators._entries import check_precision
 
 NUMBERS = (bool, int, float, complex)
-
-
-def imported(bridge: str, package: str) -> Any:
-    """Import an optional package, or raise an `InputError` that tells how to install it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"`{bridge}`: the package {package}; got an environment without it. Run "
-            f'`pip install "implicit_eig[{package}]"`.'
-        ) from error
 
 
 def check_callable(bridge: str, fn: Any) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
+from .._optional import extra, optional
 from ..operators import SparseOperator
 from ..operators._entries import PRECISIONS
 from ._evaluation import Flat, Pullback, evaluate, is_array, moves
-from ._leaves import as_jax, check_callable, check_kept, imported
+from ._leaves import as_jax, check_callable, check_kept
 
 NAME = "bridges.torch"
 
@@ -56,7 +57,7 @@ def torch(fn: Any) -> Callable[..., Any]:
         [[1.0, 0.0], [0.0, 0.0]]
     """
     check_callable(NAME, fn)
-    library = imported(f"{NAME}(fn)", "torch")
+    library = optional("torch", f"{NAME}(fn)", extra("torch"))
 
     def of_tensors(*args: Any) -> Any:
         leaves, arguments = jax.tree.flatten(args, is_leaf=sp.issparse)
@@ -208,7 +209,7 @@ class _Call:
 
 @functools.cache
 def _node() -> Any:
-    library: Any = imported(NAME, "torch")
+    library = optional("torch", NAME, extra("torch"))
 
     class Node(library.autograd.Function):
         """The evaluation of a JAX function in PyTorch's graph."""

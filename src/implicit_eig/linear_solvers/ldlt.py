@@ -1,27 +1,28 @@
-"""Sparse L D Lᵀ factorisations by rslab, one analysis for each pattern."""
+"""Sparse L D Lᵀ factorisations by rslab."""
 
-import hashlib
-from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
+from .._optional import extra, optional
+from ._analyses import Analyses
 from .factorizations import AbstractFactorize, Factors, SuperLU, is_symmetric
 
-# How many patterns are kept: the operators of a problem, their transposes, bordered systems.
-KEPT = 8
+analyses = Analyses()
 
 
 class Ldlt(AbstractFactorize):
     """Factorise by rslab: M = L D Lᵀ where M is symmetric, real or complex, and M = L U elsewhere.
 
     It is for indefinite matrices what `Cholmod()` is for definite ones, several times faster than
-    `SuperLU()` on three-dimensional meshes. The analysis of a pattern is made once: matrices with
-    the same pattern, as those of an optimisation, need the numeric phase alone. The factors are the
-    same, bit by bit, for any number of threads. Where rslab finds no pivots, which happens in
-    matrices with a large block of zeros on the diagonal, `SuperLU()` factorises instead.
+    `SuperLU()` on three-dimensional meshes. The pattern of symmetric matrices is analysed once:
+    those with the same pattern, as in an optimisation, need the numeric phase alone. (An analysis
+    for L U also reads the entries.) The factors are the same, bit by bit, for any number of
+    threads. Where rslab finds no pivots, which happens in matrices with a large block of zeros on
+    the diagonal, `SuperLU()` factorises instead.
 
     Args:
         **options: those of `rslab.ldlt` and `rslab.lu`, for example `threads=2` or
@@ -48,7 +49,10 @@ class Ldlt(AbstractFactorize):
         """Factorise a real or complex matrix, in its own precision."""
         symmetric = is_symmetric(matrix)
         try:
-            factor = self._analysis(matrix, "ldlt" if symmetric else "lu").factor(matrix)
+            if symmetric:
+                factor = factor_symmetric(matrix, self.options)
+            else:
+                factor = _run("lu", lambda: library().lu(matrix, **dict(self.options)))
         except RuntimeError:  # no pivots; SuperLU says whether the matrix is singular
             return SuperLU()(matrix)
         dtype = matrix.dtype
@@ -66,37 +70,31 @@ class Ldlt(AbstractFactorize):
 
         return Factors(solve, lambda b: solve(b, adjoint=True), factor.heap_bytes)
 
-    def _analysis(self, matrix: sp.csc_matrix, path: str) -> Any:
-        """Return the analysis of the pattern of a matrix."""
-        digest = hashlib.blake2b(matrix.indptr, digest_size=16)
-        digest.update(matrix.indices)
-        key = digest.digest(), path, self.options
-        found = _analyses.get(key)
-        if found is None:
-            try:
-                found = library().analyze(matrix, path=path, **dict(self.options))
-            except (TypeError, ValueError) as error:
-                raise InputError(
-                    f"`Ldlt(...)`: options of `rslab.{path}`; got {error}. Use those of its "
-                    "documentation."
-                ) from error
-            _analyses[key] = found
-        _analyses.move_to_end(key)
-        while len(_analyses) > KEPT:
-            _analyses.popitem(last=False)
-        return found
+
+def factor_symmetric(matrix: sp.csc_matrix, options: tuple[tuple[str, Any], ...] = ()) -> Any:
+    """Return rslab's factors L D Lᵀ of a symmetric matrix.
+
+    Raises:
+        RuntimeError: rslab finds no pivots.
+    """
+
+    def analyse() -> Any:
+        return _run("ldlt", lambda: library().analyze(matrix, path="ldlt", **dict(options)))
+
+    return analyses.get(matrix, options, analyse).factor(matrix)
 
 
-# All factorisations are made on one thread.
-_analyses: OrderedDict[Any, Any] = OrderedDict()
+def _run(function: str, call: Callable[[], Any]) -> Any:
+    """Return `call()`, which passes options to a function of rslab."""
+    try:
+        return call()
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"`Ldlt(...)`: options of `rslab.{function}`; got {error}. Use those of its "
+            "documentation."
+        ) from error
 
 
 def library() -> Any:
     """Return rslab, or raise an error that names the command to install it."""
-    try:
-        import rslab  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
-    except ImportError as error:
-        raise InputError(
-            f'`Ldlt()`: the package rslab; got {error}. Run `pip install "implicit_eig[fast]"`.'
-        ) from error
-    return rslab
+    return optional("rslab", "Ldlt()", extra("fast"))

@@ -31,6 +31,7 @@ from jaxtyping import Array
 
 from .._compiled import compiled
 from .._errors import InputError
+from .._optional import extra, optional
 from ..host import Traceable
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.factorizations import Shift, shift
@@ -282,14 +283,7 @@ def _first(start: Any, like: Any) -> Array:
 
 def library() -> Any:
     """Return matfree's decompositions, or raise an error that names the command to install it."""
-    try:
-        from matfree import decomp  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
-    except ImportError as error:
-        raise InputError(
-            f"`solvers.lanczos(...)`: the package matfree; got {error}. Run "
-            '`pip install "implicit_eig[matfree]"`.'
-        ) from error
-    return decomp
+    return optional("matfree.decomp", "solvers.lanczos(...)", extra("matfree"))
 
 
 def lanczos(

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 
 from .._errors import EigensolverError, InputError
+from .._optional import extra, optional
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize as factorize_sparse
 from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
@@ -231,16 +232,12 @@ def primme(
 
 def library() -> Any:
     """Return the package primme, or raise an error that names the command to install it."""
-    try:
-        import primme  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
-    except ImportError as error:
-        raise InputError(
-            f"`solvers.primme(...)`, `solvers.primme_svd(...)`: the package primme; got {error}. "
-            'Run `pip install "implicit_eig[primme]"`, on Debian after `apt install libblas-dev '
-            "liblapack-dev`. If it is installed, import it before slepc4py, whose BLAS may have "
-            "the same name."
-        ) from error
-    return primme
+    return optional(
+        "primme",
+        "solvers.primme(...)`, `solvers.primme_svd(...)",
+        f"{extra('primme')}, on Debian after `apt install libopenblas-dev liblapack-dev`. If it is "
+        "installed, import it before slepc4py, whose BLAS may have the same name",
+    )
 
 
 def check_options(name: str, function: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
