@@ -39,6 +39,7 @@ from .linear_solvers.cholmod import Cholmod
 from .linear_solvers.factorizations import Factorization, SuperLU
 from .linear_solvers.functions import linear_solver
 from .linear_solvers.host import host_linear_solver
+from .linear_solvers.inertia import count_below
 from .linear_solvers.ldlt import Ldlt
 from .linear_solvers.minres import MINRES
 from .linear_solvers.pardiso import Pardiso
@@ -127,6 +128,7 @@ __all__ = [
     "UserProducts",
     "apply_projector",
     "bridges",
+    "count_below",
     "diagnose",
     "directional_derivatives",
     "eigensolver",

@@ -46,6 +46,7 @@ from ..solution import Joint, Solution
 from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Pencil
 from ..systems.auto import known_in_full, pencil_systems
 from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
+from ._certificate import certify, check_certified
 from ._couplings import couplings, diagonalise
 from ._hermitian_check import (
     UnfitPairs,
@@ -86,12 +87,17 @@ class Hermitian(AbstractProblem):
         guard: how many more eigenpairs the solver is asked for. They show whether k cuts a
             cluster, which `Policy(cluster=...)` judges, and spare iterative linear solvers the
             directions that cost them the most steps; they are not part of the solution.
+        certified: whether each solve proves by `count_below` that no eigenpair was lost: "lowest"
+            that these are the k lowest ones, "highest" that they are the k highest, "between" that
+            they are all between the lowest and the highest of them. True stands for "lowest". The
+            operators must have known entries. `Policy(forward=...)` decides what happens if the
+            proof fails.
 
     Raises:
-        InputError: k is not a positive integer.
+        InputError: k is not a positive integer; `certified` is none of these.
 
     Cost: gradients of eigenvalues need no linear solve; those of eigenvectors need one for each
-        eigenpair.
+        eigenpair. A certificate takes one factorisation on the host, "between" two.
 
     Examples:
         >>> import jax, jax.numpy as jnp, scipy.linalg
@@ -105,9 +111,11 @@ class Hermitian(AbstractProblem):
 
     k: int = eqx.field(static=True, converter=whole)
     guard: int = eqx.field(static=True, default=0, converter=whole)
+    certified: bool | str = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         check_k("Hermitian", self.k, self.guard)
+        check_certified(self.certified)
 
     @property
     def is_hermitian(self) -> bool:
@@ -177,6 +185,16 @@ class Hermitian(AbstractProblem):
         if B is not None:
             solution = enforce(exceptional_check(policy, nearly_singular), (lost,), solution)
         return eqx.tree_at(lambda s: s.stats, solution, {"residuals": residuals})
+
+    def complete(
+        self,
+        solution: Solution,
+        operators: Operators,
+        linear_solver: lx.AbstractLinearSolver,
+        policy: Policy,
+    ) -> Solution:
+        """Return the solution, after the proof that `certified` asks for."""
+        return certify(self.certified, solution, operators, policy)
 
     def state(self, solution: Solution) -> "Invariant":
         """Return (S, X) with S = Λ, and the clusters of a checked solution."""
