@@ -37,6 +37,7 @@ PACKAGES = {
     "primme_svd": "primme",
     "slepc": "slepc4py",
     "lanczos": "matfree",
+    "newton": "optimistix",
 }
 DISTRIBUTIONS = {"slepc4py": "dolfinx-solver-complex"}
 
@@ -94,6 +95,15 @@ def cases():
     dense = lambda p: (G0 + G0.T + jnp.diag(p),)
     square = lambda p: (G0 * p[:, None],)
     tall = lambda p: ((G0 * p[:, None])[:, : DENSE // 2],)
+    c = jnp.cos(jnp.arange(DENSE)) / 10
+    delay = lambda lam, x, G: G @ x + jnp.exp(-lam / DENSE) * c * x - lam * x
+
+    def start(G):
+        """The eigenpairs without the delay."""
+        lam, X = jnp.linalg.eig(G)
+        first = jnp.argsort(-lam.real)[:K]
+        return lam[first], X[:, first]
+
     hermitian, general, singular = ie.Hermitian(K), ie.General(K), ie.Singular(K)
     yield "lapack", {}, "dense", hermitian, dense, DENSE
     yield "jax_eigh", {}, "dense", hermitian, dense, DENSE
@@ -112,6 +122,14 @@ def cases():
     yield "primme_svd", {}, "sparse", singular, rectangular, n
     yield "slepc", {}, "sparse", singular, rectangular, n
     yield "slepc", {"sigma": 1j}, "sparse quadratic", ie.Polynomial(K), damped, n
+    yield (
+        "newton",
+        {"T": delay, "start": start},
+        "dense with delay",
+        ie.Nonlinear(delay, K),
+        square,
+        DENSE,
+    )
 
 
 def measure(name, options, problem, operators, count):

@@ -112,7 +112,8 @@ class UnfitPairs(eqx.Module):
                 f"{requirement}finite pairs; got NaN or inf in pair {pairs[0]}. Infinite values "
                 "of a pencil with singular B are no solutions: have the solver leave them out. "
                 "`solvers.newton` returns NaN where it does not converge: start nearer to the "
-                "pair. Else check the solver's own report of convergence."
+                "pair, or give it another `linear_solver`, `lineax.LU()` where n is not too large. "
+                "Else check the solver's own report of convergence."
             ),
         )
         yield Objection(

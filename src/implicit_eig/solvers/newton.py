@@ -54,7 +54,8 @@ def newton(
             ‖T(λ)v‖ for a random v, ‖v‖ = 1, so that ‖T(λ)v‖ / ‖T'(λ)x‖ is that of λ; `None` as
             for `rtol`.
         max_steps: largest number of steps of each run.
-        linear_solver: for the steps. `None` takes LU where `Nonlinear` does, else GMRES.
+        linear_solver: for the steps. `None` takes LU where `Nonlinear` does, else GMRES, which
+            may not converge: `lineax.LU()` makes a matrix of 2n + 2 rows.
 
     Returns:
         A solver for `eigensolver(..., Nonlinear(T))`, traced by JAX. An eigenpair that has not
