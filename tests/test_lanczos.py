@@ -405,6 +405,6 @@ def test_what_does_not_fit_the_problem():
 
 
 def test_without_the_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matfree", None)
+    monkeypatch.setitem(sys.modules, "matfree.decomp", None)
     with pytest.raises(ie.InputError, match=r'Run `pip install "implicit_eig\[matfree\]"`'):
         lanczos(2)
