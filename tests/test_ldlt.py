@@ -1,7 +1,5 @@
 """Factorisations by rslab: all kinds of matrices, one analysis for each pattern, refusals."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,13 +141,27 @@ def test_gradients():
     assert jnp.max(jnp.abs(found - expected)) < 1e-9 * jnp.max(jnp.abs(expected))
 
 
-def test_bad_input(monkeypatch):
+def test_bad_input():
     M = sp.eye_array(5).tocsr()
     with pytest.raises(ie.InputError, match=r"`Ldlt\(...\)`: options of `rslab.ldlt`; got .*speed"):
         ie.factorize(M, method=ie.Ldlt(speed=1))
     with pytest.raises(ie.InputError, match=r"options of `rslab.ldlt`; got .*ordering"):
         ie.factorize(M, method=ie.Ldlt(ordering="none"))
-    monkeypatch.setitem(sys.modules, "rslab", None)
-    ldlt.analyses.clear()
-    with pytest.raises(ie.InputError, match=r'Run `pip install "implicit_eig\[fast\]"`'):
-        ie.factorize(M, method=ie.Ldlt(threads=3))
+
+
+@pytest.mark.parametrize("method", [ie.Ldlt(), ie.SuperLU()])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite(method, number):
+    with pytest.raises(ie.LinearSolveError, match="finite entries of A − σB; got NaN or inf"):
+        ie.factorize(sp.csr_array(np.diag([1.0, number, 2.0])), method=method)
+
+
+@pytest.mark.parametrize("make", [symmetric, general], ids=lambda f: f.__name__)
+def test_inexact_factors_are_not_used(make, monkeypatch):
+    """Factors by pivots that are too small are found by the residual of one solve."""
+    monkeypatch.setattr(ldlt, "INEXACT", 0.0)
+    made, by_superlu = [], ie.SuperLU.__call__
+    monkeypatch.setattr(ie.SuperLU, "__call__", lambda *a: made.append(1) or by_superlu(*a))
+    M, b = make(np.float64), np.ones(N)
+    assert np.max(np.abs(M @ ie.factorize(M, method=ie.Ldlt())(b) - b)) < 1e-10
+    assert len(made) == 1

@@ -26,8 +26,9 @@ from ._systems import (
     attainable,
     system_norms,
 )
-from .factorizations import Shift, SuperLU, shift
+from .factorizations import Shift, shift
 from .host import AbstractHostSolver
+from .ldlt import Ldlt
 from .minres import MINRES
 from .shift_invert import ShiftInvert
 from .sparse_direct import SparseDirect
@@ -74,7 +75,7 @@ class AutoLinearSolver(AbstractOwnSolver):
     """
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
-    factorize: Callable[[Any], Any] = eqx.field(static=True, default=SuperLU())
+    factorize: Callable[[Any], Any] = eqx.field(static=True, default=Ldlt())
 
     def working_rtol(self, dtype: Any) -> float:
         """Return the largest tolerance of the possible choices."""

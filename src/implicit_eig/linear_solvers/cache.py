@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
-from .factorizations import Factorization, SuperLU, shift, shifted
+from .factorizations import Factorization, shift, shifted
+from .ldlt import Ldlt
 
 
 class FactorizationCache:
@@ -25,8 +26,8 @@ class FactorizationCache:
 
     Args:
         max_bytes: the oldest are dropped when all together are larger; the latest always stays.
-            Sizes are known to a factor of 1.5 for `SuperLU()`. For other methods they are estimated
-            from the matrix.
+            Sizes are known to a factor of 1.5 for `Ldlt()` and `SuperLU()`. For other methods they
+            are estimated from the matrix.
         max_entries: the oldest are dropped when there are more.
 
     Attributes:
@@ -120,7 +121,7 @@ def factorize(
         A: `scipy.sparse` matrix as the forward solver receives it, shape (n, n).
         B: the same; `None` for the identity.
         sigma: the shift, which must not be an eigenvalue. Unit: that of the eigenvalues.
-        method: `SuperLU()` (the default), `Ldlt()`, `Cholmod()`, `Pardiso()`, or a function
+        method: `Ldlt()` (the default), `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function
             M -> solve of a CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and
             (n, m).
 
@@ -138,7 +139,7 @@ def factorize(
         >>> inverse(np.array([1.0, 3.0])).tolist()
         [2.0, 2.0]
     """
-    method = SuperLU() if method is None else method
+    method = Ldlt() if method is None else method
     number = shift(sigma) or 0.0
     A, B = _canonical(A), None if B is None else _canonical(B)
     return factorization_cache.get(

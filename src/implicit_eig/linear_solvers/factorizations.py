@@ -156,6 +156,10 @@ _owner = _Owner()
 
 def _factors(factorize: Callable[[Any], Any], matrix: sp.csc_matrix) -> Factors:
     """Factorise by one of the classes below or by the user's function `matrix -> solve`."""
+    if not np.all(np.isfinite(matrix.data)):
+        raise SingularError(
+            "`factorize(A, B)`: finite entries of A − σB; got NaN or inf. Check the operators."
+        )
     made: Any = factorize(matrix)
     if isinstance(made, Factors):
         return made
@@ -264,6 +268,14 @@ def is_symmetric(matrix: Any) -> bool:
 def _agree(matrix: Any, other: Any) -> bool:
     difference = abs(matrix - other)
     return bool(not difference.nnz or difference.max() <= SYMMETRIC * abs(matrix).max())
+
+
+def backward_error(matrix: Any, solve: Solve) -> float:
+    """Return ‖M x − b‖ / (‖M‖ ‖x‖ + ‖b‖) of the solution for a random b."""
+    b = np.random.default_rng(0).standard_normal(matrix.shape[0]).astype(matrix.dtype)
+    x = solve(b)
+    size = np.max(abs(matrix).sum(axis=0)) * np.linalg.norm(x) + np.linalg.norm(b)
+    return float(np.linalg.norm(matrix @ x - b) / size)
 
 
 def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:

@@ -24,7 +24,8 @@ from ._systems import (
     Structure,
     attainable,
 )
-from .factorizations import Shift, SuperLU, is_hermitian, shift
+from .factorizations import Shift, is_hermitian, shift
+from .ldlt import Ldlt
 
 
 class ShiftInvert(AbstractBatchedLinearSolver):
@@ -42,7 +43,7 @@ class ShiftInvert(AbstractBatchedLinearSolver):
             on the side where these end, and one amid those of other problems. Where the system of
             an eigenpair of sparse operators does not converge, a shift next to its eigenvalue is
             tried, with a warning.
-        factorize: `SuperLU()`, `Ldlt()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a
+        factorize: `Ldlt()`, `SuperLU()`, `Cholmod()`, `Pardiso()`, or a function M -> solve of a
             CSC matrix M, where solve(b) returns M⁻¹ b for b of shape (n,) and (n, m).
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
             times the machine epsilon where that is larger (6e-6 in float32).
@@ -66,7 +67,7 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     """
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
-    factorize: Callable[[sp.csc_matrix], Any] = eqx.field(static=True, default=SuperLU())
+    factorize: Callable[[sp.csc_matrix], Any] = eqx.field(static=True, default=Ldlt())
     rtol: float | None = None
     max_steps: int = eqx.field(static=True, default=100)
 

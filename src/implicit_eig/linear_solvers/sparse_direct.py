@@ -8,15 +8,16 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import InputError
-from .factorizations import Factorization, SuperLU
+from .factorizations import Factorization
 from .host import AbstractHostSolver
+from .ldlt import Ldlt
 
 
 class SparseDirect(AbstractHostSolver):
     """Solve the bordered systems by assembling and factorising each on the host.
 
     Args:
-        factorize: `SuperLU()`, `Ldlt()`, `Pardiso()`, or a function M -> solve of a CSC matrix M,
+        factorize: `Ldlt()`, `SuperLU()`, `Pardiso()`, or a function M -> solve of a CSC matrix M,
             where solve(b) returns M⁻¹ b for b of shape (m,). The bordered matrix is indefinite.
 
     Raises:
@@ -38,7 +39,7 @@ class SparseDirect(AbstractHostSolver):
         -0.5
     """
 
-    factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=SuperLU())
+    factorize: Callable[[sp.csc_matrix], Callable] = eqx.field(static=True, default=Ldlt())
 
     @property
     def needs_sparse(self) -> bool:

@@ -11,7 +11,8 @@ from scipy.linalg import get_blas_funcs
 from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
-from ..linear_solvers.factorizations import Shift, SuperLU, shift
+from ..linear_solvers.factorizations import Shift, shift
+from ..linear_solvers.ldlt import Ldlt
 from ._abstract import AbstractForwardSolver, start_vectors
 
 
@@ -107,7 +108,7 @@ def arpack(
     k: int | None = None,
     sigma: Shift | None = None,
     *,
-    factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
+    factorize: Callable[[Any], Any] = Ldlt(),  # noqa: B008
     **options: Any,
 ) -> Arpack:
     """Make a solver for k eigenpairs of a Hermitian problem by SciPy's ARPACK.

@@ -27,7 +27,8 @@ from scipy.optimize import linear_sum_assignment
 from .._errors import EigensolverError, InputError
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
-from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
+from ..linear_solvers.factorizations import Shift, SingularError, shift
+from ..linear_solvers.ldlt import Ldlt
 from ._abstract import AbstractForwardSolver
 from ._which import FIRST, by_pairs, check_which
 from .arpack import check_options, first_vector, not_converged
@@ -206,7 +207,7 @@ def arpack_general(
     sigma: Shift | None = None,
     *,
     left: bool = False,
-    factorize: Callable[[Any], Any] = SuperLU(),  # noqa: B008
+    factorize: Callable[[Any], Any] = Ldlt(),  # noqa: B008
     **options: Any,
 ) -> ArpackGeneral:
     """Make a solver for k eigenpairs of a general problem by SciPy's ARPACK.

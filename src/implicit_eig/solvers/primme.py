@@ -17,7 +17,8 @@ from .._errors import EigensolverError, InputError
 from .._optional import extra, optional
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize as factorize_sparse
-from ..linear_solvers.factorizations import Shift, SingularError, SuperLU, shift
+from ..linear_solvers.factorizations import Shift, SingularError, shift
+from ..linear_solvers.ldlt import Ldlt
 from ._abstract import AbstractForwardSolver, start_vectors, to_array
 from ._which import FIRST_OF_REAL, check_which
 
@@ -91,7 +92,7 @@ class Primme(AbstractForwardSolver):
 
     def linear_solver(self) -> AutoLinearSolver:
         """Return the default, with the shift that is already factorised here."""
-        return AutoLinearSolver(self.sigma, self.factorize or SuperLU())
+        return AutoLinearSolver(self.sigma, self.factorize or Ldlt())
 
     def _inverse(self, A: Any, B: Any, sigma: Any, products: "Products") -> Any:
         """Return the preconditioner, an approximation to (A − σB)⁻¹; `None` for none."""
@@ -103,7 +104,7 @@ class Primme(AbstractForwardSolver):
         if sigma is None or not known:
             return None
         if sp.issparse(A) and (B is None or sp.issparse(B)):
-            solve = factorize_sparse(A, B, sigma, self.factorize or SuperLU()).solve
+            solve = factorize_sparse(A, B, sigma, self.factorize or Ldlt()).solve
         else:
             metric = np.eye(A.shape[0], dtype=A.dtype) if B is None else to_array(B)
             with warnings.catch_warnings():
@@ -187,7 +188,7 @@ def primme(
             that makes one, as an algebraic multigrid does:
             `lambda A, B: pyamg.smoothed_aggregation_solver(A).aspreconditioner()`.
         factorize: for sparse operators, as for `ShiftInvert`; the same factorisation serves the
-            derivatives. `None` for `SuperLU()`.
+            derivatives. `None` for `Ldlt()`.
         **options: those of `primme.eigsh`: `tol` (relative to the largest |λ|), `maxiter` (products
             with A), `ncv`, `method`, `maxBlockSize`, `minRestartSize`, `maxPrevRetain`.
 
