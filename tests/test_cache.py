@@ -63,7 +63,11 @@ print(json.dumps(ratios))
 @pytest.mark.parametrize("method", ["Ldlt", "SuperLU"])
 def test_the_bytes_counted_are_those_held(method):
     run = subprocess.run(
-        [sys.executable, "-c", HELD, method], capture_output=True, text=True, check=True, timeout=200
+        [sys.executable, "-c", HELD, method],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=200,
     )
     ratios = json.loads(run.stdout)
     # about 1.5; the rest is the allocator's, and differs with what the process did before
