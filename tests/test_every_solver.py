@@ -160,6 +160,7 @@ def solver_of(family, name, options):
     return getattr(solvers, name)(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name", "options"),
     SOLVERS,

@@ -69,6 +69,7 @@ class TestAProblem:
 
         return loss(ours), loss(other)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd, jax.hessian])
     def test_derivatives(self, derivative):
         found, expected = (jax.jit(derivative(f))(jnp.zeros(2)) for f in self.losses())

@@ -30,6 +30,7 @@ def cases(program):
         yield of_program(program, np.random.default_rng([1, seed]), seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: f"{p.kind}-{p.dtype}-{p.order}")
 def test_no_number_is_wrong_without_a_word(program):
     verdicts = [(case.seed, judge(case)) for case in cases(program)]

@@ -76,6 +76,7 @@ def test_first_and_second_order(n, dtype, generalised):
         close(found, expected, tol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradient_with_respect_to_both_operators(dtype):
     n, k = 14, 3
@@ -268,6 +269,7 @@ def test_units_do_not_matter():
         assert jnp.max(jnp.abs(plain - scaled)) < 1e4 * n * EPS[np.dtype(np.float64)] / gap_of(A, k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", [ie.Deflated(), ie.Bordered()])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_invariant_loss_of_a_near_doublet(system, dtype):

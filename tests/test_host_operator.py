@@ -126,6 +126,7 @@ def test_both_modes_and_one_call_for_each_pair(kind, dtype):
         assert F.calls["assemble"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pencil", "general", "singular"])
 def test_arrays_of_numpy(kind):
     _, by_host, by_jax = both(kind, np.float64, sparse=False)
@@ -149,6 +150,7 @@ def test_batches(kind):
     assert jnp.max(jnp.abs(forward - reverse)) < tolerance(np.float64, forward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_solution", [loss, lambda solution: jnp.abs(solution.values[0])])
 def test_nonlinear_takes_it_as_an_argument(of_solution):
     """T(λ) = A − λI is the general problem."""
@@ -285,6 +287,7 @@ class TestHostFunctionAsMatvec:
         )
         return lx.FunctionLinearOperator(lambda x: matvec(p, x), structure)
 
+    @pytest.mark.slow
     def test_gradient_of_a_general_problem(self):
         F, p = rectangular(N, N, np.float64), parameters(np.float64)
         like = jax.ShapeDtypeStruct((N,), np.float64)

@@ -38,8 +38,16 @@ def same(found, expected, factor=50):
             assert float(jnp.max(jnp.abs(f - e))) <= factor * EPS[str(e.dtype)] * max(size, 1)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4), (2, 1, 3, 3), (1, 1)])
-@pytest.mark.parametrize("dtype", sorted(EPS))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *(((4, 4), dtype) for dtype in sorted(EPS)),
+        *(((2, 4, 4), dtype) for dtype in ("float64", "complex64")),
+        ((2, 1, 3, 3), "float32"),
+        ((1, 1), "complex128"),
+    ],
+)
 def test_dense_ones_over_shapes_and_dtypes(shape, dtype):
     """Bit for bit those of JAX, which they call, but for what is normalised."""
     G = jnp.asarray(general(shape, dtype))
@@ -101,12 +109,13 @@ def invariant(values, vectors):
     return jnp.sum(jnp.sin(jnp.abs(values))) + jnp.sum(jnp.abs(vectors[..., 0, :]) ** 2 * 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_derivatives_of_every_order(dtype):
     """The checks of JAX's own tests of these functions."""
     G = jnp.asarray(general((4, 4), dtype))
     hermitian = lambda G: invariant(*linalg.eigh(G))
-    options = {"order": 2, "atol": 1e-4, "rtol": 1e-4}
+    options = {"order": 2 if dtype == "complex128" else 1, "atol": 1e-4, "rtol": 1e-4}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         quiet = ie.Policy(gauge=ie.Action.IGNORE, forward=ie.Action.NAN)
         check_grads(lambda G: invariant(*linalg.eigh(G, policy=quiet)), (G,), **options)
@@ -170,6 +179,7 @@ def test_eigsh(options):
         assert np.max(np.abs(alone - found)) < 1e-12 * np.max(np.abs(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"k": 4, "sigma": 2.0}, {"k": 3, "which": "SR"}, {"k": 2, "which": "LR", "ncv": 30}],
@@ -197,6 +207,7 @@ def test_svds_and_lobpcg():
         assert np.max(np.abs(found - (expected[::-1] if largest else expected))) < 1e-8
 
 
+@pytest.mark.slow
 def test_a_gradient_through_each_sparse_one():
     """By the entries of the matrix, against the dense ones."""
     rows, cols = GRID.tocoo().coords

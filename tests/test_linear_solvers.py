@@ -232,6 +232,7 @@ class TestCounts:
 class TestMonitor:
     """What `Policy(monitor=...)` is told."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("solver", "make", "name", "least"),
         [
@@ -269,6 +270,7 @@ class TestMonitor:
             jax.jit(jax.grad(lambda p: solve(*pencil(p)).vectors[0, 1] ** 2))(p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["default dense", "default sparse", "default matrix-free"])
 def test_nan_that_is_handed_in_is_no_failed_solve(name):
     make = SOLVERS[name][1]

@@ -125,6 +125,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_error_does_not_depend_on_the_gap(name):
     f, exact = FUNCTIONS[name]
@@ -139,6 +140,7 @@ def test_the_error_does_not_depend_on_the_gap(name):
             close(one, other, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "propagator"),
     [(np.float32, False), (np.complex128, False), (np.float64, True), (np.complex64, True)],

@@ -151,6 +151,7 @@ def test_pairs_so_near_that_rounding_turns_them():
     jax.block_until_ready(jax.grad(space)(A))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "kinds"),
     [(seed, None) for seed in (1591, 100256, 101836, 103358, 107782, 200751, 205454)]

@@ -98,6 +98,7 @@ def test_as_the_pencil_or_polynomial(name, dtype):
     assert close(results[1], results[0], 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["newton", "newton, left vectors", "host"])
 def test_delay_against_finite_differences(kind):
     left = kind == "newton, left vectors"
@@ -331,6 +332,7 @@ def test_a_double_value_fails_aloud():
         jax.block_until_ready(jax.jit(jax.grad(lambda A: solve(A).values[0].real))(A))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_repeated_value_is_refused_in_both_modes(dtype):
     """Two equal scalar delays, turned: each transposed system has many solutions, to any k."""

@@ -34,6 +34,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "jit"), [*((form, True) for form in FORMS), ("sparse", False), ("function", False)]
 )
@@ -51,6 +52,7 @@ def test_gradient_through_every_form(form, jit):
     assert abs(push - jnp.vdot(expected, p)) < 1e-9 * jnp.max(jnp.abs(expected)) * n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["matrix", "array"])
 def test_scipy_and_numpy_operators_are_constants(kind):
     pencil, p = grid_pencil(5)
@@ -68,6 +70,7 @@ def test_scipy_and_numpy_operators_are_constants(kind):
         assert abs(derivative - expected) < 1e-12 * abs(expected)
 
 
+@pytest.mark.slow
 def test_mixed_forms():
     pencil, p = grid_pencil(5)
     loss = invariant_loss(3, 25)

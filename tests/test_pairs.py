@@ -162,6 +162,7 @@ def test_degree_one_is_a_pencil():
     assert jnp.max(jnp.abs(general[1] + degree_one[1])) < 1e-10
 
 
+@pytest.mark.slow
 def test_values_with_left_vectors_cost_no_solve():
     A, B = pencil()
     for solver, problem, expected in (
@@ -263,6 +264,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches(kind):
     solver, problem, operators = KINDS[kind]
@@ -274,6 +276,7 @@ def test_batches(kind):
     assert jnp.max(jnp.abs(found - expected)) < 1e-10 * jnp.max(jnp.abs(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("pencil", np.float32), ("pencil", np.complex64), ("quadratic", np.complex64)],

@@ -54,6 +54,7 @@ def triplets(A):
     return sigma[::-1], Vh[::-1].conj().T, U[:, ::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
 def test_products_with_the_adjoint_and_of_rectangles(transform, dtype):
@@ -72,6 +73,7 @@ def test_products_with_the_adjoint_and_of_rectangles(transform, dtype):
     np.testing.assert_allclose(gradient, exact, atol=tolerance * np.max(np.abs(exact)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_a_host_linear_solver_of_systems_that_are_not_hermitian(transform):
     """It is handed Mᵢ and Mᵢᴴ by products, forward and backward."""

@@ -167,6 +167,7 @@ def test_projector_of_vectors():
     assert jnp.max(jnp.abs(ie.apply_projector(some, once) - once)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32, np.complex64])
 @pytest.mark.parametrize("generalised", [False, True])
 def test_a_value_near_zero_is_judged_by_the_size_of_the_operators(dtype, generalised):

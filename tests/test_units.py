@@ -77,6 +77,7 @@ SPARSE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPARSE)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_shift_and_invert_squares_no_unit(kind, dtype):
