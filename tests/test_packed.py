@@ -9,7 +9,7 @@ import pytest
 from problems import EPS
 
 import implicit_eig as ie
-from implicit_eig.operators.packed import PADDING, UNROLLED, pack, pattern_of
+from implicit_eig.operators.packed import ONE_COLUMN, PADDING, pack, pattern_of
 
 # (shape, entries, how many of them lie in the first row): duplicates, empty rows, one long row
 # that spills, more slots than are unrolled, a single row and column
@@ -85,7 +85,7 @@ def test_derivatives_of_both_orders(case):
 def test_the_cases_reach_every_part_of_the_layout():
     layouts = [pattern_of(*entries(*case)[1:], case[0]).layout for case in CASES]
     assert any(layout.spill_rows.size for layout in layouts)
-    assert any(layout.slots.shape[0] > UNROLLED for layout in layouts)
+    assert any(layout.slots.shape[0] > ONE_COLUMN for layout in layouts)
     assert any(layout.order.size < layout.places.size for layout in layouts)
     for layout in layouts:
         assert layout.slots.size <= PADDING * (layout.order.size + layout.slots.shape[1])

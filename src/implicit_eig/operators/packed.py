@@ -27,8 +27,10 @@ from jaxtyping import Array, Inexact
 
 # Slots hold at most this many times the mean number of entries in a row; other entries spill.
 PADDING = 2
-# Up to this many slots form one loop; more are taken in groups of it, to bound the program's size.
-UNROLLED = 32
+# Slots are taken in groups, each a step of a loop. XLA keeps the gathered rows of a whole group, as
+# large as X each: small groups for all columns at once, larger ones for a single column, where the
+# size of the program is the bound.
+ALL_COLUMNS, ONE_COLUMN = 4, 32
 # The latest patterns are kept for operators that are built anew at each call.
 KEPT = 16
 
@@ -231,7 +233,7 @@ def _product(pattern: Pattern, data: Array, X: Array) -> Array:
     # that are gathered, which XLA would keep: 260 MB for forty columns. (`jax.linear_transpose`
     # with respect to the entries cannot pass the barrier; reverse mode has its own rule.)
     cols, data = lax.optimization_barrier((jnp.asarray(pattern.layout.slots), data))
-    return _add_up(pattern.layout, cols, _parts(pattern.layout, data), X)
+    return _add_up(pattern.layout, cols, _parts(pattern.layout, data, ALL_COLUMNS), X)
 
 
 @functools.partial(_product.defjvp, symbolic_zeros=True)
@@ -253,7 +255,8 @@ def _by_columns(pattern: Pattern, data: Array, X: Array) -> Array:
     The transpose adds up ȳ x[cols] over the columns in place, in 4 ms for six. For the product of
     all columns at once it is a sum along the short axis, which takes 15 ms.
     """
-    parts, cols = _parts(pattern.layout, data), hidden(pattern.layout.slots)
+    parts = _parts(pattern.layout, data, ONE_COLUMN)
+    cols = hidden(pattern.layout.slots)
 
     # recomputed in the reverse pass, because otherwise x[cols] is kept for each column
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -264,24 +267,24 @@ def _by_columns(pattern: Pattern, data: Array, X: Array) -> Array:
 
 
 class _Parts(NamedTuple):
-    groups: Array  # (g, UNROLLED, m)
+    groups: Array  # (g, size of a group, m)
     rest: tuple[Array, ...]  # of (m,)
     spill: Array  # (r,)
 
 
-def _parts(layout: Layout, data: Array) -> _Parts:
+def _parts(layout: Layout, data: Array, group: int) -> _Parts:
     """Return the slots, in groups and singly, and the entries beyond them."""
     w, m = layout.slots.shape
     slots = data[: w * m].reshape(w, m)
-    start = w - w % UNROLLED
-    groups = slots[:start].reshape(-1, UNROLLED, m)
+    start = w - w % group
+    groups = slots[:start].reshape(-1, group, m)
     return _Parts(groups, tuple(slots[start:]), data[w * m :])
 
 
 def _add_up(layout: Layout, cols: Array, parts: _Parts, X: Array) -> Array:
     """Return Σ_s data[s, :, None] · X[cols[s]], plus the entries beyond the slots."""
-    w, m = layout.slots.shape
-    start = w - w % UNROLLED
+    m = layout.slots.shape[1]
+    start = len(layout.slots) - len(parts.rest)
 
     def add(Y: Array, slots: tuple[Any, Array]) -> tuple[Array, None]:
         for values, places in zip(*slots, strict=True):
