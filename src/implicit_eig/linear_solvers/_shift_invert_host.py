@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..host.blas import blas_beside_solves
 from ..operators.views import host_view
 from ._block_krylov import add, inner, solve_each
 from ._objections import STAGNATION
@@ -44,9 +45,10 @@ def solve_on_host(
     if sigma is None:
         sigma = _among(krylov) if bordered else float(pencil.shift(np))
     solve = _solve_bordered if bordered else _solve_deflated
-    U[:, todo], (outcome.verdicts[todo], outcome.steps[todo]) = solve(
-        krylov, sigma, todo, b[:, todo], *options
-    )
+    with blas_beside_solves():
+        U[:, todo], (outcome.verdicts[todo], outcome.steps[todo]) = solve(
+            krylov, sigma, todo, b[:, todo], *options
+        )
     return U.conj() if pencil.transposed else U, outcome
 
 

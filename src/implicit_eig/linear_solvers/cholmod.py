@@ -63,8 +63,16 @@ class Cholmod(AbstractFactorize):
 def _by_scikit_sparse(matrix: Any, options: tuple[tuple[str, Any], ...]) -> Solve:
     from sksparse import cholmod  # pyright: ignore  # noqa: PLC0415
 
-    key = options, matrix.dtype.str
-    analysis = analyses.get(matrix, key, lambda: cholmod.analyze(matrix, **dict(options)))
+    def analyse() -> Any:
+        try:
+            return cholmod.analyze(matrix, **dict(options))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"`Cholmod(...)`: options of `sksparse.cholmod.analyze`; got {error}. Use those of "
+                "its documentation."
+            ) from error
+
+    analysis = analyses.get(matrix, (options, matrix.dtype.str), analyse)
     try:
         factor = analysis.cholesky(matrix)
     except cholmod.CholmodNotPositiveDefiniteError as error:

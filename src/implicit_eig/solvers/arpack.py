@@ -9,6 +9,7 @@ import scipy.sparse.linalg as spla
 from scipy.linalg import get_blas_funcs
 
 from .._errors import EigensolverError, InputError
+from ..host.blas import blas_beside_solves
 from ..linear_solvers.auto import AutoLinearSolver
 from ..linear_solvers.cache import factorize
 from ..linear_solvers.factorizations import Shift, shift
@@ -52,7 +53,8 @@ class Arpack(AbstractForwardSolver):
             A, B = _alike(A, B)
             options |= {"sigma": sigma, "OPinv": self._inverse(A, B, sigma)}
         try:
-            values, vectors = spla.eigsh(A, k, M=B, **(options | self.options))
+            with blas_beside_solves(options.get("OPinv") is not None):
+                values, vectors = spla.eigsh(A, k, M=B, **(options | self.options))
         except spla.ArpackNoConvergence as error:
             raise not_converged(f"arpack(k={k})", error) from error
         order = np.argsort(values)
