@@ -66,7 +66,7 @@ def _by_scikit_sparse(matrix: Any, options: tuple[tuple[str, Any], ...]) -> Solv
     def analyse() -> Any:
         try:
             return cholmod.analyze(matrix, **dict(options))
-        except (TypeError, ValueError) as error:
+        except (TypeError, cholmod.CholmodError) as error:
             raise InputError(
                 f"`Cholmod(...)`: options of `sksparse.cholmod.analyze`; got {error}. Use those of "
                 "its documentation."
