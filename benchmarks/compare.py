@@ -35,6 +35,8 @@ def workload(name, size, pairs):
         return workloads.DenseSymmetric(size or 1000, pairs)
     if name.startswith("W2"):
         return workloads.Elements(size or 300, pairs)
+    if name == "W6":
+        return workloads.Elements(size or 39, pairs, dimensions=3)
     if name.startswith("W3"):
         return workloads.Schroedinger(size or 46, pairs, vector=name.endswith("vector"))
     if name == "W5":
@@ -94,7 +96,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "workload", choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4", "W5"]
+        "workload", choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4", "W5", "W6"]
     )
     parser.add_argument("--size", type=int, default=0, help="n, grid, or batch; 0: the usual one")
     parser.add_argument("--pairs", type=int, default=6)

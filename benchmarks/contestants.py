@@ -23,6 +23,21 @@ def arpack(K, M, k, solve):
 # ---------------------------------------------------------------- this package
 
 
+def _multigrid(w):
+    """LOBPCG and MINRES with one algebraic multigrid, of the first matrix for both."""
+    import pyamg
+
+    preconditioner = pyamg.smoothed_aggregation_solver(w.assemble(w.p)[0]).aspreconditioner()
+
+    def minres(A, b):
+        return spla.minres(A, b, rtol=1e-11, M=preconditioner)
+
+    return _ours(
+        lambda ie, k: ie.solvers.lobpcg(k, preconditioner=preconditioner),
+        lambda ie: ie.host_linear_solver(minres),
+    )(w)
+
+
 def _ours(make_solver, linear_solver=None, vectors=True):
     def make(w):
         import jax
@@ -91,20 +106,39 @@ def projected_cg(K, M, lu, lam, X, B):
     return Z + X @ ((X.T @ B) / gap)
 
 
-def _conjugate_gradients(w):
-    """One symmetric LU, reused in projected conjugate gradients on all eigenpairs as one block."""
+def _conjugate_gradients(factorise):
+    """One factorisation, reused in projected conjugate gradients on all pairs as one block."""
 
-    def forward():
-        K, M = w.assemble(w.p)
-        lu = superlu(K)
-        return K, M, lu, *arpack(K, M, w.k, lu.solve)
+    def make(w):
+        def forward():
+            K, M = w.assemble(w.p)
+            factors = factorise(K)
+            return K, M, factors, *arpack(K, M, w.k, factors.solve)
 
-    def gradient():
-        K, M, lu, lam, X = forward()
-        Z = projected_cg(K, M, lu, lam, X, -w.cotangents(lam, X)[1])
-        return w.loss(lam, X), w.gradient(lam, X, Z)
+        def gradient():
+            K, M, factors, lam, X = forward()
+            Z = projected_cg(K, M, factors, lam, X, -w.cotangents(lam, X)[1])
+            return w.loss(lam, X), w.gradient(lam, X, Z)
 
-    return lambda: w.loss(*forward()[3:]), gradient
+        return lambda: w.loss(*forward()[3:]), gradient
+
+    return make
+
+
+class _Rslab:
+    """The factors L D Lᵀ that this package takes, in other hands."""
+
+    analysis = None
+
+    def __init__(self, A):
+        import rslab
+
+        if _Rslab.analysis is None:
+            _Rslab.analysis = rslab.analyze(A.tocsc(), path="ldlt")
+        self.factor = _Rslab.analysis.factor(A.tocsc())
+
+    def solve(self, b):
+        return self.factor.solve_many(np.asfortranarray(b.reshape(len(b), -1))).reshape(b.shape)
 
 
 def _bordered(w):
@@ -596,7 +630,8 @@ W2 = {
     "ours, SparseDirect": _ours(
         lambda ie, k: ie.solvers.arpack(k, 0.0), lambda ie: ie.SparseDirect()
     ),
-    "one LU in CG, by hand": _conjugate_gradients,
+    "one LU in CG, by hand": _conjugate_gradients(superlu),
+    "one L D Lᵀ in CG, by hand": _conjugate_gradients(_Rslab),
     "eigd pgmres": _eigd("pgmres"),
     "eigd sibk": _eigd("sibk"),
     "eigd pcpg": _eigd("pcpg"),
@@ -621,6 +656,14 @@ CONTESTANTS = {
     "W3": {"ARPACK, by hand": _products_by_hand, "ours": _products_ours},
     "W3 vector": {"ARPACK and MINRES, by hand": _products_by_hand, "ours": _products_ours},
     "W4": {"jnp.linalg.eigh": _bands(False), "ours": _bands(True)},
+    "W6": {
+        "bordered LU for each eigenpair, by hand": _bordered,
+        "ours": _ours(lambda ie, k: ie.solvers.arpack(k, 0.0)),
+        "ours, no factorisation": _multigrid,
+        "one LU in CG, by hand": _conjugate_gradients(superlu),
+        "one L D Lᵀ in CG, by hand": _conjugate_gradients(_Rslab),
+        "eigd sibk": _eigd("sibk"),
+    },
     "W5": {
         "bordered LU for each eigenpair, by hand": _general(_bordered_general),
         "ours": _ours_general(lambda ie, w: ie.solvers.arpack_general(w.k, 0.0)),

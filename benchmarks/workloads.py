@@ -4,6 +4,9 @@ Each has `forward inputs`, a loss of eigenvalues and squared eigenvectors, and t
 that loss.
 """
 
+import functools
+import itertools
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -27,32 +30,33 @@ class DenseSymmetric:
 
 
 class Elements:
-    """W2: K(p) u = λ M(p) u, bilinear elements on m×m interior nodes, one parameter for each cell.
+    """W2, W6: K(p) u = λ M(p) u, one parameter for each cell of a grid with m points each way.
 
-    K = Σ p_e K_e, M = Σ (1 + p_e)/2 M_e on a rectangle of 1 by 1.2 held at its edge.
+    K = Σ p_e K_e, M = Σ (1 + p_e)/2 M_e, bilinear elements on a rectangle of 1 by 1.2 (W2), or
+    trilinear ones on a block of 1 by 1.2 by 1.4 (W6), held at its surface.
     """
 
-    def __init__(self, m=300, k=6):
+    def __init__(self, m=300, k=6, dimensions=2):
         cells = m + 1
-        hx, hy = 1 / cells, 1.2 / cells
+        sides = [(1 + 0.2 * axis) / cells for axis in range(dimensions)]
         k1, m1 = np.array([[1, -1], [-1, 1.0]]), np.array([[2, 1], [1, 2.0]]) / 6
-        corners = [(0, 0), (1, 0), (1, 1), (0, 1)]
-        self.Ke, self.Me = np.empty((4, 4)), np.empty((4, 4))
-        for a, (ax, ay) in enumerate(corners):
-            for b, (bx, by) in enumerate(corners):
-                x_part, y_part = k1[ax, bx] / hx * m1[ay, by] * hy, m1[ax, bx] * hx * k1[ay, by]
-                self.Ke[a, b] = x_part + y_part / hy
-                self.Me[a, b] = m1[ax, bx] * hx * m1[ay, by] * hy
-        i, j = (x.ravel() for x in np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"))
-        nodes = np.full((cells + 1, cells + 1), -1)
-        nodes[1:-1, 1:-1] = np.arange(m * m).reshape(m, m)
-        cell_nodes = np.stack([nodes[i + di, j + dj] for di, dj in corners], axis=1)
-        rows = np.repeat(cell_nodes, 4, axis=1).ravel()
-        cols = np.tile(cell_nodes, (1, 4)).ravel()
+        masses = [m1 * h for h in sides]
+        self.Me = functools.reduce(np.kron, masses)
+        self.Ke = sum(
+            functools.reduce(np.kron, [*masses[:axis], k1 / h, *masses[axis + 1 :]])
+            for axis, h in enumerate(sides)
+        )
+        corners = list(itertools.product((0, 1), repeat=dimensions))
+        at = np.indices((cells,) * dimensions).reshape(dimensions, -1)
+        nodes = np.full((cells + 1,) * dimensions, -1)
+        nodes[(slice(1, -1),) * dimensions] = np.arange(m**dimensions).reshape((m,) * dimensions)
+        cell_nodes = np.stack([nodes[tuple(at + np.c_[list(c)])] for c in corners], axis=1)
+        rows = np.repeat(cell_nodes, len(corners), axis=1).ravel()
+        cols = np.tile(cell_nodes, (1, len(corners))).ravel()
         keep = np.flatnonzero((rows >= 0) & (cols >= 0))
-        self.n, self.k, self.cells = m * m, k, cells**2
+        self.n, self.k, self.cells = m**dimensions, k, cells**dimensions
         self.rows, self.cols = rows[keep].astype(np.int32), cols[keep].astype(np.int32)
-        self.cell = keep // 16
+        self.cell = keep // len(corners) ** 2
         self.stiffness = np.tile(self.Ke.ravel(), self.cells)[keep]
         self.mass = np.tile(self.Me.ravel(), self.cells)[keep]
         self.nodes = np.where(cell_nodes < 0, self.n, cell_nodes)
