@@ -271,11 +271,12 @@ def _agree(matrix: Any, other: Any) -> bool:
 
 
 def backward_error(matrix: Any, solve: Solve) -> float:
-    """Return ‖M x − b‖ / (‖M‖ ‖x‖ + ‖b‖) of the solution for a random b."""
+    """Return ‖M x − b‖ / (‖M‖ ‖x‖ + ‖b‖) of the solution for a random b, in any units of M."""
     b = np.random.default_rng(0).standard_normal(matrix.shape[0]).astype(matrix.dtype)
-    x = solve(b)
-    size = np.max(abs(matrix).sum(axis=0)) * np.linalg.norm(x) + np.linalg.norm(b)
-    return float(np.linalg.norm(matrix @ x - b) / size)
+    unit = abs(matrix).max()
+    scaled, x = matrix / unit, solve(b) * unit
+    size = np.max(abs(scaled).sum(axis=0)) * np.linalg.norm(x) + np.linalg.norm(b)
+    return float(np.linalg.norm(scaled @ x - b) / size)
 
 
 def shifted(A: Any, B: Any, sigma: Shift) -> sp.csc_matrix:
