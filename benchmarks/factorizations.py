@@ -35,7 +35,7 @@ def laplacian(side, dimensions, weights=None):
     return (D.T @ D if weights is None else D.T @ sp.diags_array(weights(D.shape[0])) @ D).tocsc()
 
 
-def gradient_like(matrix, rng, size):
+def upper_triangle(matrix, rng, size):
     """A matrix of the pattern whose upper triangle alone is filled, with numbers of a size."""
     upper = sp.triu(abs(matrix), 1).tocsr()
     upper.data[:] = size * rng.standard_normal(upper.nnz)
@@ -44,7 +44,7 @@ def gradient_like(matrix, rng, size):
 
 def variants(matrix, rng):
     """The kinds of matrix on one grid."""
-    n, upper = matrix.shape[0], gradient_like(matrix, rng, 0.1)
+    n, upper = matrix.shape[0], upper_triangle(matrix, rng, 0.1)
     shift = 0.3 * matrix.diagonal().mean()
     indefinite = matrix - shift * sp.eye_array(n)
     yield "definite", matrix
@@ -144,10 +144,10 @@ def random_matrix(rng):
         M = sp.random_array((n, n), density=min(1.0, 4 / n), rng=rng)
         M = M + M.T + sp.diags_array(rng.standard_normal(n))
     elif family == "skew":
-        M = M + gradient_like(K, rng, rng.choice([0.1, 10.0]))
+        M = M + upper_triangle(K, rng, rng.choice([0.1, 10.0]))
     kind = rng.choice(["real", "complex symmetric", "complex Hermitian"], p=[0.6, 0.2, 0.2])
     if kind != "real":
-        upper = gradient_like(M, rng, 0.3 * abs(M).max())
+        upper = upper_triangle(M, rng, 0.3 * abs(M).max())
         M = M + 1j * (upper + (upper.T if kind == "complex symmetric" else -upper.T))
     single = rng.random() < 0.25
     if single:

@@ -39,15 +39,8 @@ def same(found, expected, factor=50):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [
-        *(((4, 4), dtype) for dtype in sorted(EPS)),
-        *(((2, 4, 4), dtype) for dtype in ("float64", "complex64")),
-        ((2, 1, 3, 3), "float32"),
-        ((1, 1), "complex128"),
-    ],
-)
+@pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4), (2, 1, 3, 3), (1, 1)])
+@pytest.mark.parametrize("dtype", sorted(EPS))
 def test_dense_ones_over_shapes_and_dtypes(shape, dtype):
     """Bit for bit those of JAX, which they call, but for what is normalised."""
     G = jnp.asarray(general(shape, dtype))
@@ -115,7 +108,7 @@ def test_derivatives_of_every_order(dtype):
     """The checks of JAX's own tests of these functions."""
     G = jnp.asarray(general((4, 4), dtype))
     hermitian = lambda G: invariant(*linalg.eigh(G))
-    options = {"order": 2 if dtype == "complex128" else 1, "atol": 1e-4, "rtol": 1e-4}
+    options = {"order": 2, "atol": 1e-4, "rtol": 1e-4}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         quiet = ie.Policy(gauge=ie.Action.IGNORE, forward=ie.Action.NAN)
         check_grads(lambda G: invariant(*linalg.eigh(G, policy=quiet)), (G,), **options)

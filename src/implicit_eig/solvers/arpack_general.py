@@ -74,12 +74,12 @@ class ArpackGeneral(AbstractForwardSolver):
             )
         sigma = self.sigma if sigma is None else shift(sigma)
         seen = self._seen(A, B, sigma)
-        sparse = sp.issparse(A) and (B is None or sp.issparse(B))
-        right = self._pairs(seen.operator, k, sigma, start, adjoint=False, sparse=sparse)
-        if not self.left:
-            return right.lam, right.X
-        count = min(k + SPARE, n - 2)
-        left = self._pairs(seen.operator.H, count, sigma, None, adjoint=True, sparse=sparse)
+        with blas_beside_solves(sp.issparse(A) and (B is None or sp.issparse(B))):
+            right = self._pairs(seen.operator, k, sigma, start, adjoint=False)
+            if not self.left:
+                return right.lam, right.X
+            count = min(k + SPARE, n - 2)
+            left = self._pairs(seen.operator.H, count, sigma, None, adjoint=True)
         BX = right.X if B is None else B @ right.X
         return right.lam, right.X, _match(right, BX, left.theta, seen.solve_adjoint(left.X))
 
@@ -121,14 +121,7 @@ class ArpackGeneral(AbstractForwardSolver):
         return spla.LinearOperator(A.shape, **options)
 
     def _pairs(
-        self,
-        operator: Any,
-        k: int,
-        sigma: Shift | None,
-        start: Any,
-        *,
-        adjoint: bool,
-        sparse: bool,
+        self, operator: Any, k: int, sigma: Shift | None, start: Any, *, adjoint: bool
     ) -> "_Pairs":
         """Return k eigenpairs of an operator, or of a given adjoint operator, in order."""
         n, dtype = operator.shape[0], operator.dtype
@@ -136,8 +129,7 @@ class ArpackGeneral(AbstractForwardSolver):
         options = {"which": "LM", "v0": v0, "ncv": min(n, 2 * k + 20)} | self.options
         options["ncv"] = max(options["ncv"], k + 2)
         try:
-            with blas_beside_solves(sparse):
-                answer: Any = spla.eigs(operator, k, **options)
+            answer: Any = spla.eigs(operator, k, **options)
         except spla.ArpackNoConvergence as error:
             raise not_converged(f"arpack_general(k={self.k})", error) from error
         theta, X = answer
