@@ -157,10 +157,11 @@ for colour, (name, gradient), axis in zip(
         print(f"{'':>15}  {str(caught[0].message).split(';')[0]}")
     axes[0].plot(history[:, 0], colour, label=f"λ₁, {name}")
     axes[0].plot(history[:, 1], colour, ls=":", label="λ₂")
-    axis.imshow(rho, "gray_r", origin="lower", vmin=0, vmax=1)
+    image = axis.imshow(rho, "gray_r", origin="lower", vmin=0, vmax=1)
     axis.set(title=f"{name}: λ₁ = {first:.3f}", xticks=[], yticks=[])
 axes[0].set(xlabel="step", ylabel="eigenvalue", title=f"mean density {MEAN}, {C} × {C} cells")
 axes[0].legend()
+figure.colorbar(image, ax=axes[-1], label="density of each cell", shrink=0.9)
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")
 

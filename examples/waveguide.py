@@ -200,7 +200,7 @@ maps = {
     "Im dn/dε per area": dn.imag / area,
     "d(power in the core)/dε per area": dfraction.real / area,
 }
-figure, axes = plt.subplots(1, 4, figsize=(19, 4.4), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(19, 4.0), layout="constrained")
 for axis, (title, numbers) in zip(axes, maps.items(), strict=True):
     limit = np.abs(numbers).max()
     style = {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if numbers.min() < 0 else {}
@@ -209,6 +209,7 @@ for axis, (title, numbers) in zip(axes, maps.items(), strict=True):
     axis.axhline(0, color="k", lw=0.8)
     axis.set(aspect="equal", xlabel="x in µm", title=title)
     figure.colorbar(image, ax=axis, shrink=0.8)
+axes[0].set(ylabel="y in µm")
 figure.suptitle(f"n = {n:.5f}, {fraction:.1%} of the power in the core")
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")
