@@ -40,6 +40,7 @@ from .linear_solvers.factorizations import Factorization, SuperLU
 from .linear_solvers.functions import linear_solver
 from .linear_solvers.host import host_linear_solver
 from .linear_solvers.inertia import count_below
+from .linear_solvers.lagged import LaggedFactors
 from .linear_solvers.ldlt import Ldlt
 from .linear_solvers.minres import MINRES
 from .linear_solvers.pardiso import Pardiso
@@ -103,6 +104,7 @@ __all__ = [
     "HostOperator",
     "ImplicitEigError",
     "InputError",
+    "LaggedFactors",
     "LargestComponent",
     "Ldlt",
     "LinearSolveError",

@@ -28,6 +28,7 @@ from .linear_solvers._solve import iteration_rtol, linear_solve
 from .linear_solvers._systems import AbstractSquareSystem
 from .linear_solvers.auto import AutoLinearSolver
 from .linear_solvers.functions import linear_solver as wrap_function
+from .linear_solvers.lagged import LaggedFactors, reusing
 from .problems._abstract import AbstractProblem, Operators
 from .problems.normalization import AbstractNormalization, FunctionNormalization
 from .solution import Solution
@@ -72,7 +73,8 @@ class Eigensolver(AbstractRoot):
                 `eigensolver` lists. With its `operators=`, the arguments of that function.
             **options: passed on to the solver, which has arguments of these names: arrays as
                 NumPy arrays, without a derivative. `start` is an earlier solution or its vectors,
-                `sigma` a shift; both may be traced by JAX.
+                `sigma` a shift, `reuse` a `LaggedFactors` for the derivatives, too; all may be
+                traced by JAX.
 
         Returns:
             Solution: values (k,), vectors (n, k), normalised as the problem states. Those of
@@ -120,7 +122,11 @@ class Eigensolver(AbstractRoot):
         operators = self.assembled(arguments)
         instead = None if self.operators is None else arguments
         call = Call.of(self.solver, operators, instead, options, self.batched)
-        return dataclasses.replace(self, call=call), self.canonical(operators)
+        linear_solver, earlier = self.linear_solver, options.get("reuse")
+        if isinstance(earlier, LaggedFactors):
+            linear_solver = reusing(linear_solver, earlier)
+        solve = dataclasses.replace(self, call=call, linear_solver=linear_solver)
+        return solve, self.canonical(operators)
 
     def assembled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the operators: the arguments, or what `operators=` makes of them."""
@@ -174,11 +180,12 @@ class Eigensolver(AbstractRoot):
         problem, policy = self.problem, self.policy
         asked = problem.with_guard()
         raw = run_solver(self.solver, asked, theta, policy, self.batched, self.call)
+        figures = raw.stats
         raw = newton(asked, raw, theta, self.linear_solver, self.refine)
         solution = asked.normalize(raw, theta, policy)
         solution = without_guard(solution, problem.k, policy)
         solution = problem.complete(solution, theta, self.linear_solver, policy)
-        return problem.state(solution), solution.stats
+        return problem.state(solution), solution.stats | figures
 
     def residual(self, z: PyTree, theta: Operators) -> PyTree:
         """Return the conditions of the problem."""

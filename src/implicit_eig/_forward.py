@@ -23,7 +23,10 @@ from .operators.structured import columns, restored, structures_of
 from .operators.views import remote
 from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
+from .solvers._abstract import AbstractForwardSolver
 
+# A figure of the run that the solver does not give, because it failed.
+UNKNOWN = -1
 REQUIREMENT = "`eigensolver(solver=...)`: the solver must return "
 
 
@@ -108,7 +111,9 @@ def run_solver(
 ) -> Solution:
     """Return the eigenpairs that the solver finds, as it returns them."""
     like = problem.structure(operators)
-    like = dataclasses.replace(like, _rest=like.values)
+    integer = jax.ShapeDtypeStruct((), jnp.int32)
+    names = solver.figures if isinstance(solver, AbstractForwardSolver) else ()
+    like = dataclasses.replace(like, stats=dict.fromkeys(names, integer), _rest=like.values)
     if batched:
         _check_stacks(solver, operators)
     if isinstance(solver, Traceable):
@@ -122,6 +127,10 @@ def run_solver(
     if batched:
         return host.call(code, like, arrays, vmap_method="broadcast_all")
     return converse(code, like, products, arrays)
+
+
+def _unknown(leaf: np.ndarray) -> np.ndarray:
+    return np.full_like(leaf, np.nan if np.issubdtype(leaf.dtype, np.inexact) else UNKNOWN)
 
 
 def _check_stacks(solver: Callable[..., Any], operators: Operators) -> None:
@@ -153,7 +162,7 @@ class _HostSolver(eqx.Module):
         answer = self._answer(arrays)
         if self.answers.accept(arrays, answer.values, answer.vectors, self.policy):
             return answer
-        return jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), answer)
+        return jax.tree.map(_unknown, answer)
 
     def _answer(self, arrays: Any) -> Solution:
         operators, call = eqx.combine(arrays, self.static)
@@ -192,7 +201,11 @@ class _HostSolver(eqx.Module):
 
 
 def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
-    return _read(_parts(answer, xp), like, xp)
+    figures = {}
+    if like.stats and isinstance(answer[-1], dict):
+        *answer, figures = answer
+    stats = {name: np.asarray(figures.get(name, UNKNOWN), np.int32) for name in like.stats}
+    return dataclasses.replace(_read(_parts(answer, xp), like, xp), stats=stats)
 
 
 def _parts(answer: Any, xp: Any) -> list:

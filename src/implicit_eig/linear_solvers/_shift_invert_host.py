@@ -13,7 +13,7 @@ from ._objections import STAGNATION
 from ._shift_invert_krylov import PASSES, Krylov, solve_by_shifts, times, unsolved
 from ._solve import Outcome
 from ._systems import Border, ShiftedPencil
-from .factorizations import Shift, shift
+from .factorizations import Factorization, Shift, shift
 
 
 def on_host(pencil: ShiftedPencil) -> ShiftedPencil:
@@ -26,9 +26,16 @@ def on_host(pencil: ShiftedPencil) -> ShiftedPencil:
 
 
 def solve_on_host(
-    pencil: ShiftedPencil, sigma: Shift | None, b: np.ndarray, *options: Any
+    pencil: ShiftedPencil,
+    sigma: Shift | None,
+    b: np.ndarray,
+    *options: Any,
+    earlier: Factorization | None = None,
 ) -> tuple[np.ndarray, Outcome]:
     """Solve the systems of the pencil; `options` are method, rtol and max_steps.
+
+    With factors of an `earlier` pencil, the latter precondition, and the pencil is factorised for
+    what they do not solve.
 
     Returns the solutions, of the shape of b, and their outcomes; a step is one block of a space
     that eigenpairs share.
@@ -41,7 +48,7 @@ def solve_on_host(
     bordered = isinstance(pencil.known, Border)
     # Mᵀ x = b is the conjugate of Mᴴ x̄ = b̄, which the factors of A − σB solve
     b = b.conj() if pencil.transposed else b
-    krylov = Krylov(pencil)
+    krylov = Krylov(pencil, earlier)
     if sigma is None:
         sigma = _among(krylov) if bordered else float(pencil.shift(np))
     solve = _solve_bordered if bordered else _solve_deflated

@@ -12,10 +12,11 @@ from .._errors import LinearSolveWarning
 from ..checks.rounding import SOLVED
 from ._block_krylov import add, inner, side_by_side, solve_shifted
 from ._objections import MAX_STEPS, STAGNATION, SUCCESS
+from ._preconditioned import solve_preconditioned
 from ._solve import Outcome
 from ._systems import INSIDE, ShiftedPencil
 from .cache import factorize
-from .factorizations import Shift, SingularError, shift
+from .factorizations import Factorization, Shift, SingularError, shift
 
 # Eigenpairs that share a space. A larger group needs fewer steps, but memory for all its blocks.
 GROUP = 20
@@ -28,7 +29,26 @@ PASSES = 10
 def solve_by_shifts(
     krylov: "Krylov", sigma: Shift, pairs: np.ndarray, R: np.ndarray, *options: Any
 ) -> tuple[np.ndarray, Outcome]:
-    """Solve by one shift for all eigenpairs, then by one for each that it did not solve."""
+    """Solve by one shift for all eigenpairs, then by one for each that it did not solve.
+
+    Before, by the factors of an earlier pencil where there are any.
+    """
+    Z, outcome = np.zeros_like(R), Outcome.start(pairs.size)
+    todo = np.arange(pairs.size)
+    if krylov.earlier is not None:
+        Z, outcome = krylov.solve(sigma, pairs, R, *options, earlier=krylov.earlier)
+        todo = np.flatnonzero(outcome.verdicts != SUCCESS)
+        if not todo.size:
+            return Z, outcome
+    Z[:, todo], new = _by_shifts(krylov, sigma, pairs[todo], R[:, todo], *options)
+    outcome.verdicts[todo] = new.verdicts
+    outcome.steps[todo] += new.steps
+    return Z, outcome
+
+
+def _by_shifts(
+    krylov: "Krylov", sigma: Shift, pairs: np.ndarray, R: np.ndarray, *options: Any
+) -> tuple[np.ndarray, Outcome]:
     try:
         Z, outcome = krylov.solve(sigma, pairs, R, *options)
         reason = "does not converge"
@@ -61,14 +81,15 @@ class Krylov:
     """A pencil or its adjoint on the complement of known vectors, and the spaces to solve in.
 
     Attributes:
+        earlier: factors of a pencil like this one, `None` if there are none.
         norms: bounds of the norms of A and B.
         size: the largest |λᵢ|, or a fraction of ‖A‖/‖B‖ where that is rounding.
         known, image: bases of the space of the known vectors and of its image under A − λB.
         dual, dual_image: with them dualᴴ known = I and dual_imageᴴ image = I.
     """
 
-    def __init__(self, pencil: ShiftedPencil):
-        self.pencil = pencil
+    def __init__(self, pencil: ShiftedPencil, earlier: Factorization | None = None):
+        self.pencil, self.earlier = pencil, earlier
         self.hermitian = pencil.hermitian
         self.A, self.B, self.lam = pencil[:3]
         self.norms = _norm(self.A), _norm(self.B)
@@ -110,6 +131,10 @@ class Krylov:
         rounding = np.finfo(Z.dtype).eps * np.linalg.norm(parts * Z, axis=0)
         return np.maximum(rtol, np.minimum(rounding, SOLVED))
 
+    def products(self, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return AV and BV."""
+        return times(self.A, V), times(self.B, V)
+
     def residual(self, R: np.ndarray, Z: np.ndarray, lam: np.ndarray) -> np.ndarray:
         """Return rᵢ − (A − λᵢB) zᵢ without its part in the image of the known vectors."""
         rest = R - times(self.A, Z) + lam * times(self.B, Z)
@@ -123,9 +148,13 @@ class Krylov:
         method: Callable,
         rtol: float,
         max_steps: int,
+        earlier: Factorization | None = None,
     ) -> tuple[np.ndarray, Outcome]:
-        """Return Z with (A − λᵢB) zᵢ = rᵢ for these eigenpairs."""
-        factors = factorize(self.pencil.A, self.pencil.B, sigma, method)
+        """Return Z with (A − λᵢB) zᵢ = rᵢ for these eigenpairs.
+
+        By factors of A − σB, or with those of an `earlier` pencil as a preconditioner.
+        """
+        factors = earlier or factorize(self.pencil.A, self.pencil.B, sigma, method)
         solve = factors.solve_adjoint if self.adjoint else factors.solve
         at = np.conj(sigma) if self.adjoint else sigma
 
@@ -135,6 +164,31 @@ class Krylov:
         def power(V: np.ndarray) -> np.ndarray:
             return inverse(V if self.hermitian else times(self.B, V))
 
+        def shifted(
+            R: np.ndarray, S: np.ndarray, lam: np.ndarray, target: np.ndarray, size: np.ndarray
+        ) -> tuple[np.ndarray, int]:
+            mu = lam - lam.dtype.type(at)
+            unit = np.max(np.abs(mu)) or 1.0
+            return solve_shifted(
+                lambda V: unit * power(V),
+                self.to_dual,
+                S,
+                mu / unit,
+                target,
+                INSIDE * rtol / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
+                max_steps,
+                self.hermitian,
+                self.is_real(sigma),
+            )
+
+        def preconditioned(
+            R: np.ndarray, S: np.ndarray, lam: np.ndarray, target: np.ndarray, size: np.ndarray
+        ) -> tuple[np.ndarray, int]:
+            return solve_preconditioned(
+                self.products, self.residual, inverse, R, S, lam, target * size, max_steps
+            )
+
+        sweep = shifted if earlier is None else preconditioned
         lam = self.lam[pairs].astype(R.dtype)
         # for a real pencil, solve the conjugate system where σ is nearer to the conjugate of λᵢ
         turned = (np.imag(lam) * np.imag(at) < 0) & self.is_real(0.0)
@@ -159,19 +213,8 @@ class Krylov:
                 group, S = group[left], np.asfortranarray(S[:, left])
                 if not group.size:
                     continue
-                mu = lam[group] - lam.dtype.type(at)
-                unit = np.max(np.abs(mu)) or 1.0
-                dZ, steps = solve_shifted(
-                    lambda V, unit=unit: unit * power(V),
-                    self.to_dual,
-                    S,
-                    mu / unit,
-                    np.minimum(INSIDE * rtol / size[group], 0.1),
-                    INSIDE * rtol / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
-                    max_steps,
-                    self.hermitian,
-                    self.is_real(sigma),
-                )
+                target = np.minimum(INSIDE * rtol / size[group], 0.1)
+                dZ, steps = sweep(rest[:, group], S, lam[group], target, size[group])
                 Z[:, group] += dZ
                 taken[group] += steps
                 if steps == max_steps:

@@ -28,6 +28,7 @@ from ._systems import (
 )
 from .factorizations import Shift, shift
 from .host import AbstractHostSolver
+from .lagged import LaggedFactors
 from .ldlt import Ldlt
 from .minres import MINRES
 from .shift_invert import ShiftInvert
@@ -76,6 +77,10 @@ class AutoLinearSolver(AbstractOwnSolver):
 
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=Ldlt())
+
+    def reusing(self, lagged: LaggedFactors) -> ShiftInvert:
+        """Return `ShiftInvert` with factors of earlier operators."""
+        return ShiftInvert(self.sigma, self.factorize, reuse=lagged)
 
     def working_rtol(self, dtype: Any) -> float:
         """Return the largest tolerance of the possible choices."""

@@ -1,5 +1,6 @@
 """Solve the systems of all eigenpairs by one factorisation of A − σB."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from ._systems import (
     attainable,
 )
 from .factorizations import Shift, is_hermitian, shift
+from .lagged import LaggedFactors
 from .ldlt import Ldlt
 
 
@@ -48,10 +50,14 @@ class ShiftInvert(AbstractBatchedLinearSolver):
         rtol: required ‖b − M u‖ / ‖b‖, by the true residual; `None` takes 1e-9, or fifty
             times the machine epsilon where that is larger (6e-6 in float32).
         max_steps: largest number of blocks in a Krylov space.
+        reuse: of a `Hermitian` problem, operators near A and B, whose factors precondition. Those
+            of A − σB are made only for systems that this does not solve. `solve(A, B, reuse=...)`
+            gives them to the forward solver, too.
 
     Raises:
         InputError: an operator is matrix-free, or dense in a problem that is not Hermitian; the
-            problem is not a pencil; or `system=Bordered()`.
+            problem is not a pencil; or `system=Bordered()`. With `reuse`: there is no `sigma`, or
+            the problem is dense, or of another kind than `Hermitian`.
         LinearSolveError: A − σB is singular.
 
     Cost: one factorisation, if the cache does not hold it, and about ten triangular solves for
@@ -70,6 +76,11 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     factorize: Callable[[sp.csc_matrix], Any] = eqx.field(static=True, default=Ldlt())
     rtol: float | None = None
     max_steps: int = eqx.field(static=True, default=100)
+    reuse: LaggedFactors | None = None
+
+    def reusing(self, lagged: LaggedFactors) -> "ShiftInvert":
+        """Return this solver with factors of earlier operators."""
+        return dataclasses.replace(self, reuse=lagged)
 
     def working_rtol(self, dtype: Any) -> float:
         """Return `rtol`, or the value that `None` stands for."""
@@ -89,10 +100,10 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         """Solve for one vector, shape (n,); called by `lineax.linear_solve`."""
         like = (jax.eval_shape(lambda: vector), jax.ShapeDtypeStruct((), jnp.int32))
-        arrays, static = eqx.partition(state.operator, eqx.is_array)
+        arrays, static = eqx.partition((self, state.operator), eqx.is_array)
         # M̄ x = b is the conjugate of M x̄ = b̄
         b = vector.conj() if state.conjugated else vector
-        x, verdict = host.call(_HostVector(self, static, state.transposed), like, arrays, b)
+        x, verdict = host.call(_HostVector(static, state.transposed), like, arrays, b)
         return x.conj() if state.conjugated else x, as_result(verdict), {}
 
     def transpose(
@@ -122,6 +133,8 @@ class ShiftInvert(AbstractBatchedLinearSolver):
                 "got products only. Pass a `SparseOperator`, a `scipy.sparse` matrix or an array, "
                 "or use `MINRES()`."
             )
+        if self.reuse is not None:
+            self._check_reuse(systems, pencil)
         if systems.structure is Structure.DENSE:
             if not pencil.hermitian:
                 raise InputError(
@@ -131,9 +144,23 @@ class ShiftInvert(AbstractBatchedLinearSolver):
                 )
             rtol = self.working_rtol(b.dtype)
             return solve_dense(pencil, self.sigma, rtol, self.max_steps, b)
-        arrays, static = eqx.partition(pencil, eqx.is_array)
+        arrays, static = eqx.partition((self, pencil), eqx.is_array)
         like = (jax.eval_shape(lambda: b), Outcome.like(b.shape[1]))
-        return host.call(_HostPencil(self, static), like, arrays, b)
+        return host.call(_HostPencil(static), like, arrays, b)
+
+    def _check_reuse(self, systems: AbstractLinearSystems, pencil: ShiftedPencil) -> None:
+        if self.sigma is None:
+            found = "no `sigma`"
+        elif systems.structure is Structure.DENSE:
+            found = "a dense operator"
+        elif not pencil.hermitian:
+            found = "another kind of problem"
+        else:
+            return
+        raise InputError(
+            "`ShiftInvert(sigma, reuse=...)`: a fixed shift and a sparse `Hermitian` problem, that "
+            f"factors of one nearby precondition; got {found}. Give `sigma`, or no `reuse`."
+        )
 
 
 class _State(eqx.Module):
@@ -143,28 +170,31 @@ class _State(eqx.Module):
 
 
 class _HostVector(eqx.Module):
-    solver: ShiftInvert
-    operator: Any
+    static: tuple[ShiftInvert, Any]
     transposed: bool
 
     def __call__(self, arrays: PyTree, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        A = host_view(eqx.combine(arrays, self.operator))
+        solver, operator = eqx.combine(arrays, self.static)
+        A = host_view(operator)
         none, zero = np.zeros((A.shape[0], 0), A.dtype), np.zeros(1, A.dtype)
         pencil = ShiftedPencil(A, None, zero, none, np.ones(1), is_hermitian(A), self.transposed)
-        U, outcome = _on_host(self.solver, pencil, vector[:, None])
+        U, outcome = _on_host(solver, pencil, vector[:, None])
         return U[:, 0], outcome.verdicts.reshape(())
 
 
 class _HostPencil(eqx.Module):
-    solver: ShiftInvert
-    pencil: Any
+    static: tuple[ShiftInvert, Any]
 
     def __call__(self, arrays: PyTree, b: np.ndarray) -> tuple[np.ndarray, Outcome]:
-        return _on_host(self.solver, on_host(eqx.combine(arrays, self.pencil)), b)
+        solver, pencil = eqx.combine(arrays, self.static)
+        return _on_host(solver, on_host(pencil), b)
 
 
 def _on_host(
     solver: ShiftInvert, pencil: ShiftedPencil, b: np.ndarray
 ) -> tuple[np.ndarray, Outcome]:
-    rtol = solver.working_rtol(b.dtype)
-    return solve_on_host(pencil, solver.sigma, b, solver.factorize, rtol, solver.max_steps)
+    options = solver.factorize, solver.working_rtol(b.dtype), solver.max_steps
+    earlier = None
+    if solver.reuse is not None and solver.sigma is not None and pencil.hermitian:
+        earlier = solver.reuse.factorization(solver.sigma, solver.factorize)
+    return solve_on_host(pencil, solver.sigma, b, *options, earlier=earlier)

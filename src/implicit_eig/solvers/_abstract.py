@@ -26,6 +26,8 @@ class AbstractForwardSolver(Alike, abc.ABC):
         name: of the function that makes it, for messages.
         kinds: the names of the kinds of problem that it solves; all, if there are none.
         k: the number of eigenpairs; `None` for that of the problem.
+        figures: the names of integers that it returns in a dictionary after the vectors, for
+            `Solution.stats`.
 
     Examples:
         >>> from implicit_eig import solvers
@@ -37,6 +39,7 @@ class AbstractForwardSolver(Alike, abc.ABC):
     name: ClassVar[str] = "solver"
     kinds: ClassVar[tuple[str, ...]] = ()
     k: int | None = None
+    figures: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def __call__(self, A: Any, B: Any = None) -> tuple[Any, ...]:
