@@ -27,6 +27,8 @@ from ._block_krylov import add, combine, inner, solve_each
 # The largest number of blocks of a space, which has memory and products of all of them; the caller
 # then starts another from the true residuals.
 LENGTH = 30
+# Of a direction of which less than this is left, beside the space, that is orthogonalised again.
+NEARLY = 1e-2
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -57,14 +59,15 @@ def solve_preconditioned(
     # memory is taken as the columns are written
     V = np.empty((n, min(n, k * max_steps)), R.dtype, order="F")
     A = B = np.zeros((0, 0), R.dtype)
-    Z, m, steps = np.zeros_like(R), 0, 0
+    C, Z, m, steps = np.zeros((0, k), R.dtype), np.zeros_like(R), 0, 0
     while steps < max_steps and (W := _beside(V[:, :m], S)[:, : V.shape[1] - m]).size:
         m, steps = m + W.shape[1], steps + 1
         V[:, m - W.shape[1] : m] = W
         A, B = (
             _extended(M, inner(V[:, :m], MW)) for M, MW in zip((A, B), products(W), strict=True)
         )
-        Z = combine(V[:, :m], solve_each(A - lam[:, None, None] * B, inner(V[:, :m], R)))
+        C = np.concatenate([C, inner(W, R)])
+        Z = combine(V[:, :m], solve_each(A - lam[:, None, None] * B, C))
         rest = residual(R, Z, lam)
         active = ~(np.linalg.norm(rest, axis=0) <= tol)
         if not active.any():
@@ -75,17 +78,22 @@ def solve_preconditioned(
 
 def _beside(V: np.ndarray, W: np.ndarray) -> np.ndarray:
     """Return an orthonormal basis of what W adds to the span of the orthonormal V."""
-    norm = np.linalg.norm(W, axis=0)
-    if not norm.any():
-        return W[:, :0]
-    W = np.asfortranarray(W[:, norm > 0] / norm[norm > 0])
-    for _ in range(2 if V.size else 0):
-        W = add(W, -1.0, V, inner(V, W))
-    qr: Any = sla.qr(W, mode="economic", pivoting=True, check_finite=False)
-    Q, R, _ = qr
-    # what is left of a dependent direction is rounding
-    W = np.asfortranarray(Q[:, np.abs(np.diagonal(R)) > np.finfo(W.dtype).eps ** 0.5])
-    return add(W, -1.0, V, inner(V, W)) if V.size else W
+    dependent = np.finfo(W.dtype).eps ** 0.5
+    for _ in range(2):
+        norm = np.linalg.norm(W, axis=0)
+        W = np.asfortranarray(W[:, norm > 0] / norm[norm > 0])
+        W = add(W, -1.0, V, inner(V, W)) if V.size and W.size else W
+        if not W.size:
+            break
+        qr: Any = sla.qr(W, mode="economic", pivoting=True, check_finite=False)
+        Q, R, _ = qr
+        left = np.abs(np.diagonal(R))
+        # what is left of a dependent direction is rounding
+        W = np.asfortranarray(Q[:, left > dependent])
+        # and of one that is nearly so is not orthogonal yet
+        if np.all(left > NEARLY):
+            break
+    return W
 
 
 def _extended(M: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ TOLERANCES = 0.7, 0.5
 # By factors it takes few steps to a residual relative to ‖A x‖ of the eigenvector itself, or to
 # some units of rounding. The steps are made in rounds, which free the block from the errors of its
 # recurrence, and with further vectors, which speed up the last eigenpairs and need not converge.
-BY_FACTORS, UNITS, ROUND, FURTHER = (0.6, 0.5), 100, 5, 2
+BY_FACTORS, UNITS, ROUND, FURTHER = (0.6, 0.5), 100, 4, 2
 # The largest number of steps with the factors of an earlier matrix; then A − σB is factorised.
 LAGGED = 50
 
