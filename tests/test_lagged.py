@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg as sla
 import scipy.sparse as sp
+import scipy.sparse.linalg as spla
 from problems import EPS, CountingLU, grid_pencil, invariant_loss, random_definite, sparse
 
 import implicit_eig as ie
@@ -145,7 +147,7 @@ class TestState:
         A = sp.diags_array(np.arange(1.0, 5.0), format="csr")
         state, found = ie.LaggedFactors(A, cost=cost), []
         for t, steps in enumerate(counts):
-            stats = {"steps": jnp.int32(steps)}
+            stats = {"steps": jnp.int32(steps), "factorised": jnp.int32(steps > 50)}
             solution = ie.Solution(jnp.ones(1), jnp.ones((4, 1)), stats=stats)
             state = state.after(solution, (t + 2) * A)
             found.append((int(state.uses), float(state.operators[0].data[0])))
@@ -161,6 +163,16 @@ class TestState:
 
     def test_kept_where_nothing_grows(self):
         assert self.states([10] * 5, cost=0)[-1] == (5, 1.0)
+
+    def test_replaced_where_they_did_not_serve(self):
+        assert self.states([10, 60, 12], cost=1000) == [(1, 1.0), (0, 3.0), (1, 3.0)]
+
+    def test_a_failed_solve_changes_nothing(self):
+        assert self.states([-1, 10, -1, 10], cost=0)[1:] == [(1, 1.0), (1, 1.0), (2, 1.0)]
+
+    def test_a_dear_first_solve_is_no_measure(self):
+        # the first has no start; the others are compared with the cheapest
+        assert self.states([30, 10, 12, 13], cost=5)[-1] == (0, 5.0)
 
     def test_carried_by_scan(self):
         pencil, p, loss = grid()
@@ -187,6 +199,66 @@ class TestState:
         assert 0 < again.stats["steps"] < before.stats["steps"]
 
 
+class TestBlock:
+    """LOBPCG by factors, which begins with what it is given."""
+
+    def test_progress_may_be_slow(self):
+        values = np.concatenate([1 + np.arange(8) / 100, np.linspace(2, 50, 492)])
+        A = sp.diags_array(values, format="csr")
+        found = ie.solvers.lobpcg(1, ie.ShiftInvert(0.0))(A)
+        np.testing.assert_allclose(found[0], [1.0], rtol=1e-10)
+
+    def test_equal_chains(self):
+        chain = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(50, 50))
+        A = sp.csr_array(sp.block_diag([chain] * 10))
+        A = A + 1e-4 * sp.diags_array(np.ones(450), offsets=50, shape=(500, 500))
+        A = sp.csr_array((A + A.T) / 2)
+        for k in (1, 2, 5):
+            values, _ = ie.solvers.lobpcg(k, ie.ShiftInvert(0.0))(A)
+            np.testing.assert_allclose(values, np.linalg.eigvalsh(A.toarray())[:k], rtol=1e-8)
+
+    def test_answers_are_pairs(self):
+        answer = ie.solvers.lobpcg(2)(np.diag(np.arange(1.0, 31.0)))
+        assert len(answer) == 2
+        assert answer.figures["factorised"] == 0
+
+    def test_operators_as_preconditioners(self):
+        A = sp.diags_array(np.arange(1.0, 101.0), format="csr")
+        inverse = spla.aslinearoperator(sp.diags_array(1 / np.arange(1.0, 101.0)))
+        for M in (inverse, lambda A, B: inverse):
+            np.testing.assert_allclose(ie.solvers.lobpcg(2, M)(A)[0], [1.0, 2.0], rtol=1e-6)
+
+    @pytest.mark.parametrize("which", ["SA", "LA"])
+    @pytest.mark.parametrize("columns", [1, 3, 8, "complex", "nan"])
+    def test_starts(self, which, columns):
+        A = sp.diags_array(np.arange(1.0, 101.0), format="csr")
+        eigenvectors = np.eye(100)[:, :8] if which == "SA" else np.eye(100)[:, -8:]
+        noise = 1e-3 * np.random.default_rng(0).standard_normal((100, 8))
+        start = (eigenvectors + noise)[:, : columns if isinstance(columns, int) else 3]
+        start = start.astype(complex) if columns == "complex" else start
+        start = start * np.nan if columns == "nan" else start
+        solver = ie.solvers.lobpcg(3, ie.ShiftInvert(0.0 if which == "SA" else 101.0), which=which)
+        values = [1.0, 2.0, 3.0] if which == "SA" else [98.0, 99.0, 100.0]
+        np.testing.assert_allclose(solver(A, start=start)[0], values, rtol=1e-9)
+
+    def test_constraints_of_small_problems(self):
+        A = sp.diags_array(np.arange(1.0, 19.0), format="csr")
+        values, _ = ie.solvers.lobpcg(2, ie.ShiftInvert(0.0), Y=np.eye(18)[:, :1])(A)
+        np.testing.assert_allclose(values, [2.0, 3.0], rtol=1e-8)
+
+    def test_earlier_operators_that_are_singular(self):
+        pencil, p, loss = grid()
+        A, B = pencil(p)
+        lowest = sla.eigh(A.as_matrix(), np.diag(B.data), eigvals_only=True)[0]
+        singular = ie.LaggedFactors(A - lowest * B, B)
+        solve = by_factors(ie.SuperLU())
+        gradient = jax.grad(lambda p, **options: loss(*solve(*pencil(p), **options)))
+        np.testing.assert_allclose(gradient(p, reuse=singular), gradient(p), rtol=1e-7, atol=1e-9)
+        nothing = ie.LaggedFactors(0.0 * A, B)
+        assert solve(A, B, reuse=nothing).stats["factorised"] == 1
+        np.testing.assert_allclose(gradient(p, reuse=nothing), gradient(p), rtol=1e-7, atol=1e-9)
+
+
 class TestErrors:
     """Every combination that has no meaning is refused, with a way out."""
 
@@ -199,7 +271,9 @@ class TestErrors:
         lagged, plain = ie.LaggedFactors(A), ie.Solution(jnp.ones(1), jnp.ones((4, 1)))
         with pytest.raises(ie.InputError, match=r'`stats\["steps"\]`, which .* counts; got one'):
             lagged.after(plain, A)
-        counted = ie.Solution(jnp.ones(1), jnp.ones((4, 1)), stats={"steps": jnp.int32(3)})
+        counted = ie.Solution(
+            jnp.ones(1), jnp.ones((4, 1)), stats={"steps": jnp.int32(3), "factorised": jnp.int32(0)}
+        )
         other = sp.csr_array(np.ones((4, 4)))
         with pytest.raises(ie.InputError, match="the same pattern as those"):
             lagged.after(counted, other)
@@ -214,7 +288,7 @@ class TestErrors:
         )
         with pytest.raises(ie.InputError, match=r"a fixed shift .* got no `sigma`"):
             jax.grad(lambda p: loss(*solve(*pencil(p))))(p)
-        with pytest.raises(ie.InputError, match="a shift beyond the eigenvalues; got `None`"):
+        with pytest.raises(ie.InputError, match=r"a real shift beyond the eigenvalues; got None"):
             ie.solvers.lobpcg(preconditioner=ie.ShiftInvert())
 
     def test_other_kinds_of_problem(self):
@@ -238,6 +312,19 @@ class TestErrors:
         own = by_factors(linear_solver=ie.MINRES())
         with pytest.raises(ie.InputError, match="whose linear solver is `ShiftInvert"):
             own(*pencil(p), reuse=lagged)
+
+    def test_another_size(self):
+        pencil, p, _ = grid()
+        smaller, q = grid_pencil(9)
+        with pytest.raises(ie.InputError, match="the same size, n = 100; got 81"):
+            by_factors()(*pencil(p), reuse=ie.LaggedFactors(*smaller(q)))
+
+    def test_options_of_the_solver(self):
+        lagged = ie.LaggedFactors(sp.eye_array(4, format="csr"))
+        with pytest.raises(ie.InputError, match="a solver without `reuse`"):
+            ie.solvers.lobpcg(2, ie.ShiftInvert(0.0, reuse=lagged))
+        with pytest.raises(ie.InputError, match=r"a real shift .* got 1j"):
+            ie.solvers.lobpcg(2, ie.ShiftInvert(1j))
 
     def test_something_else_than_lagged_factors(self):
         pencil, p, _ = grid()

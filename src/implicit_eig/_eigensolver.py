@@ -26,9 +26,9 @@ from .host.process import refuse_forks
 from .implicit.theorem import AbstractRoot, find_root
 from .linear_solvers._solve import iteration_rtol, linear_solve
 from .linear_solvers._systems import AbstractSquareSystem
-from .linear_solvers.auto import AutoLinearSolver
+from .linear_solvers.auto import AutoLinearSolver, reusing
 from .linear_solvers.functions import linear_solver as wrap_function
-from .linear_solvers.lagged import LaggedFactors, reusing
+from .linear_solvers.lagged import LaggedFactors
 from .problems._abstract import AbstractProblem, Operators
 from .problems.normalization import AbstractNormalization, FunctionNormalization
 from .solution import Solution
@@ -122,11 +122,11 @@ class Eigensolver(AbstractRoot):
         operators = self.assembled(arguments)
         instead = None if self.operators is None else arguments
         call = Call.of(self.solver, operators, instead, options, self.batched)
-        linear_solver, earlier = self.linear_solver, options.get("reuse")
-        if isinstance(earlier, LaggedFactors):
-            linear_solver = reusing(linear_solver, earlier)
-        solve = dataclasses.replace(self, call=call, linear_solver=linear_solver)
-        return solve, self.canonical(operators)
+        canonical, linear_solver = self.canonical(operators), self.linear_solver
+        if isinstance(lagged := options.get("reuse"), LaggedFactors):
+            lagged.check_size(canonical[0].in_size())
+            linear_solver = reusing(linear_solver, lagged)
+        return dataclasses.replace(self, call=call, linear_solver=linear_solver), canonical
 
     def assembled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the operators: the arguments, or what `operators=` makes of them."""

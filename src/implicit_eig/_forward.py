@@ -196,16 +196,20 @@ class _HostSolver(eqx.Module):
                     f"{', '.join(str(part.shape) for part in parts)}. Leave `batched` out."
                 )
             answers = [[part[i] for part in parts] for i in members]
-        found = [_read(answer, self.like, np) for answer in answers]
+        stats = _stats(self.like, {})
+        found = [
+            dataclasses.replace(_read(answer, self.like, np), stats=stats) for answer in answers
+        ]
         return jax.tree.map(lambda *leaves: np.reshape(leaves, stack + leaves[0].shape), *found)
 
 
 def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
-    figures = {}
-    if like.stats and isinstance(answer[-1], dict):
-        *answer, figures = answer
-    stats = {name: np.asarray(figures.get(name, UNKNOWN), np.int32) for name in like.stats}
+    stats = _stats(like, getattr(answer, "figures", {}))
     return dataclasses.replace(_read(_parts(answer, xp), like, xp), stats=stats)
+
+
+def _stats(like: Solution, figures: dict[str, int]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(figures.get(name, UNKNOWN), np.int32) for name in like.stats}
 
 
 def _parts(answer: Any, xp: Any) -> list:

@@ -45,7 +45,8 @@ class Solution(eqx.Module):
         left_vectors: shape (n, k), or `None` where the problem has none of its own.
         stats: figures of the run that carry no derivative: `"residuals"` (k,), each
             ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖), and against rounding where that is larger; in the
-            1-norm, of `Singular` in the 2-norm. Of `solvers.lobpcg` also `"steps"`, shape ().
+            1-norm, of `Singular` in the 2-norm. Of `solvers.lobpcg` also `"steps"`
+            and `"factorised"`, shape ().
 
     The order is the solver's.
 

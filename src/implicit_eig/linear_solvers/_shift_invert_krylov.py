@@ -154,7 +154,9 @@ class Krylov:
 
         By factors of A − σB, or with those of an `earlier` pencil as a preconditioner.
         """
-        factors = earlier or factorize(self.pencil.A, self.pencil.B, sigma, method)
+        factors = earlier
+        if factors is None:
+            factors = factorize(self.pencil.A, self.pencil.B, sigma, method)
         solve = factors.solve_adjoint if self.adjoint else factors.solve
         at = np.conj(sigma) if self.adjoint else sigma
 
@@ -164,31 +166,6 @@ class Krylov:
         def power(V: np.ndarray) -> np.ndarray:
             return inverse(V if self.hermitian else times(self.B, V))
 
-        def shifted(
-            R: np.ndarray, S: np.ndarray, lam: np.ndarray, target: np.ndarray, size: np.ndarray
-        ) -> tuple[np.ndarray, int]:
-            mu = lam - lam.dtype.type(at)
-            unit = np.max(np.abs(mu)) or 1.0
-            return solve_shifted(
-                lambda V: unit * power(V),
-                self.to_dual,
-                S,
-                mu / unit,
-                target,
-                INSIDE * rtol / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
-                max_steps,
-                self.hermitian,
-                self.is_real(sigma),
-            )
-
-        def preconditioned(
-            R: np.ndarray, S: np.ndarray, lam: np.ndarray, target: np.ndarray, size: np.ndarray
-        ) -> tuple[np.ndarray, int]:
-            return solve_preconditioned(
-                self.products, self.residual, inverse, R, S, lam, target * size, max_steps
-            )
-
-        sweep = shifted if earlier is None else preconditioned
         lam = self.lam[pairs].astype(R.dtype)
         # for a real pencil, solve the conjugate system where σ is nearer to the conjugate of λᵢ
         turned = (np.imag(lam) * np.imag(at) < 0) & self.is_real(0.0)
@@ -214,7 +191,32 @@ class Krylov:
                 if not group.size:
                     continue
                 target = np.minimum(INSIDE * rtol / size[group], 0.1)
-                dZ, steps = sweep(rest[:, group], S, lam[group], target, size[group])
+                if earlier is None:
+                    mu = lam[group] - lam.dtype.type(at)
+                    unit = np.max(np.abs(mu)) or 1.0
+                    dZ, steps = solve_shifted(
+                        lambda V, unit=unit: unit * power(V),
+                        self.to_dual,
+                        S,
+                        mu / unit,
+                        target,
+                        INSIDE * rtol / (np.where(mu == 0, 1, np.abs(mu)) * self.size_B),
+                        max_steps,
+                        self.hermitian,
+                        self.is_real(sigma),
+                    )
+                else:
+                    dZ, steps = solve_preconditioned(
+                        self.products,
+                        self.residual,
+                        inverse,
+                        rest[:, group],
+                        S,
+                        lam[group],
+                        target * size[group],
+                        max_steps,
+                    )
+                    dZ = self.complement(dZ)
                 Z[:, group] += dZ
                 taken[group] += steps
                 if steps == max_steps:

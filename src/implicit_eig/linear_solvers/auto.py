@@ -1,5 +1,6 @@
 """The default choice of a linear solver, and the fallback where that does not converge."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import scipy.sparse.linalg as spla
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from .._errors import LinearSolveWarning
+from .._errors import InputError, LinearSolveWarning
 from ..checks.rounding import SOLVED
 from ..operators import scale_columns
 from ._solve import AbstractBatchedLinearSolver, Outcome, solve_all, solve_one
@@ -78,10 +79,6 @@ class AutoLinearSolver(AbstractOwnSolver):
     sigma: Shift | None = eqx.field(static=True, default=None, converter=shift)
     factorize: Callable[[Any], Any] = eqx.field(static=True, default=Ldlt())
 
-    def reusing(self, lagged: LaggedFactors) -> ShiftInvert:
-        """Return `ShiftInvert` with factors of earlier operators."""
-        return ShiftInvert(self.sigma, self.factorize, reuse=lagged)
-
     def working_rtol(self, dtype: Any) -> float:
         """Return the largest tolerance of the possible choices."""
         return attainable(1e-9, dtype)
@@ -113,6 +110,22 @@ class AutoLinearSolver(AbstractOwnSolver):
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
         """Solve for one vector by the chosen solver."""
         return solve_one(self, state, vector)
+
+
+def reusing(linear_solver: lx.AbstractLinearSolver, lagged: LaggedFactors) -> ShiftInvert:
+    """Return the linear solver with the factors of earlier operators as a preconditioner.
+
+    Raises:
+        InputError: it cannot use them.
+    """
+    if isinstance(linear_solver, AutoLinearSolver):
+        linear_solver = ShiftInvert(linear_solver.sigma, linear_solver.factorize)
+    if not isinstance(linear_solver, ShiftInvert):
+        raise InputError(
+            "`solve(reuse=...)`: an eigensolver whose linear solver is `ShiftInvert(sigma)`; got "
+            f"{type(linear_solver).__name__}. Leave `linear_solver` out."
+        )
+    return dataclasses.replace(linear_solver, reuse=lagged)
 
 
 def iterative(hermitian: bool, dtype: Any) -> lx.AbstractLinearSolver:

@@ -13,7 +13,7 @@ from ..operators import as_operator, has_entries, is_dense, promoted
 from ..operators.views import host_view
 from ..solution import Solution
 from .cache import factorize
-from .factorizations import Factorization, Shift
+from .factorizations import Factorization, Shift, SingularError
 
 
 class LaggedFactors(eqx.Module):
@@ -42,8 +42,8 @@ class LaggedFactors(eqx.Module):
     Attributes:
         operators: A₀, or A₀ and B₀.
         uses: how many solves these factors have served; shape ().
-        first: the steps of the first of them, with new factors; shape ().
-        extra: the steps beyond `first` of all others together; shape ().
+        fewest: the steps of the cheapest of these solves; shape ().
+        extra: the steps beyond `fewest` of all of them together; shape ().
 
     Raises:
         InputError: an operator is not sparse.
@@ -67,20 +67,21 @@ class LaggedFactors(eqx.Module):
     operators: tuple[lx.AbstractLinearOperator, ...]
     cost: int = eqx.field(static=True)
     uses: Int[Array, ""]
-    first: Int[Array, ""]
+    fewest: Int[Array, ""]
     extra: Int[Array, ""]
 
     def __init__(self, A: Any, B: Any = None, *, cost: int = 10):
         self.operators = jax.lax.stop_gradient(_sparse(A, B))
         self.cost = cost
-        self.uses = self.first = self.extra = jnp.zeros((), jnp.int32)
+        self.uses = self.fewest = self.extra = jnp.zeros((), jnp.int32)
 
     def after(self, solution: Solution, A: Any, B: Any = None) -> "LaggedFactors":
         """Return the state after a solve: the same operators, or A and B where that pays.
 
-        The cost of each solve beyond the first grows as the matrices move away. What it costs on
-        average to make factors and to use them, (cost + Σ extra) / uses, is least when they are
-        replaced as soon as one more use costs more than that average.
+        The number of steps grows as the matrices move away. What it costs on average to make
+        factors and to use them, (cost + Σ extra) / uses, is least when they are replaced as soon
+        as one more use costs more than that average. They are also replaced when they did not
+        serve, so that A − σB was factorised, and kept after a solve that failed.
 
         Args:
             solution: of `solve(A, B, reuse=lagged)`, by an eigensolver that counts its steps.
@@ -90,14 +91,16 @@ class LaggedFactors(eqx.Module):
         Raises:
             InputError: the solution has no `stats["steps"]`, or A and B another structure.
         """
-        steps = solution.stats.get("steps")
-        if steps is None:
+        if not {"steps", "factorised"} <= set(solution.stats):
             raise InputError(
                 '`LaggedFactors.after(solution, A, B)`: a solution with `stats["steps"]`, which '
                 "`solvers.lobpcg` counts; got one without. Decide by another measure, and make a "
                 "new `LaggedFactors(A, B)`."
             )
-        steps = jax.lax.stop_gradient(jnp.asarray(steps))
+        steps, factorised = (
+            jax.lax.stop_gradient(jnp.asarray(solution.stats[name]))
+            for name in ("steps", "factorised")
+        )
         new = LaggedFactors(A, B, cost=self.cost)
         if jax.tree.structure(new) != jax.tree.structure(self):
             raise InputError(
@@ -105,34 +108,34 @@ class LaggedFactors(eqx.Module):
                 "that they may replace; got others. Keep explicit zeros in the pattern, or make a "
                 "new `LaggedFactors(A, B)`."
             )
-        first = jnp.where(self.uses == 0, steps, self.first)
-        extra = jnp.maximum(steps - first, 0)
+        fewest = jnp.where(self.uses == 0, steps, jnp.minimum(self.fewest, steps))
+        extra = steps - fewest
         used = eqx.tree_at(
-            lambda state: (state.uses, state.first, state.extra),
+            lambda state: (state.uses, state.fewest, state.extra),
             self,
-            (self.uses + 1, first, self.extra + extra),
+            (self.uses + 1, fewest, self.extra + extra),
         )
-        pays = extra * self.uses > self.cost + self.extra
-        return jax.tree.map(lambda a, b: jnp.where(pays, a, b), new, used)
+        pays = (factorised > 0) | (extra * self.uses > self.cost + self.extra)
+        state = jax.tree.map(lambda a, b: jnp.where(pays, a, b), new, used)
+        failed = steps < 0
+        return jax.tree.map(lambda a, b: jnp.where(failed, a, b), self, state)
 
-    def factorization(self, sigma: Shift, method: Any) -> Factorization:
-        """Return the factors of A₀ − σB₀; on the host, where the leaves are NumPy arrays."""
+    def check_size(self, n: int) -> None:
+        """Raise `InputError` unless these are operators of size n."""
+        found = {operator.in_size() for operator in self.operators}
+        if found != {n}:
+            raise InputError(
+                f"`solve(reuse=...)`: earlier operators of the same size, n = {n}; got "
+                f"{', '.join(map(str, found))}. Make a new `LaggedFactors(A, B)`."
+            )
+
+    def factorization(self, sigma: Shift, method: Any) -> Factorization | None:
+        """Return the factors of A₀ − σB₀, `None` if that is singular; on the host."""
         A, *rest = map(host_view, self.operators)
-        return factorize(A, rest[0] if rest else None, sigma, method)
-
-
-def reusing(linear_solver: Any, lagged: LaggedFactors) -> Any:
-    """Return the linear solver with the factors of earlier operators as a preconditioner.
-
-    Raises:
-        InputError: it cannot use them.
-    """
-    if not hasattr(linear_solver, "reusing"):
-        raise InputError(
-            "`solve(reuse=...)`: an eigensolver whose linear solver is `ShiftInvert(sigma)`; got "
-            f"{type(linear_solver).__name__}. Leave `linear_solver` out."
-        )
-    return linear_solver.reusing(lagged)
+        try:
+            return factorize(A, rest[0] if rest else None, sigma, method)
+        except SingularError:
+            return None
 
 
 def _sparse(A: Any, B: Any) -> tuple[lx.AbstractLinearOperator, ...]:

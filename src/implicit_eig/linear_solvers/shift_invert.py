@@ -1,6 +1,5 @@
 """Solve the systems of all eigenpairs by one factorisation of A − σB."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -77,10 +76,6 @@ class ShiftInvert(AbstractBatchedLinearSolver):
     rtol: float | None = None
     max_steps: int = eqx.field(static=True, default=100)
     reuse: LaggedFactors | None = None
-
-    def reusing(self, lagged: LaggedFactors) -> "ShiftInvert":
-        """Return this solver with factors of earlier operators."""
-        return dataclasses.replace(self, reuse=lagged)
 
     def working_rtol(self, dtype: Any) -> float:
         """Return `rtol`, or the value that `None` stands for."""

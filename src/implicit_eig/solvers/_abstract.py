@@ -2,6 +2,7 @@
 
 import abc
 import copy
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import lineax as lx
@@ -26,8 +27,7 @@ class AbstractForwardSolver(Alike, abc.ABC):
         name: of the function that makes it, for messages.
         kinds: the names of the kinds of problem that it solves; all, if there are none.
         k: the number of eigenpairs; `None` for that of the problem.
-        figures: the names of integers that it returns in a dictionary after the vectors, for
-            `Solution.stats`.
+        figures: the names of integers in the `figures` of its `Answer`, for `Solution.stats`.
 
     Examples:
         >>> from implicit_eig import solvers
@@ -70,6 +70,18 @@ class AbstractForwardSolver(Alike, abc.ABC):
         solver = copy.copy(self)
         solver.k = problem.k
         return solver
+
+
+class Answer(tuple):
+    """Values and vectors, as a tuple, with figures of the run."""
+
+    figures: dict[str, int]
+
+    def __new__(cls, parts: Iterable[Any], figures: dict[str, int]) -> "Answer":
+        """Return the parts as a tuple with these figures."""
+        answer = super().__new__(cls, parts)
+        answer.figures = figures
+        return answer
 
 
 def kind_of(problem: Any) -> str | None:
