@@ -25,9 +25,10 @@ class LaggedFactors(eqx.Module):
     accurate as with new factors, because both are judged by their own residuals; only the number
     of steps of the iterations grows. This object is the state of the sequence: it holds A₀ and B₀,
     never the factors, which `ie.factorization_cache` keeps or makes again. So the same arguments
-    give the same answer, in whatever order, and it passes through `jit` and `scan`.
+    give the same answer, in whatever order, and it passes through `jit` and `scan`. It pays where
+    factorising takes most of the time; the page "How to choose" has figures.
 
-        solve = eigensolver(solvers.lobpcg(k, ShiftInvert(sigma)), Hermitian(k), refine=1)
+        solve = eigensolver(solvers.lobpcg(k, ShiftInvert(sigma)), Hermitian(k))
         lagged, solution = LaggedFactors(A, B), None
         for ...:
             solution = solve(A, B, start=solution, reuse=lagged)
@@ -36,8 +37,8 @@ class LaggedFactors(eqx.Module):
     Args:
         A: sparse, as for `eigensolver`; shape (n, n). It carries no derivative.
         B: the same; `None` for the identity.
-        cost: of one factorisation, in steps of the eigensolver. In two dimensions it is about 3,
-            in three about 10 for n = 60,000, and more for larger ones.
+        cost: of one factorisation, in steps of the eigensolver. With `Ldlt()` it is about 3 in two
+            dimensions, and in three about 10 for n = 60,000 and more for larger ones.
 
     Attributes:
         operators: A₀, or A₀ and B₀.

@@ -25,7 +25,7 @@ TOLERANCES = 0.7, 0.5
 # By factors it takes few steps to a residual relative to ‖A x‖ of the eigenvector itself, or to
 # some units of rounding. The steps are made in rounds, which free the block from the errors of its
 # recurrence, and with further vectors, which speed up the last eigenpairs and need not converge.
-BY_FACTORS, UNITS, ROUND, FURTHER = (0.6, 0.5), 100, 4, 2
+BY_FACTORS, UNITS, ROUND, FURTHER = (0.6, 0.5), 100, 5, 2
 # The largest number of steps with the factors of an earlier matrix; then A − σB is factorised.
 LAGGED = 50
 
@@ -143,7 +143,7 @@ class Lobpcg(AbstractForwardSolver):
                 largest=self.which == "LA",
             )
         order = np.argsort(answer[0])
-        return answer[0][order], answer[1][:, order], len(products) - 1
+        return answer[0][order], answer[1][:, order], max(len(products) - 2, 0)
 
     def linear_solver(self) -> AutoLinearSolver | ShiftInvert:
         """Return the preconditioner, if it is `ShiftInvert`; else the default."""
