@@ -129,7 +129,7 @@ CONTESTANTS = {
 
 
 def work(options):
-    """Run one contestant, and save its gradients at the first and last points of the path."""
+    """Run one contestant, and save its path and the gradients along it."""
     w = Optimisation(options.size, options.dimensions)
     run = CONTESTANTS[options.contestant](w, options.factorize)
     _, p_bar, state, _ = run(w.p, None)

@@ -25,8 +25,6 @@ from .problems._abstract import AbstractProblem, Operators
 from .solution import Solution
 from .solvers._abstract import AbstractForwardSolver
 
-# A figure of the run that the solver does not give, because it failed.
-UNKNOWN = -1
 REQUIREMENT = "`eigensolver(solver=...)`: the solver must return "
 
 
@@ -129,10 +127,6 @@ def run_solver(
     return converse(code, like, products, arrays)
 
 
-def _unknown(leaf: np.ndarray) -> np.ndarray:
-    return np.full_like(leaf, np.nan if np.issubdtype(leaf.dtype, np.inexact) else UNKNOWN)
-
-
 def _check_stacks(solver: Callable[..., Any], operators: Operators) -> None:
     if isinstance(solver, Traceable):
         found = "a `traceable` one, which `jax.vmap` batches"
@@ -162,7 +156,7 @@ class _HostSolver(eqx.Module):
         answer = self._answer(arrays)
         if self.answers.accept(arrays, answer.values, answer.vectors, self.policy):
             return answer
-        return jax.tree.map(_unknown, answer)
+        return jax.tree.map(lambda leaf: host.nothing(leaf.shape, leaf.dtype), answer)
 
     def _answer(self, arrays: Any) -> Solution:
         operators, call = eqx.combine(arrays, self.static)
@@ -209,7 +203,9 @@ def _parse(answer: Any, like: Solution, xp: Any) -> Solution:
 
 
 def _stats(like: Solution, figures: dict[str, int]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(figures.get(name, UNKNOWN), np.int32) for name in like.stats}
+    """Return the figures of a run in the form of `like`, those that it does not give as −1."""
+    unknown = host.nothing((), np.int32)
+    return {name: np.asarray(figures.get(name, unknown), np.int32) for name in like.stats}
 
 
 def _parts(answer: Any, xp: Any) -> list:

@@ -131,6 +131,11 @@ def in_program(
     return jax.pure_callback(code, like, *args, vmap_method=vmap_method)
 
 
+def nothing(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return an array that stands for no result: NaN, or −1 for integers."""
+    return np.full(shape, np.nan if np.issubdtype(dtype, np.inexact) else -1, dtype)
+
+
 class _Structure:
     """A pytree of shapes and dtypes that can be hashed."""
 
@@ -140,9 +145,7 @@ class _Structure:
 
     def nan(self) -> PyTree:
         """Return arrays of this structure that are NaN, or −1 for integers."""
-        number = lambda dtype: np.nan if np.issubdtype(dtype, np.inexact) else -1  # noqa: E731
-        leaves = [np.full(shape, number(dtype), dtype) for shape, dtype in self.leaves]
-        return jax.tree.unflatten(self.treedef, leaves)
+        return jax.tree.unflatten(self.treedef, [nothing(*leaf) for leaf in self.leaves])
 
     def __eq__(self, other: object) -> bool:
         return (

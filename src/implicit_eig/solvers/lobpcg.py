@@ -147,8 +147,7 @@ class Lobpcg(AbstractForwardSolver):
 
     def linear_solver(self) -> AutoLinearSolver | ShiftInvert:
         """Return the preconditioner, if it is `ShiftInvert`; else the default."""
-        M: Any = self.preconditioner
-        return M if isinstance(M, ShiftInvert) else AutoLinearSolver()
+        return self.preconditioner if self._by_factors else AutoLinearSolver()
 
     def _start(self, A: Any, start: Any, k: int) -> np.ndarray:
         """Return the first block of vectors, the same at every call."""
