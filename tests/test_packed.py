@@ -9,7 +9,7 @@ import pytest
 from problems import EPS
 
 import implicit_eig as ie
-from implicit_eig.operators.packed import ONE_COLUMN, PADDING, pack, pattern_of
+from implicit_eig.operators.packed import PADDING, UNROLLED, pack, pattern_of
 
 # (shape, entries, how many of them lie in the first row): duplicates, empty rows, one long row
 # that spills, more slots than are unrolled, a single row and column
@@ -85,7 +85,7 @@ def test_derivatives_of_both_orders(case):
 def test_the_cases_reach_every_part_of_the_layout():
     layouts = [pattern_of(*entries(*case)[1:], case[0]).layout for case in CASES]
     assert any(layout.spill_rows.size for layout in layouts)
-    assert any(layout.slots.shape[0] > ONE_COLUMN for layout in layouts)
+    assert any(layout.slots.shape[0] > UNROLLED for layout in layouts)
     assert any(layout.order.size < layout.places.size for layout in layouts)
     for layout in layouts:
         assert layout.slots.size <= PADDING * (layout.order.size + layout.slots.shape[1])
@@ -135,3 +135,20 @@ def test_two_matrices_of_one_pattern_keep_nothing_that_they_gather():
     entries, X = jnp.ones(rows.size), jnp.ones((n, k))
     compiled = jax.jit(products).lower(entries, 2 * entries, X).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * X.nbytes
+
+
+def test_a_product_that_is_read_more_than_once_keeps_nothing_that_it_gathers():
+    """The second reading must not merge the last additions, and not the others, into its loop."""
+    n, k, width = 2000, 40, 9
+    rows = np.repeat(np.arange(n), width)
+    cols = (rows + np.tile(np.arange(width), n)) % n
+    pattern = pattern_of(rows, cols, (n, n))
+
+    def residual(data, values, X):
+        A = pack(data, pattern)
+        Y = A.mm(X) - X * values[None]
+        return jnp.max(jnp.abs(Y), axis=0), jnp.abs(Y) @ jnp.ones(k), A.mm(Y)
+
+    entries, X = jnp.ones(rows.size), jnp.ones((n, k))
+    compiled = jax.jit(residual).lower(entries, jnp.ones(k), X).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 3 * X.nbytes

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Shaped
-from scipy.optimize import linear_sum_assignment
 
 from .. import host
 from .._errors import ImplicitEigError, InputError, TrackingWarning
@@ -157,6 +156,9 @@ def _match(
     with_space = _projections(between, now, equal_now) / norms[:, None]
     of_space = _projections(between.conj().T, before, equal_before).T / norms_now[None, :]
     overlap = np.minimum(np.maximum(with_space, of_space), 1)
+    # here, because it takes 0.1 s to import
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
+
     rows, order = linear_sum_assignment(overlap + TIE_BREAK * single, maximize=True)
     found: Any = (order, overlap[rows, order].astype(norms.dtype))
     return Tracked(*found)

@@ -27,10 +27,8 @@ from jaxtyping import Array, Inexact
 
 # Slots hold at most this many times the mean number of entries in a row; other entries spill.
 PADDING = 2
-# Slots are taken in groups, each a step of a loop. XLA keeps the gathered rows of a whole group, as
-# large as X each: small groups for all columns at once, larger ones for a single column, where the
-# size of the program is the bound.
-ALL_COLUMNS, ONE_COLUMN = 4, 32
+# Up to this many slots form one loop; more are taken in groups of it, to bound the program's size.
+UNROLLED = 32
 # The latest patterns are kept for operators that are built anew at each call.
 KEPT = 16
 
@@ -233,7 +231,7 @@ def _product(pattern: Pattern, data: Array, X: Array) -> Array:
     # that are gathered, which XLA would keep: 260 MB for forty columns. (`jax.linear_transpose`
     # with respect to the entries cannot pass the barrier; reverse mode has its own rule.)
     cols, data = lax.optimization_barrier((jnp.asarray(pattern.layout.slots), data))
-    return _add_up(pattern.layout, cols, _parts(pattern.layout, data, ALL_COLUMNS), X)
+    return _add_up(pattern.layout, cols, _parts(pattern.layout, data), X)
 
 
 @functools.partial(_product.defjvp, symbolic_zeros=True)
@@ -255,8 +253,7 @@ def _by_columns(pattern: Pattern, data: Array, X: Array) -> Array:
     The transpose adds up ȳ x[cols] over the columns in place, in 4 ms for six. For the product of
     all columns at once it is a sum along the short axis, which takes 15 ms.
     """
-    parts = _parts(pattern.layout, data, ONE_COLUMN)
-    cols = hidden(pattern.layout.slots)
+    parts, cols = _parts(pattern.layout, data), hidden(pattern.layout.slots)
 
     # recomputed in the reverse pass, because otherwise x[cols] is kept for each column
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -267,17 +264,17 @@ def _by_columns(pattern: Pattern, data: Array, X: Array) -> Array:
 
 
 class _Parts(NamedTuple):
-    groups: Array  # (g, size of a group, m)
+    groups: Array  # (g, UNROLLED, m)
     rest: tuple[Array, ...]  # of (m,)
     spill: Array  # (r,)
 
 
-def _parts(layout: Layout, data: Array, group: int) -> _Parts:
+def _parts(layout: Layout, data: Array) -> _Parts:
     """Return the slots, in groups and singly, and the entries beyond them."""
     w, m = layout.slots.shape
     slots = data[: w * m].reshape(w, m)
-    start = w - w % group
-    groups = slots[:start].reshape(-1, group, m)
+    start = w - w % UNROLLED
+    groups = slots[:start].reshape(-1, UNROLLED, m)
     return _Parts(groups, tuple(slots[start:]), data[w * m :])
 
 
@@ -289,7 +286,9 @@ def _add_up(layout: Layout, cols: Array, parts: _Parts, X: Array) -> Array:
     def add(Y: Array, slots: tuple[Any, Array]) -> tuple[Array, None]:
         for values, places in zip(*slots, strict=True):
             Y = Y + values[:, None] * X.at[places].get(mode="promise_in_bounds")
-        return Y, None
+        # a sum that others use is a loop of its own, into which XLA moves the gathered rows; where
+        # it merges the sum with what follows, it keeps those of every slot, each as large as X
+        return lax.optimization_barrier(Y), None
 
     Y = jnp.zeros((m, X.shape[1]), jnp.result_type(parts.spill, X))
     if start:

@@ -22,7 +22,6 @@ import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
-from scipy.optimize import linear_sum_assignment
 
 from .._errors import EigensolverError, InputError
 from ..host.blas import blas_beside_solves
@@ -162,6 +161,9 @@ class _Pairs(NamedTuple):
 
 def _match(right: _Pairs, BX: np.ndarray, theta: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Return the columns of Y that match the right eigenvectors, by eigenvalue, then by yᴴBx."""
+    # here, because it takes 0.1 s to import
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415
+
     eps = float(np.finfo(Y.dtype).eps)
     distance = np.abs(right.theta[:, None] - theta[None, :])
     near = distance <= ROUNDING * np.sqrt(eps) * np.max(np.abs(right.theta))

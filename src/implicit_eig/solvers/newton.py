@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import optimistix as optx
 from jaxtyping import Array
 
 from .._compiled import compiled
@@ -109,6 +108,9 @@ class _Run(eqx.Module):
         return jax.vmap(lambda lam, x: self._pair(lam, x, args), (0, 1), (0, 1))(lam, X)
 
     def _pair(self, lam: Array, x: Array, args: tuple) -> tuple[Array, Array]:
+        # here, because it takes 0.1 s to import
+        import optimistix as optx  # noqa: PLC0415
+
         x = x / norm(x).astype(x.dtype)
         unit, size = _units(lambda lam, x: self.T(lam, x, *args), lam, x)
 
