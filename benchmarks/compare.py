@@ -101,7 +101,7 @@ def main():
     parser.add_argument("--size", type=int, default=0, help="n, grid, or batch; 0: the usual one")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=[], help="beginnings of names")
+    parser.add_argument("--only", nargs="+", default=[], help="names, or beginnings of names")
     parser.add_argument("--python", nargs="+", default=[], help="name=interpreter")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--mode", help=argparse.SUPPRESS)
@@ -114,7 +114,8 @@ def main():
     from contestants import CONTESTANTS
 
     names = list(CONTESTANTS[options.workload])
-    names = [n for n in names if not options.only or n.startswith(tuple(options.only))]
+    chosen = [n for o in options.only for n in ([o] if o in names else names) if n.startswith(o)]
+    names = [n for n in names if n in chosen or not options.only]
     with tempfile.TemporaryDirectory() as folder:
         workers = {}
         for i, name in enumerate(names):

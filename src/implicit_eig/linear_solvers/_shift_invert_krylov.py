@@ -33,13 +33,12 @@ def solve_by_shifts(
 
     Before, by the factors of an earlier pencil where there are any.
     """
-    Z, outcome = np.zeros_like(R), Outcome.start(pairs.size)
-    todo = np.arange(pairs.size)
-    if krylov.earlier is not None:
-        Z, outcome = krylov.solve(sigma, pairs, R, *options, earlier=krylov.earlier)
-        todo = np.flatnonzero(outcome.verdicts != SUCCESS)
-        if not todo.size:
-            return Z, outcome
+    if krylov.earlier is None:
+        return _by_shifts(krylov, sigma, pairs, R, *options)
+    Z, outcome = krylov.solve(sigma, pairs, R, *options, earlier=krylov.earlier)
+    todo = np.flatnonzero(outcome.verdicts != SUCCESS)
+    if not todo.size:
+        return Z, outcome
     Z[:, todo], new = _by_shifts(krylov, sigma, pairs[todo], R[:, todo], *options)
     outcome.verdicts[todo] = new.verdicts
     outcome.steps[todo] += new.steps
