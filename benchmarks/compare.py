@@ -43,6 +43,8 @@ def workload(name, size, pairs):
         return workloads.Schroedinger(size or 46, pairs, vector=name.endswith("vector"))
     if name == "W5":
         return workloads.ConvectionDiffusion(size or 200, pairs)
+    if name == "W4 small":
+        return workloads.Bands(size or 4096, n=8)
     return workloads.Bands(size or 512)
 
 
@@ -99,7 +101,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "workload", choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4", "W5", "W6"]
+        "workload",
+        choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4", "W4 small", "W5", "W6"],
     )
     parser.add_argument("--size", type=int, default=0, help="n, grid, or batch; 0: the usual one")
     parser.add_argument("--pairs", type=int, default=6)

@@ -8,6 +8,7 @@ import scipy.linalg as sla
 import scipy.sparse as sp
 
 import implicit_eig as ie
+from implicit_eig._compiled import if_any
 
 N, K, SIZE = 6, 2, 5
 
@@ -103,3 +104,28 @@ def test_refusals():
     solve = ie.eigensolver(lambda A: np.linalg.eigh(A[0]), ie.Hermitian(K), batched=True)
     with pytest.raises(jax.errors.JaxRuntimeError, match="leading axes of its argument, \\(5,\\)"):
         jax.vmap(lambda A: solve(A).values)(A)
+
+
+def test_work_that_no_member_of_a_batch_wants_is_not_done():
+    done = []
+
+    def work(x):
+        like = jax.ShapeDtypeStruct((), x.dtype)
+        twice = lambda x: (done.append(1), 2 * x)[1]
+        return jax.pure_callback(twice, like, x, vmap_method="sequential")
+
+    def chosen(wanted, x):
+        return if_any(wanted, work, lambda x: -x, x)
+
+    x = jnp.arange(6.0).reshape(2, 3)
+    each = jax.jit(jax.vmap(jax.vmap(chosen)))
+    for of_batch, value in ((chosen, x[0, 1]), (jax.vmap(chosen), x[0]), (each, x)):
+        assert jnp.array_equal(of_batch(jnp.zeros(value.shape, bool), value), -value)
+    assert not done
+    one = jnp.zeros((2, 3), bool).at[1, 2].set(True)
+    found = each(one, x)
+    assert jnp.array_equal(found, jnp.where(one, 2 * x, -x))
+    assert done
+    # a batch of which only the operands are mapped
+    found = jax.vmap(chosen, (None, 0))(jnp.asarray(True), x[0])
+    assert jnp.array_equal(found, 2 * x[0])

@@ -14,7 +14,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, PyTree
 
 
 def full_precision(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,3 +41,38 @@ def constant_like(constant: Array, x: Array) -> Array:
     Inside `jax.shard_map` the branches of a `cond`, or a value and its tangent, must vary alike.
     """
     return jnp.where(x == x, constant, constant)
+
+
+def if_any(
+    wanted: Bool[Array, ""],
+    work: Callable[..., PyTree[Array]],
+    spare: Callable[..., PyTree[Array]],
+    *operands: PyTree[Array],
+) -> PyTree[Array]:
+    """Return `work(*operands)` if `wanted`, else `spare(*operands)`.
+
+    For a batch `work` runs only if any of its members wants it, where `lax.cond` runs both branches
+    for all of them. Neither may close over tracers. The result carries no derivative.
+    """
+
+    @custom_vmap
+    def chosen(wanted: Array, operands: tuple) -> PyTree[Array]:
+        return lax.cond(wanted, work, spare, *operands)
+
+    @chosen.def_vmap
+    def _(size: int, batched: Any, wanted: Array, operands: tuple) -> tuple[Any, Any]:
+        axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
+
+        def each(wanted: Array, operands: tuple) -> PyTree[Array]:
+            one = lambda wanted, operands: lax.cond(wanted, work, spare, *operands)  # noqa: E731
+            return jax.vmap(one, axes, axis_size=size)(wanted, operands)
+
+        def none(wanted: Array, operands: tuple) -> PyTree[Array]:
+            return jax.vmap(lambda _, operands: spare(*operands), axes, axis_size=size)(
+                wanted, operands
+            )
+
+        out = if_any(jnp.any(wanted), each, none, wanted, operands)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return chosen(wanted, operands)

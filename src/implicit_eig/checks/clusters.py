@@ -5,11 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Shaped
 from scipy.sparse.csgraph import connected_components
 
-from .._compiled import constant_like
+from .._compiled import constant_like, if_any
 from .policy import Policy
 
 
@@ -77,22 +76,27 @@ def near_and_edge_beyond(
     lam: Shaped[Array, " k"],
     rounding: Shaped[Array, " k"],
     at_most: Shaped[Array, " k"],
-    misfit: Callable[[], Shaped[Array, " k"]],
+    misfit: Callable[..., Shaped[Array, " k"]],
+    parts: tuple,
     rest: Shaped[Array, " k"] | None,
     policy: Policy,
 ) -> tuple[Float[Array, "k k"], Float[Array, " k"] | None]:
     """Return what `near_and_edge` does, beyond rounding and the error of the solver.
 
-    The error is at most `at_most`, and is computed only where that brings two eigenvalues near.
+    The error is at most `at_most`, and is computed, as `misfit(*parts)`, only where that brings two
+    eigenvalues near.
     """
     near = lambda lam, error: closeness(lam, error, rounding_only(policy))  # noqa: E731
     possible, edge = near_and_edge(near, lam, rounding + at_most, rest)
     touching = jnp.any((possible > loose(lam.dtype)) & ~jnp.eye(len(lam), dtype=bool))
     if edge is not None:
         touching = touching | jnp.any(as_one(edge))
-    none = lambda: constant_like(jnp.zeros_like(at_most), at_most)  # noqa: E731
-    found = lax.cond(touching, misfit, none)
+    found = if_any(touching, lambda _, *parts: misfit(*parts), _nothing, at_most, *parts)
     return near_and_edge(near, lam, rounding + found, rest)
+
+
+def _nothing(at_most: Array, *_: Array) -> Array:
+    return constant_like(jnp.zeros_like(at_most), at_most)
 
 
 def cube_root(dtype: Any) -> float:

@@ -131,14 +131,17 @@ def normalize(
     # an eigenvalue near 0 sets no scale: there the residual is compared with rounding
     relative = at_least(residual / jnp.maximum(scale, rounding / eps**0.5), excess)
     # the error of the solver, by norms; two eigenvalues can be off in opposite directions
-    misfit = lambda: 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)  # noqa: E731
     at_most = 2 * jnp.max(jnp.abs(X)) * residual
     near, edge = near_and_edge_beyond(
-        lam, pencil.rounding(), at_most, misfit, solution._rest, policy
+        lam, pencil.rounding(), at_most, _misfit, (X, R), solution._rest, policy
     )
     figures = (residual, scale, rounding, excess, finite, *gram)
     lost = eps * pencil.absolute(B)
     return Solution(lam, X, _near=near, _edge=edge), figures, relative, lost
+
+
+def _misfit(X: Array, R: Array) -> Array:
+    return 2 * jnp.max(jnp.abs(X.conj().T @ R), axis=0)
 
 
 def nearly_singular(lost: Any) -> Iterator[Objection]:

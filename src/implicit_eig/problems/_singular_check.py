@@ -61,12 +61,15 @@ def normalize(
     relative = at_least(residual / jnp.maximum(scale, rounding / eps**0.5), excess)
     # the error of the solver: two singular values can be off in opposite directions
     parts = U, joined[:m], V, joined[m:]
-    misfit = lambda: jnp.max(jnp.abs(_inner(*parts[:2]) + _inner(*parts[2:])), axis=0)  # noqa: E731
     value_rounding = VALUE * eps * (size + jnp.abs(sigma))
     near, edge = near_and_edge_beyond(
-        sigma, value_rounding, 2 * residual, misfit, solution._rest, policy
+        sigma, value_rounding, 2 * residual, _misfit, parts, solution._rest, policy
     )
     return Solution(sigma, V, U, _near=near, _edge=edge), figures, relative
+
+
+def _misfit(U: Array, R: Array, V: Array, S: Array) -> Array:
+    return jnp.max(jnp.abs(_inner(U, R) + _inner(V, S)), axis=0)
 
 
 def _inner(X: Array, Y: Array) -> Array:

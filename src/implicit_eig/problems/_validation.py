@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Inexact
 
-from .._compiled import constant_like
+from .._compiled import constant_like, if_any
 from .._errors import InputError
 from ..checks.clusters import loose
 from ..checks.policy import Objection
@@ -50,18 +49,21 @@ def orthonormalize(
     gram = gram * (inverse[:, None] * inverse[None, :]).astype(gram.dtype)
     identity = constant_like(jnp.eye(len(gram), dtype=gram.dtype), gram)
     bases = tuple(scale_columns(X, inverse) for X in bases)
-
-    def mixed(independent: Array, bases: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        factor = jnp.linalg.cholesky(gram)
-        mix = jax.scipy.linalg.solve_triangular(factor, identity, lower=True).conj().T
-        independent = jnp.linalg.cholesky(gram - INDEPENDENCE * identity)
-        return jnp.all(jnp.isfinite(independent)), tuple(X @ mix for X in bases)
-
     eps = float(jnp.finfo(norms.dtype).eps)
-    orthonormal = jnp.all(jnp.abs(gram - identity) <= INNER * eps)
-    same = lambda orthonormal, bases: (orthonormal, bases)  # noqa: E731
-    independent, bases = lax.cond(orthonormal, same, mixed, orthonormal, bases)
+    other = jnp.any(~(jnp.abs(gram - identity) <= INNER * eps))
+    same = lambda other, gram, identity, bases: (~other, bases)  # noqa: E731
+    independent, bases = if_any(other, _mixed, same, other, gram, identity, bases)
     return bases, Gram(gram, norms, independent)
+
+
+def _mixed(
+    _: Array, gram: Array, identity: Array, bases: tuple[Array, ...]
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return whether the vectors are independent, and `bases` made orthonormal."""
+    factor = jnp.linalg.cholesky(gram)
+    mix = jax.scipy.linalg.solve_triangular(factor, identity, lower=True).conj().T
+    independent = jnp.linalg.cholesky(gram - INDEPENDENCE * identity)
+    return jnp.all(jnp.isfinite(independent)), tuple(X @ mix for X in bases)
 
 
 class Gram(NamedTuple):
