@@ -3,6 +3,7 @@
 import abc
 import enum
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from ..operators import column_norms, has_entries, is_dense
@@ -342,9 +343,29 @@ def attainable(rtol: float, dtype: Any) -> float:
 
 
 def probe(like: jax.ShapeDtypeStruct | Array, order: int = 2) -> Array:
-    """Return a fixed random array, of norm 1 in the norm of `order`; no component vanishes."""
-    rng = np.random.default_rng(20080)
-    v = rng.standard_normal(like.shape)
-    if jnp.issubdtype(like.dtype, jnp.complexfloating):
-        v = v + 1j * rng.standard_normal(like.shape)
-    return jnp.asarray(v / np.linalg.norm(v.ravel(), order), like.dtype)
+    """Return a fixed random array, of norm about 1 in the norm of `order`.
+
+    Its components have random signs, and sizes within a factor of three of each other. They are
+    computed from their places, so that a program holds no constant of this size, and each device
+    no more than its own part.
+    """
+    place = lax.iota(jnp.uint32, math.prod(like.shape)).reshape(like.shape)
+    real = jnp.finfo(like.dtype).dtype
+    size = place.size if order == 1 else (13 / 12 * place.size) ** 0.5  # the mean
+    if not jnp.issubdtype(like.dtype, jnp.complexfloating):
+        return _uniform(place, real) / size
+    size *= 2**0.5
+    return lax.complex(_uniform(place, real) / size, _uniform(~place, real) / size)
+
+
+def _uniform(place: Array, dtype: Any) -> Array:
+    """Return numbers of random signs, uniform between 1/2 and 3/2 in size.
+
+    Source: the mixing of bits that ends Appleby's MurmurHash3.
+    """
+    h = (place + 1) * jnp.uint32(0x9E3779B1)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ (h >> shift)) * jnp.uint32(factor)
+    h = h ^ (h >> 16)
+    size = 0.5 + (h >> 1).astype(dtype) * 2.0**-31
+    return jnp.where(h & 1 == 1, size, -size)
