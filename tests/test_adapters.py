@@ -180,6 +180,18 @@ class TestMINRES:
             assert jnp.linalg.norm(A.mv(good[0]) - b) <= 1e-10 * jnp.linalg.norm(b)
         agrees(derivatives(ie.MINRES(preconditioner=inverse)), expected)
 
+    def test_preconditioner_made_of_what_is_differentiated(self, expected):
+        pencil, p = grid_pencil(M)
+        loss = invariant_loss(K, M * M)
+
+        def f(p):
+            A, B = pencil(p)
+            diagonal = jnp.zeros(M * M).at[A.rows].add(jnp.where(A.rows == A.cols, A.data, 0))
+            solver = ie.MINRES(preconditioner=lx.DiagonalLinearOperator(1 / diagonal))
+            return loss(*ie.eigensolver(eigh, ie.Hermitian(K), linear_solver=solver)(A, B))
+
+        agrees(jitted(jax.grad(f), lambda p: jax.jvp(f, (p,), (p,))[1])(p), expected)
+
     def test_pairs_leave_as_they_converge(self):
         """Products made, counted: each column pays for its own steps alone."""
         calls = []

@@ -122,7 +122,10 @@ class Eigensolver(AbstractRoot):
         operators = self.assembled(arguments)
         instead = None if self.operators is None else arguments
         call = Call.of(self.solver, operators, instead, options, self.batched)
-        canonical, linear_solver = self.canonical(operators), self.linear_solver
+        canonical = self.canonical(operators)
+        # a preconditioner may be made of what is differentiated; solutions do not depend on it
+        arrays, static = eqx.partition(self.linear_solver, eqx.is_array)
+        linear_solver = eqx.combine(jax.lax.stop_gradient(arrays), static)
         if isinstance(lagged := options.get("reuse"), LaggedFactors):
             lagged.check_size(canonical[0].in_size())
             linear_solver = reusing(linear_solver, lagged)
