@@ -25,6 +25,7 @@ FLOORS = [
     "__init__",
     "linalg",
     "bridges",
+    "petsc",
     "plot",
     "crossings",
     "diagnostics",

@@ -1,6 +1,6 @@
 """Bring any eigensolver; get exact, checked derivatives of what it returns."""
 
-from . import bridges, extending, linalg, plot, solvers, testing
+from . import bridges, extending, linalg, petsc, plot, solvers, testing
 from ._eigensolver import Eigensolver, eigensolver
 from ._errors import (
     ClusterWarning,
@@ -147,6 +147,7 @@ __all__ = [
     "linear_solver",
     "matrix_function",
     "minimum_norm_subgradient",
+    "petsc",
     "plot",
     "refine",
     "solvers",

@@ -130,7 +130,7 @@ class _State(eqx.Module):
         values = problem.solution(z).values
         values = diagonal(values) if values.ndim == 2 else values
         figures = (*problem.gauge_defect(z, z_bar, clusters), values)
-        check = gauge_check(self.policy, Dependence(_of_vectors, self.rtol))
+        check = gauge_check(self.policy, Dependence(of_vectors, self.rtol))
         return enforce(check, figures, z_bar)
 
 
@@ -150,7 +150,7 @@ class Dependence(eqx.Module):
         yield Objection(defect > self.rtol * size, message)
 
 
-def _of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
+def of_vectors(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
     """Describe the dependence of a function on phases or bases of the eigenvectors."""
     amount = f"by {share:.1e} of its cotangent, where {rtol:.1e} is allowed. "
     if i == j:

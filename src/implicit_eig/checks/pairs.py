@@ -91,7 +91,7 @@ class PairsCheck(eqx.Module):
         parts = differences(self.values_bar(bar, values), as_one(near), values)
         least = float(jnp.finfo(near.dtype).eps) ** AGAIN
         rtol = min(self.rtol, least) if again else self.rtol
-        check = gauge_check(self.policy, Dependence(_of_values, rtol))
+        check = gauge_check(self.policy, Dependence(of_values, rtol))
         return enforce(check, (*parts, values), bar)
 
     def of_near(self, bar: PyTree, turn: Any, residuals: Any) -> "_NearPairs":
@@ -350,7 +350,7 @@ def _inexact_again(
     yield Objection(found, _of_two(message))
 
 
-def _of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
+def of_values(i: int, j: int, share: float, rtol: float, values: np.ndarray) -> str:
     """Describe how much a function distinguishes the eigenvalues of a cluster."""
     return (
         "`jax.grad`, `jax.vjp`: a function that treats the values of a cluster alike; got one "

@@ -38,7 +38,7 @@ class Library(NamedTuple):
         return np.issubdtype(self.PETSc.ScalarType, np.complexfloating)
 
 
-def library() -> Library:
+def library(caller: str = "solvers.slepc(...)") -> Library:
     """Return petsc4py and slepc4py, or raise an error that names the command to install them."""
     # MPI, because PETSc does not find its own where all come from wheels; and primme, because its
     # BLAS, of the same name as that of these wheels but another version, cannot be loaded later
@@ -55,7 +55,7 @@ def library() -> Library:
         from slepc4py import SLEPc  # pyright: ignore[reportMissingImports]  # noqa: PLC0415
     except (ImportError, OSError) as error:
         raise InputError(
-            f"`solvers.slepc(...)`: the packages slepc4py and petsc4py; got {error}. Run "
+            f"`{caller}`: the packages slepc4py and petsc4py; got {error}. Run "
             '`pip install "implicit_eig[slepc]"`, or build them with your own SLEPc.'
         ) from error
     return Library(PETSc, SLEPc)

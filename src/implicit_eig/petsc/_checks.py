@@ -1,0 +1,116 @@
+"""The checks of distributed solves, whose figures, and so whose verdicts, all ranks share."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..checks.gauge import Dependence, of_vectors
+from ..checks.pairs import of_values
+from ..checks.policy import (
+    Action,
+    Check,
+    Objection,
+    Policy,
+    cluster_check,
+    forward_check,
+    gauge_check,
+    linear_solver_check,
+    tolerance,
+)
+from ._forward import Found
+
+# A loss may depend on the gauge by this much of its cotangent.
+GAUGE = 1e-8
+
+
+def holds(check: Check, *figures: Any) -> bool:
+    """Return whether a check passes; where it does not, raise, warn, or return False for NaN."""
+    if check.action is Action.IGNORE:
+        return True
+    if not any(np.any(objection.found) for objection in check.objections(*figures)):
+        return True
+    if check.action is Action.NAN:
+        return False
+    check(np.asarray(True), *figures)
+    return True
+
+
+def check_forward(policy: Policy, problem: Any, found: Found) -> bool:
+    """Judge the residuals, and whether the next eigenvalue belongs to a cluster of the k."""
+    allowed = tolerance(policy.residual_rtol, float)
+
+    def unsolved(residuals: np.ndarray) -> Iterator[Objection]:
+        yield Objection(
+            ~(residuals <= allowed),
+            lambda pairs: (
+                f"`petsc.eigensolver(problem={type(problem).__name__}(k={problem.k}))`: pairs "
+                f"with A x = λ B x; got a residual of {residuals[pairs[0]]:.1e} of ‖A x‖ + |λ| "
+                f"‖B x‖ for pair {pairs[0]}, above the {allowed:.1e} allowed. Lower `eps_tol`, or "
+                "accept this with `Policy(residual_rtol=...)`."
+            ),
+        )
+
+    def cut(lam: np.ndarray, rest: np.ndarray, error: np.ndarray) -> Iterator[Objection]:
+        k = len(lam)
+        apart = np.abs(lam[:, None] - rest[None, :])
+        limit = error[:k, None] + error[None, k:]
+        if policy.degeneracy_rtol is not None:
+            limit = np.maximum(limit, policy.degeneracy_rtol * np.abs(lam)[:, None])
+        yield Objection(
+            np.any(apart <= limit, axis=1),
+            lambda pairs: (
+                f"`petsc.eigensolver(problem={type(problem).__name__}(k={k}))`: a k that keeps "
+                f"clusters whole; got one that separates pair {pairs[0]}, of value "
+                f"{lam[pairs[0]]:.8g}, from an equal value beyond the k. Ask for more or fewer "
+                "pairs, or accept this with `Policy(cluster=...)`."
+            ),
+        )
+
+    solved = holds(forward_check(policy, unsolved), found.residuals)
+    return holds(cluster_check(policy, cut), found.lam, found.rest, found.error) and solved
+
+
+def check_cotangents(
+    policy: Policy,
+    found: Found,
+    equal: np.ndarray,
+    lam_bar: np.ndarray,
+    inside: Any,
+    size: float,
+) -> bool:
+    """Judge whether a loss depends on phases, or on the bases of clusters.
+
+    `inside` is Xᴴ X̄, and `size` that of X̄.
+    """
+    rtol = GAUGE if policy.gauge_rtol is None else policy.gauge_rtol
+    apart = np.abs(lam_bar[:, None] - lam_bar[None, :]) * equal
+    if found.Y is None:
+        turned = np.where(equal, np.abs(inside - inside.conj().T), 0)
+    else:
+        # without orthogonal eigenvectors a cluster has no basis of its own
+        turned = np.where(equal, np.abs(inside), 0)
+        np.fill_diagonal(turned, np.abs(np.imag(np.diagonal(inside))))
+    values = gauge_check(policy, Dependence(of_values, rtol))
+    vectors = gauge_check(policy, Dependence(of_vectors, rtol))
+    largest = np.max(np.abs(lam_bar))
+    passed = holds(values, apart, np.asarray(largest), found.lam)
+    return holds(vectors, turned, np.asarray(size), found.lam) and passed
+
+
+def check_residuals(policy: Policy, residuals: np.ndarray, rtol: float) -> bool:
+    """Judge the residuals of the adjoint systems."""
+
+    def unsolved(residuals: np.ndarray) -> Iterator[Objection]:
+        yield Objection(
+            ~(residuals <= 10 * rtol),
+            lambda pairs: (
+                "`pullback(...)`: adjoint systems solved to a residual of "
+                f"{rtol:.1e}; got {residuals[pairs[0]]:.1e} for pair {pairs[0]} ({len(pairs)} of "
+                f"{len(residuals)} pairs fail). Give a preconditioner or more steps by "
+                "`adjoint={'pc_type': ..., 'ksp_max_it': ...}`, or accept this with "
+                "`Policy(linear_solve_rtol=...)`."
+            ),
+        )
+
+    return holds(linear_solver_check(policy, unsolved), residuals)

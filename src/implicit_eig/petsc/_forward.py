@@ -1,0 +1,257 @@
+"""The forward solve: SLEPc's EPS on distributed matrices, its eigenpairs checked."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._errors import EigensolverError, InputError
+from ..solvers._slepc import Library
+from ._ranks import inner, norms
+
+# SLEPc stops where the residual is below this power of eps, relative to |λ|.
+TOLERANCE = 0.7
+# The rounding error of an eigenvalue, in eps of the norms of the matrices.
+ROUNDING = 10
+
+
+class Found(NamedTuple):
+    """The eigenpairs of one forward solve, on the local rows, and what the adjoint needs.
+
+    Attributes:
+        eps: the solver of SLEPc, with the factors of A − σB if it has any.
+        A, B: the matrices; B may be `None`.
+        lam, X: the k eigenvalues, and the local rows of the eigenvectors.
+        BX: B X, or X.
+        Y, BY: left eigenvectors, (A − λB)ᴴ y = 0, and Bᴴ Y; `None` for a Hermitian problem.
+        rest: the next eigenvalues, if any.
+        error: the rounding error of each eigenvalue and of the rest.
+        residuals: ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖).
+    """
+
+    eps: Any
+    A: Any
+    B: Any
+    lam: np.ndarray
+    X: np.ndarray
+    BX: np.ndarray
+    Y: Any
+    BY: Any
+    rest: np.ndarray
+    error: np.ndarray
+    residuals: np.ndarray
+
+    def times(self, M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
+        """Return M V or Mᴴ V; `None` is the identity."""
+        return V if M is None else times(M, V, adjoint)
+
+
+def times(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
+    """Return the local rows of M V, or of Mᴴ V."""
+    x, y = M.createVecs()
+    out = np.empty_like(V)
+    multiply = M.multHermitian if adjoint else M.mult
+    for i, column in enumerate(V.T):
+        x.setArray(column)
+        multiply(x, y)
+        out[:, i] = y.getArray(readonly=True)
+    x.destroy()
+    y.destroy()
+    return out
+
+
+@contextlib.contextmanager
+def options_set(petsc: Library, prefix: str, options: dict[str, Any]) -> Iterator[None]:
+    """Give PETSc options for the time inside."""
+    known = petsc.PETSc.Options()
+    for name, value in options.items():
+        text = "true" if value is True else "false" if value is False else str(value)
+        known.setValue(prefix + name, text)
+    try:
+        yield
+    finally:
+        for name in options:
+            known.delValue(prefix + name)
+
+
+class Forward:
+    """Find the k eigenpairs nearest to a shift, and one more that shows whether k cuts a cluster.
+
+    Args:
+        petsc: the libraries.
+        k, sigma: how many eigenpairs, and the shift.
+        hermitian: whether A and B are Hermitian and B positive definite.
+        options: of SLEPc and PETSc, by their names without the dash.
+    """
+
+    def __init__(
+        self, petsc: Library, k: int, sigma: Any, hermitian: bool, options: dict[str, Any]
+    ):
+        self.petsc, self.k, self.sigma, self.hermitian = petsc, k, sigma, hermitian
+        self.options = options
+
+    def __call__(self, A: Any, B: Any, prefix: str) -> Found:
+        """Return the eigenpairs of the pencil."""
+        n = A.getSize()[0]
+        if self.k > n:
+            raise InputError(
+                f"`petsc.eigensolver(problem=...)`: at most n = {n} pairs; got k = {self.k}. Ask "
+                "for fewer."
+            )
+        eps, usual = self._solver(A, B, min(self.k + 1, n), prefix)
+        with options_set(self.petsc, prefix, usual | self.options):
+            lam, X, Y = self._all(eps, A, prefix)
+        order = np.argsort(np.abs(lam - self.sigma), kind="stable")
+        rest = lam[order[self.k :]]
+        order = order[: self.k]
+        if self.hermitian:
+            order = order[np.argsort(lam[order], kind="stable")]
+        lam, X = lam[order], X[:, order]
+        return self._checked(eps, A, B, lam, X, None if Y is None else Y[:, order], rest)
+
+    def _all(self, eps: Any, A: Any, prefix: str) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Run the solver; return the eigenvalues, and right and left eigenvectors."""
+        self._run(eps, prefix)
+        found = min(eps.getConverged(), self.k + 1)
+        if found < self.k:
+            raise self._not_converged(eps, found, self.k)
+        lam, X, Y = self._collect(eps, A, found)
+        if self.hermitian:
+            lam, X = self._completed(eps, A, lam, X, prefix)
+        return lam, X, Y
+
+    def _completed(
+        self, eps: Any, A: Any, lam: np.ndarray, X: np.ndarray, prefix: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the eigenpairs, and those that a Krylov space of one vector has missed.
+
+        It has one eigenvector of each repeated eigenvalue, and further ones by rounding alone. So
+        the nearest eigenpair outside of the known ones is sought, until it is not among the k.
+        """
+        while lam.size < A.getSize()[0]:
+            known = [A.createVecs()[0] for _ in range(lam.size)]
+            for vector, column in zip(known, X.T, strict=True):
+                vector.setArray(column)
+            eps.setDeflationSpace(known)
+            eps.setDimensions(1)
+            self._run(eps, prefix)
+            for vector in known:
+                vector.destroy()
+            if not eps.getConverged():
+                raise self._not_converged(eps, 0, 1)
+            more, vectors, _ = self._collect(eps, A, 1)
+            farthest = np.sort(np.abs(lam - self.sigma))[self.k - 1]
+            lam, X = np.append(lam, more), np.concatenate([X, vectors], axis=1)
+            if not np.abs(more[0] - self.sigma) < farthest:
+                break
+        return lam, X
+
+    def _not_converged(self, eps: Any, found: int, wanted: int) -> EigensolverError:
+        return EigensolverError(
+            f"`petsc.eigensolver(...)`: convergence; got {found} of {wanted} pairs after "
+            f"{eps.getIterationNumber()} iterations. Give a `sigma` near the wanted values, or "
+            "options such as `eps_ncv`, `eps_max_it` or `eps_tol`."
+        )
+
+    def _solver(self, A: Any, B: Any, wanted: int, prefix: str) -> tuple[Any, dict[str, Any]]:
+        """Return a solver of SLEPc, and its usual options."""
+        SLEPc = self.petsc.SLEPc
+        eps = SLEPc.EPS().create(A.getComm())
+        eps.setOperators(A, B)
+        kinds, generalised = SLEPc.EPS.ProblemType, B is not None
+        if self.hermitian:
+            eps.setProblemType(kinds.GHEP if generalised else kinds.HEP)
+            for mat in (A, B):
+                if mat is not None:
+                    mat.setOption(self.petsc.PETSc.Mat.Option.HERMITIAN, True)
+        else:
+            eps.setProblemType(kinds.GNHEP if generalised else kinds.NHEP)
+            eps.setTwoSided(True)
+        eps.setDimensions(wanted)
+        eps.setTarget(self.sigma)
+        eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
+        usual: dict[str, Any] = {"st_type": "sinvert", "st_ksp_type": "preonly"}
+        usual |= {"st_pc_type": "lu", "eps_tol": float(np.finfo(float).eps) ** TOLERANCE}
+        if self.petsc.PETSc.Sys.hasExternalPackage("mumps"):
+            usual["st_pc_factor_mat_solver_type"] = "mumps"
+        eps.setOptionsPrefix(prefix)
+        return eps, usual
+
+    def _run(self, eps: Any, prefix: str) -> None:
+        options = self.petsc.PETSc.Options()
+        try:
+            eps.setFromOptions()
+            eps.solve()
+        except (self.petsc.PETSc.Error, SystemError) as error:
+            lines = [line for line in str(error).splitlines() if "() at " not in line]
+            raise EigensolverError(
+                f"`petsc.eigensolver(...)`: a run without errors; got {'; '.join(lines)}. If "
+                "`sigma` is an eigenvalue, choose another; if `options` name a method, look up in "
+                "SLEPc's manual what it needs."
+            ) from error
+        unused = [name for name in self.options if not options.used(prefix + name)]
+        if unused:
+            raise InputError(
+                "`petsc.eigensolver(options=...)`: options that SLEPc or PETSc reads in this run; "
+                f"got {', '.join(unused)}. Look up their names in SLEPc's manual, without the dash."
+            )
+
+    def _collect(self, eps: Any, A: Any, found: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Return the eigenvalues, and local rows of right and left eigenvectors."""
+        x, _ = A.createVecs()
+        scalar = self.petsc.PETSc.ScalarType
+        X = np.empty((x.getLocalSize(), found), scalar)
+        Y = None if self.hermitian else np.empty_like(X)
+        lam = np.empty(found, float if self.hermitian else complex)
+        for i in range(found):
+            value = eps.getEigenpair(i, x)
+            lam[i] = value.real if self.hermitian else value
+            X[:, i] = x.getArray(readonly=True)
+            if Y is not None:
+                eps.getLeftEigenvector(i, x)
+                Y[:, i] = x.getArray(readonly=True)
+        x.destroy()
+        return lam, X, Y
+
+    def _checked(
+        self, eps: Any, A: Any, B: Any, lam: np.ndarray, X: np.ndarray, Y: Any, rest: np.ndarray
+    ) -> Found:
+        """Return the eigenpairs, normalised, with their residuals."""
+        comm = A.getComm().tompi4py()
+        norm_A, norm_B = (self._norm(M) for M in (A, B))
+        if self.hermitian:
+            # the Cholesky factor makes vectors of one cluster orthogonal, too
+            gram = inner(comm, X, X if B is None else times(B, X))
+            X = X @ np.linalg.inv(np.linalg.cholesky((gram + gram.conj().T) / 2)).conj().T
+        else:
+            X = X / norms(comm, X)
+        AX, BX = times(A, X), X if B is None else times(B, X)
+        size = norms(comm, AX) + np.abs(lam) * norms(comm, BX)
+        residuals = norms(comm, AX - BX * lam) / np.where(size > 0, size, 1)
+        # for a Hermitian problem ‖x‖² where xᴴBx = 1, else by the condition of the eigenvalue
+        if self.hermitian:
+            scale, BY = norms(comm, X) ** 2, None
+        else:
+            BY = Y if B is None else times(B, Y, True)
+            product = np.abs(np.sum(total_of(comm, BY.conj(), X), axis=0))
+            scale = norms(comm, Y) * norms(comm, X) / np.where(product > 0, product, np.inf)
+        eps_ = ROUNDING * float(np.finfo(float).eps)
+        every = np.concatenate([lam, rest])
+        error = eps_ * (norm_A + np.abs(every) * norm_B)
+        error *= np.concatenate([scale, np.full(rest.size, np.max(scale))])
+        return Found(eps, A, B, lam, X, BX, Y, BY, rest, error, residuals)
+
+    def _norm(self, M: Any) -> float:
+        """Return a bound of the 2-norm, of a Hermitian matrix its largest row sum."""
+        if M is None:
+            return 1.0
+        kinds = self.petsc.PETSc.NormType
+        most = M.norm(kinds.NORM_INFINITY)
+        return most if self.hermitian else float(np.sqrt(most * M.norm(kinds.NORM_1)))
+
+
+def total_of(comm: Any, U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """Return the sums over all rows of U V, entry by entry, as one row."""
+    part = np.sum(U * V, axis=0, keepdims=True)
+    return comm.allreduce(part)

@@ -1,0 +1,77 @@
+"""What ranks do together: sums, agreement, and errors that all of them raise."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._errors import EigensolverError, InputError
+
+
+def together(comm: Any, what: str, fn: Callable[..., Any], *args: Any) -> Any:
+    """Return fn(*args); where it raises on any rank, raise on all, so that none waits for it.
+
+    Where `fn` communicates, it must not fail on one rank before others have done so: these wait.
+    """
+    value, error = None, None
+    try:
+        value = fn(*args)
+    except Exception as raised:
+        error = raised
+    first = least(comm, comm.rank if error is not None else comm.size)
+    if first == comm.size:
+        return value
+    told = comm.bcast(f"{type(error).__name__}: {error}", root=first)
+    if error is not None:
+        raise error
+    raise EigensolverError(
+        f"`petsc.eigensolver(...)`: {what} on every rank; got an error on rank {first} of "
+        f"{comm.size}: {told}"
+    )
+
+
+def total(comm: Any, array: Any) -> np.ndarray:
+    """Return the sum of an array over the ranks."""
+    array = np.ascontiguousarray(array)
+    out = np.empty_like(array)
+    comm.Allreduce(array, out)
+    return out
+
+
+def inner(comm: Any, U: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """Return Uᴴ V of vectors of which each rank has its rows."""
+    return total(comm, U.conj().T @ V)
+
+
+def norms(comm: Any, V: np.ndarray) -> np.ndarray:
+    """Return the norms of the columns."""
+    return np.sqrt(total(comm, np.sum(np.abs(V) ** 2, axis=0)))
+
+
+def least(comm: Any, number: int) -> int:
+    """Return the least of the ranks' numbers."""
+    return comm.allreduce(number, op=min)
+
+
+def agree(comm: Any, what: str, tree: Any) -> None:
+    """Raise `InputError` on all ranks unless all have the same arrays."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    for leaf in jax.tree.leaves(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(repr((array.shape, array.dtype)).encode())
+        digest.update(array.data)
+    number = int.from_bytes(digest.digest()[:7])
+    low, high = least(comm, number), -least(comm, -number)
+    if low != high:
+        raise InputError(
+            f"`petsc.eigensolver(...)`: {what} that all ranks agree about; got different ones. "
+            "Compute them on one rank and send them to all (`comm.bcast`), or pass "
+            "`replicated=False` if each rank has parameters of its own."
+        )
+
+
+def summed(comm: Any, tree: Any) -> Any:
+    """Return the sums of arrays over the ranks."""
+    return jax.tree.map(lambda leaf: total(comm, np.asarray(leaf)), tree)

@@ -1,0 +1,265 @@
+"""The differentiable solve: p -> matrices -> eigenpairs, and the pullback of a loss of them."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._errors import InputError
+from ..checks.policy import DEFAULT_POLICY, Policy
+from ..linear_solvers.factorizations import Shift, shift
+from ..problems.general import General
+from ..problems.hermitian import Hermitian
+from ..solvers._slepc import Library, library
+from ._adjoint import Adjoint
+from ._checks import check_cotangents, check_forward, check_residuals
+from ._forward import Forward, Found, total_of
+from ._function import function_of
+from ._ranks import agree, inner, norms, summed, together
+from ._state import Contraction, Pairs, matrices
+
+# The required residual of adjoint systems, relative to their right sides.
+RTOL = 1e-10
+_numbers = itertools.count()
+
+Pullback = Callable[..., Any]
+
+
+class DistributedEigensolver:
+    """Solve on all ranks, and pull cotangents back; made by `petsc.eigensolver`."""
+
+    def __init__(
+        self,
+        assemble: Callable[[Any], Any],
+        problem: Hermitian | General,
+        contract: Callable[[Any, Contraction], Any],
+        sigma: Shift,
+        options: tuple[dict[str, Any], dict[str, Any]],
+        policy: Policy,
+        replicated: bool,
+        petsc: Library,
+    ):
+        self.assemble, self.problem, self.contract = assemble, problem, contract
+        self.sigma, self.policy, self.replicated = sigma, policy, replicated
+        self.petsc = petsc
+        self.options, self.adjoint = options
+        self.hermitian = isinstance(problem, Hermitian)
+
+    def __call__(self, p: Any) -> tuple[Pairs, Pullback]:
+        """Return the eigenpairs, and the function that pulls cotangents back to p.
+
+        All ranks have to call it, and the pullback too.
+
+        Args:
+            p: the parameters, any pytree of arrays: the same on all ranks, or with
+                `replicated=False` this rank's own.
+
+        Returns:
+            The pairs, and `pullback(values_bar=None, vectors_bar=None) -> p_bar`. The cotangents
+            are those of dL = Re(Σ conj(values_bar) dλ) + Re(Σ conj(vectors_bar) dX): `values_bar`
+            is the same on all ranks, shape (k,), and `vectors_bar` has the rows of this rank. For
+            complex numbers that is the conjugate of what `jax.grad` returns. The gradient is
+            summed over the ranks where p is replicated.
+
+        Raises:
+            InputError: ranks disagree about p, or the matrices do not fit.
+            EigensolverError: SLEPc does not converge; a rank fails; or, under the policy, residuals
+                are too large, or k cuts a cluster. On all ranks.
+        """
+        comm = self.petsc.PETSc.COMM_WORLD.tompi4py()
+        # what Python has released ends here, on all ranks at once
+        self.petsc.PETSc.garbage_cleanup()
+        if self.replicated:
+            agree(comm, "parameters", p)
+        A, B = together(comm, "matrices", lambda: self._fitting(*matrices(self.assemble(p))))
+        prefix = f"implicit_eig_{next(_numbers)}_"
+        forward = Forward(self.petsc, self.problem.k, self.sigma, self.hermitian, self.options)
+        found = forward(A, B, prefix)
+        passed = check_forward(self.policy, self.problem, found)
+        factor = 1.0 if passed else np.nan
+        pairs = Pairs(
+            found.lam * factor,
+            found.X * factor,
+            A.getOwnershipRange(),
+            found.residuals,
+            {"steps": found.eps.getIterationNumber()},
+        )
+
+        def pullback(values_bar: Any = None, vectors_bar: Any = None) -> Any:
+            return self._pull(p, found, prefix, values_bar, vectors_bar)
+
+        return pairs, pullback
+
+    def as_function(self) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
+        """Return a JAX function of replicated p, with a gradient: the eigenvalues, and the rows.
+
+        For optimisers that expect `jax.grad`. It has reverse mode alone, as `jax.custom_vjp` does,
+        and all ranks have to call it in the same order.
+        """
+        return function_of(self)
+
+    def _fitting(self, A: Any, B: Any = None) -> tuple[Any, Any]:
+        named: Any = [("A", A)] if B is None else [("A", A), ("B", B)]
+        for name, M in named:
+            if not isinstance(M, self.petsc.PETSc.Mat):
+                raise InputError(
+                    f"`petsc.eigensolver(assemble=...)`: {name} as a petsc4py `Mat`; got "
+                    f"{type(M).__name__}. Return A, or A and B."
+                )
+            if M.getSize() != (A.getSize()[0],) * 2:
+                raise InputError(
+                    f"`petsc.eigensolver(assemble=...)`: square matrices of one size; got {name} "
+                    f"of shape {M.getSize()}."
+                )
+        return A, B
+
+    def _pull(self, p: Any, found: Found, prefix: str, values_bar: Any, vectors_bar: Any) -> Any:
+        comm = found.A.getComm().tompi4py()
+        lam_bar, X_bar = together(
+            comm, "cotangents", self._cotangents, found, values_bar, vectors_bar
+        )
+        agree(comm, "`values_bar`", lam_bar)
+        rtol = tolerance_of(self.policy)
+        inside = inner(comm, found.X, X_bar)
+        size = np.max(norms(comm, X_bar) * norms(comm, found.X))
+        passed = check_cotangents(self.policy, found, clusters(found), lam_bar, inside, size)
+        known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
+        adjoint = Adjoint(self.petsc, found, self.sigma, self.adjoint, f"{prefix}adjoint_", rtol)
+        Z, residuals = adjoint.solve(known - X_bar)
+        passed = check_residuals(self.policy, residuals, rtol) and passed
+        W, V = self._weights(found, Z, lam_bar, inside)
+        template, _ = found.A.createVecs()
+        factor = 1.0 if passed else np.nan
+        given = Contraction(self.petsc.PETSc, template, found.lam, found.X, W * factor, V * factor)
+        p_bar = together(comm, "a contraction", self.contract, p, given)
+        template.destroy()
+        return summed(comm, p_bar) if self.replicated else p_bar
+
+    def _cotangents(
+        self, found: Found, values_bar: Any, vectors_bar: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        out = []
+        for name, bar, like in (
+            ("values_bar", values_bar, found.lam),
+            ("vectors_bar", vectors_bar, found.X),
+        ):
+            array: Any = np.zeros_like(like) if bar is None else np.asarray(bar)
+            if array.shape != like.shape:
+                raise InputError(
+                    f"`pullback({name}=...)`: an array of shape {like.shape}, on this rank; got "
+                    f"{array.shape}. Cotangents have the shapes of `pairs`."
+                )
+            if np.iscomplexobj(array) and not np.iscomplexobj(like):
+                array = array.real
+            out.append(array.astype(like.dtype))
+        return out[0], out[1]
+
+    def _weights(
+        self, found: Found, Z: np.ndarray, lam_bar: np.ndarray, inside: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return W and V, of which the gradient is made; see `_adjoint`."""
+        lam, X = found.lam, found.X
+        if not self.hermitian:
+            comm = found.A.getComm().tompi4py()
+            along = total_of(comm, found.BX.conj(), found.Y)[0]
+            W = Z + found.Y * (lam_bar / along)
+            return W, -lam.conj() * W
+        equal = clusters(found)
+        gap = lam[None, :] - lam[:, None]
+        others = np.where(equal, 0, inside / np.where(equal, 1, gap))
+        W = X * lam_bar + Z + X @ others
+        return W, -lam * W - X @ np.where(equal, inside, 0) / 2
+
+
+def clusters(found: Found) -> np.ndarray:
+    """Return which of the k eigenvalues are equal to rounding; shape (k, k)."""
+    k = found.lam.size
+    error = found.error[:k]
+    near = np.abs(found.lam[:, None] - found.lam[None, :]) <= error[:, None] + error[None, :]
+    near |= np.eye(k, dtype=bool)
+    while not np.array_equal(near, wider := near @ near):
+        near = wider
+    return near
+
+
+def tolerance_of(policy: Policy) -> float:
+    """Return the required residual of the adjoint systems."""
+    return RTOL if policy.linear_solve_rtol is None else policy.linear_solve_rtol
+
+
+def eigensolver(
+    assemble: Callable[[Any], Any],
+    problem: Hermitian | General,
+    *,
+    contract: Callable[[Any, Contraction], Any] | None = None,
+    sigma: Shift = 0.0,
+    options: dict[str, Any] | None = None,
+    adjoint: dict[str, Any] | None = None,
+    policy: Policy = DEFAULT_POLICY,
+    replicated: bool = True,
+) -> DistributedEigensolver:
+    """Make a differentiable solver of eigenproblems whose matrices are spread over MPI ranks.
+
+    Args:
+        assemble: p -> A, or A and B: petsc4py's `Mat`s on all ranks, such as those that Firedrake
+            and dolfinx assemble, or an `Entries`.
+        problem: `Hermitian(k)`, B then positive definite, or `General(k)`.
+        contract: (p, `Contraction`) -> this rank's part of the gradient,
+            Σᵢ Re wᵢᴴ (∂A/∂p) xᵢ + Re vᵢᴴ (∂B/∂p) xᵢ; an `Entries` has one of its own.
+        sigma: the shift; the eigenvalues nearest to it are found. Unit: that of the eigenvalues.
+        options: of SLEPc and PETSc for the forward solve, by their names without the dash, such as
+            `{"eps_ncv": 60, "st_ksp_type": "gmres", "st_pc_type": "hypre"}`.
+        adjoint: of the KSP of the adjoint systems, such as `{"pc_type": "gamg"}`, which then
+            preconditions them in place of the forward solve's factors.
+        policy: what follows from a failed check. A residual of an adjoint system may be 1e-10 of
+            the right side, unless `Policy(linear_solve_rtol=...)` says otherwise.
+        replicated: whether p is the same on all ranks, and gradients are summed over them.
+
+    Returns:
+        A `DistributedEigensolver`: `pairs, pullback = solve(p)`.
+
+    Raises:
+        InputError: petsc4py or slepc4py is not installed, or was built for real numbers where
+            the problem needs complex ones; or there is no `contract`.
+
+    Cost: one factorisation by MUMPS with the usual options; for each eigenpair with a cotangent of
+        its vector an adjoint solve with the same factors, of some ten steps.
+    Source: Hernandez, Roman & Vidal (2005) ACM Trans. Math. Softw. 31, 351,
+        doi:10.1145/1089014.1089019, for SLEPc; `petsc._adjoint` for the rest.
+
+    Examples:
+        >>> import numpy as np
+        >>> from implicit_eig import General, InputError
+        >>> from implicit_eig.petsc import eigensolver
+        >>> try:
+        ...     eigensolver(lambda p: p, General(1))
+        ... except InputError as error:
+        ...     print(str(error).split(";")[0])
+        `petsc.eigensolver(contract=...)`: a function for the gradient, or an `Entries`
+    """
+    petsc = library("petsc.eigensolver(...)")
+    contract = getattr(assemble, "contract", None) if contract is None else contract
+    if contract is None:
+        raise InputError(
+            "`petsc.eigensolver(contract=...)`: a function for the gradient, or an `Entries`; got "
+            "neither. Give `contract(p, pairs)`, or assemble by `petsc.Entries`."
+        )
+    if not isinstance(problem, (Hermitian, General)):
+        raise InputError(
+            f"`petsc.eigensolver(problem=...)`: `Hermitian(k)` or `General(k)`; got {problem!r}. "
+            "Gather other problems on one process, and use `ie.eigensolver`."
+        )
+    complex_shift = shift(sigma) is not None and isinstance(shift(sigma), complex)
+    if not petsc.is_complex and (complex_shift or isinstance(problem, General)):
+        raise InputError(
+            "`petsc.eigensolver(...)`: PETSc with complex numbers, for a complex shift or for "
+            "`General`; got a build for real ones. Install `dolfinx-solver-complex`."
+        )
+    sigma = shift(sigma) or 0.0
+    strip = lambda given: {name.removeprefix("-"): value for name, value in (given or {}).items()}  # noqa: E731
+    both = strip(options), strip(adjoint)
+    return DistributedEigensolver(
+        assemble, problem, contract, sigma, both, policy, replicated, petsc
+    )

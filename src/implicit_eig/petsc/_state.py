@@ -1,0 +1,71 @@
+"""What a distributed solve returns, and what a pullback passes to the contraction."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Pairs(NamedTuple):
+    """Eigenpairs of A x = λ B x, of which each rank has some rows.
+
+    Attributes:
+        values: eigenvalues, ascending for `Hermitian`, else by their distance to the shift; the
+            same on all ranks; shape (k,).
+        vectors: the rows of this rank; xᴴBx = 1 for `Hermitian`, else ‖x‖ = 1; shape (m, k).
+        rows: the first of these rows, and one after the last.
+        residuals: ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖); shape (k,).
+        stats: counts: the steps of the forward solve.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    rows: tuple[int, int]
+    residuals: np.ndarray
+    stats: dict[str, int]
+
+
+class Contraction:
+    """The vectors that a gradient is made of: Re Σᵢ wᵢᴴ Ȧ xᵢ + vᵢᴴ Ḃ xᵢ is the change of the loss.
+
+    Attributes:
+        X, W, V: their rows on this rank; shape (m, k). Without a B, V means nothing.
+        values: the eigenvalues.
+    """
+
+    def __init__(self, petsc: Any, template: Any, values: np.ndarray, X: Any, W: Any, V: Any):
+        self.X: np.ndarray = X
+        self.W: np.ndarray = W
+        self.V: np.ndarray = V
+        self.values = values
+        self._petsc, self._template = petsc, template
+
+    def at(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return X, W and V at some of the n rows, wherever they lie; each (len(indices), k).
+
+        All ranks have to call it, each with its own indices.
+        """
+        PETSc = self._petsc
+        source = self._template.duplicate()
+        target = PETSc.Vec().createSeq(len(indices), comm=PETSc.COMM_SELF)
+        places = PETSc.IS().createGeneral(np.asarray(indices, PETSc.IntType), comm=PETSc.COMM_SELF)
+        scatter = PETSc.Scatter().create(source, places, target, None)
+        out = []
+        for block in (self.X, self.W, self.V):
+            found = np.empty((len(indices), block.shape[1]), block.dtype)
+            for i, column in enumerate(block.T):
+                source.setArray(column)
+                scatter.scatter(source, target)
+                found[:, i] = target.getArray(readonly=True)
+            out.append(found)
+        for thing in (scatter, places, target, source):
+            thing.destroy()
+        return out[0], out[1], out[2]
+
+
+def matrices(found: Any) -> tuple[Any, Any]:
+    """Return A and B, `None` for none, of what `assemble` returned."""
+    if isinstance(found, Sequence):
+        A, B = (*found, None)[:2]
+        return A, B
+    return found, None

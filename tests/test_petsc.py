@@ -1,0 +1,225 @@
+"""Distributed matrices: derivatives are those of `ie.eigensolver`, and all ranks raise together."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import implicit_eig as ie
+from implicit_eig.solvers._slepc import library
+
+pytestmark = pytest.mark.slow
+
+SETUP = """
+    import jax, jax.numpy as jnp, numpy as np, scipy.linalg as sla, warnings
+    from mpi4py import MPI
+    jax.config.update("jax_enable_x64", True)
+    import implicit_eig as ie
+
+    comm = MPI.COMM_WORLD
+    m, k, sigma = 12, 3, 0.01
+    n, rng = m * m, np.random.default_rng(0)
+    grid = np.arange(n).reshape(m, m)
+    springs = np.concatenate([
+        np.stack([grid[:-1].ravel(), grid[1:].ravel()], 1),
+        np.stack([grid[:, :-1].ravel(), grid[:, 1:].ravel()], 1),
+    ])
+    p_all = 1 + 0.5 * rng.random(len(springs))
+    w, g = rng.standard_normal(k), rng.standard_normal(n)
+    mine = np.array_split(np.arange(len(springs)), comm.size)[comm.rank]
+
+    def elements(which, skew=0.0, phase=1.0, pencil=True):
+        a, b = springs[which].T
+        def entries(p):
+            turned = p * phase if isinstance(phase, complex) else p
+            back = p * np.conj(phase) if isinstance(phase, complex) else p
+            K = [p + 0.05, -turned + skew * p, -back - skew * p, p + 0.05]
+            M = [0.1 * (1 + p), 0.03 * turned, 0.03 * back, 0.1 * (1 + p)]
+            K, M = jnp.concatenate(K), jnp.concatenate(M)
+            return (K, M) if pencil else K
+        return np.concatenate([a, a, b, b]), np.concatenate([a, b, a, b]), entries
+
+    def assembly(p, which, **options):
+        rows, cols, entries = elements(which, **options)
+        found = entries(p)
+        dense = lambda e: jnp.zeros((n, n), e.dtype).at[rows, cols].add(e)
+        return tuple(map(dense, found)) if isinstance(found, tuple) else (dense(found),)
+
+    def whole(local):
+        return np.concatenate(comm.allgather(local))
+
+    def refused(error, text, fn):
+        try:
+            fn()
+        except error as raised:
+            assert text in str(raised), raised
+        else:
+            raise AssertionError(f"nothing was raised: {text}")
+
+    def close(found, expected, tol=1e-9):
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert error < tol, error
+"""
+
+DERIVATIVES = """
+    def compare(problem, core, p_all=p_all, weights=np.ones(k), w=w, tol=1e-9, **options):
+        rows, cols, entries = elements(mine, **options)
+        solve = ie.petsc.eigensolver(
+            ie.petsc.Entries(entries, rows, cols, n), problem, sigma=sigma, replicated=False
+        )
+        pairs, pullback = solve(p_all[mine])
+        own = slice(*pairs.rows)
+        vectors_bar = 2 * g[own, None] * weights * pairs.vectors
+        found = whole(pullback(w, vectors_bar))
+
+        def loss(p):
+            values, X = core(*assembly(p, np.arange(len(springs)), **options))
+            order = jnp.argsort(jnp.abs(values - sigma))
+            values, X = values[order], X[:, order]
+            return jnp.sum(w * values.real) + jnp.sum(g[:, None] * weights * jnp.abs(X) ** 2)
+
+        close(found, jax.grad(loss)(jnp.asarray(p_all)), tol)
+        # of the eigenvalues alone, and of the vectors alone
+        close(found, whole(pullback(w)) + whole(pullback(None, vectors_bar)))
+        return pairs
+
+    eigh = ie.eigensolver(lambda *pencil: sla.eigh(*pencil), ie.Hermitian(k))
+    compare(ie.Hermitian(k), eigh)
+    compare(ie.Hermitian(k), eigh, phase=np.exp(0.3j))
+    compare(ie.Hermitian(k), eigh, pencil=False)
+    # a double eigenvalue, of which one Krylov space has one eigenvector; its projector
+    equal = np.array([1.0, 0.5, 0.5])
+    pairs = compare(ie.Hermitian(k), eigh, np.ones(len(springs)), equal, np.array([1.0, 2.0, 2.0]))
+    assert abs(pairs.values[1] - pairs.values[2]) < 1e-12
+    nearest = lambda A, B: (lambda lam, X: (lambda o: (lam[o], X[:, o]))(
+        np.argsort(abs(lam - sigma))[:k]))(*sla.eig(A, B))
+    compare(ie.General(k), ie.eigensolver(nearest, ie.General(k)), skew=0.3)
+    compare(ie.General(k), ie.eigensolver(
+        lambda A: nearest(A, np.eye(n)), ie.General(k)), skew=0.3, pencil=False)
+
+    # replicated parameters, a contraction of the user's own, and a JAX function
+    rows, cols, entries = elements(mine)
+    spread = lambda t: entries(t[0] * p_all[mine] + t[1])
+    t = np.array([1.0, 0.1])
+    rank = ie.petsc.Entries(spread, rows, cols, n)
+
+    def by_hand(t, given):
+        X, W, V = given.at(rows), None, None
+        (Xr, Wr, Vr), (Xc, _, _) = given.at(rows), given.at(cols)
+        dK, dM = jax.jacfwd(spread)(jnp.asarray(t))
+        of = lambda Y, d: np.einsum("ei,ei,ej->j", Y.conj(), Xc, d).real
+        return of(Wr, np.asarray(dK)) + of(Vr, np.asarray(dM))
+
+    bars = []
+    for contract in (None, by_hand):
+        solve = ie.petsc.eigensolver(rank, ie.Hermitian(k), sigma=sigma, contract=contract)
+        pairs, pullback = solve(t)
+        bars.append(pullback(w, 2 * g[slice(*pairs.rows), None] * pairs.vectors))
+    close(bars[1], bars[0], 1e-11)
+
+    f = ie.petsc.eigensolver(rank, ie.Hermitian(k), sigma=sigma).as_function()
+    here = g[slice(*pairs.rows), None]
+    local = lambda t: (lambda v, X: jnp.sum(w * v) + jnp.sum(here * jnp.abs(X) ** 2))(*f(t))
+    close(jax.grad(local)(jnp.asarray(t)), bars[0], 1e-11)
+    refused(ie.InputError, "outside of `jax.jit`", lambda: jax.jit(f)(jnp.asarray(t)))
+
+    # another preconditioner than the forward solve's factors, and an iterative method
+    for options in ({"pc_type": "jacobi", "ksp_max_it": 4000, "ksp_gmres_restart": 200},
+                    {"ksp_type": "minres", "pc_type": "jacobi", "ksp_max_it": 4000}):
+        solve = ie.petsc.eigensolver(rank, ie.Hermitian(k), sigma=sigma, adjoint=options)
+        pairs, pullback = solve(t)
+        close(pullback(w, 2 * here * pairs.vectors), bars[0], 1e-8)
+"""
+
+REFUSALS = """
+    warnings.simplefilter("error")
+    rows, cols, entries = elements(mine)
+    rank = ie.petsc.Entries(entries, rows, cols, n)
+    make = lambda problem=ie.Hermitian(k), **o: ie.petsc.eigensolver(
+        rank, problem, sigma=sigma, replicated=False, **o)
+    p = p_all[mine]
+    pairs, pullback = make()(p)
+
+    refused(ie.GaugeWarning, "the phase of pair", lambda: pullback(None, 1j * pairs.vectors))
+    refused(ie.InputError, "vectors_bar", lambda: pullback(None, np.ones((2, 2))))
+    refused(ie.LinearSolveError, "adjoint systems", lambda: (lambda s: s[1](
+        None, g[slice(*s[0].rows), None] * s[0].vectors))(
+        make(adjoint={"pc_type": "jacobi", "ksp_max_it": 2})(p)))
+    lost = make(adjoint={"pc_type": "jacobi", "ksp_max_it": 2}, policy=ie.Policy.nan())(p)
+    assert np.all(np.isnan(lost[1](None, g[slice(*lost[0].rows), None] * lost[0].vectors)))
+    refused(ie.EigensolverError, "converge", lambda: make(
+        options={"eps_max_it": 1, "eps_ncv": 5, "eps_tol": 1e-30})(p))
+    refused(ie.InputError, "eps_nvc", lambda: make(options={"eps_nvc": 5})(p))
+    refused(ie.InputError, "at most n", lambda: make(ie.Hermitian(n + 1))(p))
+
+    # a double eigenvalue: cut by k, or told apart by the loss
+    ones = np.ones(len(mine))
+    refused(ie.EigensolverError, "beyond the k", lambda: make(ie.Hermitian(2))(ones))
+    refused(ie.ClusterWarning, "beyond the k", lambda: make(
+        ie.Hermitian(2), policy=ie.Policy(cluster=ie.Action.WARN))(ones))
+    pairs, pullback = make()(ones)
+    refused(ie.GaugeWarning, "values 1 and 2", lambda: pullback(np.array([0.0, 1.0, 0.0])))
+    own = g[slice(*pairs.rows), None] * pairs.vectors * np.array([0.0, 1.0, 0.0])
+    refused(ie.GaugeWarning, "pairs 1 and 2", lambda: pullback(None, own))
+
+    # one rank alone: all raise, none waits
+    last = comm.size - 1
+    def failing(p):
+        if comm.rank == last:
+            raise ZeroDivisionError("no such material")
+        return entries(p)
+    broken = ie.petsc.Entries(failing, rows, cols, n)
+    kind = ZeroDivisionError if comm.rank == last else ie.EigensolverError
+    refused(kind, "no such material", lambda: ie.petsc.eigensolver(
+        broken, ie.Hermitian(k), sigma=sigma, replicated=False)(p))
+    same = ie.petsc.eigensolver(rank, ie.Hermitian(k), sigma=sigma)
+    if comm.size > 1:
+        refused(ie.InputError, "all ranks agree about", lambda: same(np.full(3, comm.rank)))
+    refused(ie.InputError, "a value for each place", lambda: make()(p[:-1]))
+    refused(ie.InputError, "petsc4py `Mat`", lambda: ie.petsc.eigensolver(
+        lambda p: p, ie.Hermitian(k), contract=lambda p, given: p)(np.ones(2)))
+    refused(ie.InputError, "integers in [0, 5)", lambda: ie.petsc.Entries(entries, rows, cols, 5))
+    refused(ie.InputError, "`Hermitian(k)` or", lambda: make(ie.Singular(2)))
+"""
+
+
+def needed():
+    """Skip where PETSc or MPI is not installed; return the command that starts ranks."""
+    pytest.importorskip("mpi4py", reason="needs petsc4py")
+    try:
+        if not library().is_complex:
+            pytest.skip("needs petsc4py with complex numbers")
+    except Exception as error:
+        pytest.skip(f"needs petsc4py: {error}")
+    launcher = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which(
+        "mpiexec"
+    )
+    if launcher is None:
+        pytest.skip("needs petsc4py with mpiexec")
+    return launcher
+
+
+@pytest.mark.parametrize("code", [DERIVATIVES, REFUSALS], ids=["derivatives", "refusals"])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_petsc_on_ranks(ranks, code):
+    script = textwrap.dedent(SETUP) + textwrap.dedent(code) + '\nprint("DONE", flush=True)\n'
+    done = subprocess.run(
+        [needed(), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert done.stdout.count("DONE") == ranks
+
+
+def test_petsc_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "slepc4py", None)
+    with pytest.raises(ie.InputError, match=r"`petsc\.eigensolver\(\.\.\.\)`: the packages"):
+        ie.petsc.eigensolver(lambda p: p, ie.Hermitian(1))
