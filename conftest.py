@@ -7,6 +7,10 @@ NEEDS = {
     "solvers/primme_svd.py": "primme",
     "solvers/slepc.py": "slepc4py",
     "solvers/lanczos.py": "matfree",
+    "petsc/__init__.py": "slepc4py",
+    "petsc/_entries.py": "slepc4py",
+    "petsc/_solver.py": "slepc4py",
+    "petsc/_state.py": "slepc4py",
     "bridges/_torch.py": "torch",
     "bridges/_autograd.py": "autograd",
 }

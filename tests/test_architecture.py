@@ -154,7 +154,7 @@ def test_public_names_are_documented_and_there():
 def public():
     """What a user calls: the public names, those of public modules, and methods."""
     yield from (vars(ie)[name] for name in ie.__all__)
-    for module in (ie.solvers, ie.linalg, ie.bridges):
+    for module in (ie.solvers, ie.linalg, ie.bridges, ie.petsc):
         yield from (vars(module)[name] for name in module.__all__)
     for module in (ie.plot, ie.testing):
         for name, thing in vars(module).items():

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -66,6 +67,35 @@ def test_examples_with_small_settings(name, tmp_path):
     assert result.returncode == 0, result.stderr
     assert text in result.stdout
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sharded_schroedinger(tmp_path):
+    pytest.importorskip("matfree", reason="needs matfree")
+    script = ROOT / "examples" / "sharded_schroedinger.py"
+    settings = "--points", 16, "--devices", 4, "--output", "picture.png"
+    result = run(script, *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "4 devices in 1 processes" in result.stdout
+    assert "gradient norm" in result.stdout
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mpi_membrane(tmp_path):
+    """The gradient is the same on one rank and on two."""
+    pytest.importorskip("slepc4py", reason="needs petsc4py")
+    launcher = shutil.which("mpiexec", path=pathlib.Path(sys.executable).parent)
+    if launcher is None:
+        pytest.skip("needs petsc4py with mpiexec")
+    norms = []
+    for ranks in ("1", "2"):
+        script = [str(ROOT / "examples" / "mpi_membrane.py"), "--cells", "40"]
+        command = [launcher, "-n", ranks, sys.executable, "-m", "mpi4py", *script]
+        result = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        norms.append(float(re.search(r"gradient norm (\S+)", result.stdout)[1]))
+    assert abs(norms[0] - norms[1]) < 1e-10 * norms[0]
 
 
 def test_the_readmes_snippet():

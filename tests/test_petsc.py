@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 import implicit_eig as ie
+from implicit_eig.petsc import _solver
 from implicit_eig.solvers._slepc import library
 
 pytestmark = pytest.mark.slow
@@ -203,7 +204,7 @@ def needed():
 
 
 @pytest.mark.parametrize("code", [DERIVATIVES, REFUSALS], ids=["derivatives", "refusals"])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_petsc_on_ranks(ranks, code):
     script = textwrap.dedent(SETUP) + textwrap.dedent(code) + '\nprint("DONE", flush=True)\n'
     done = subprocess.run(
@@ -223,3 +224,13 @@ def test_petsc_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "slepc4py", None)
     with pytest.raises(ie.InputError, match=r"`petsc\.eigensolver\(\.\.\.\)`: the packages"):
         ie.petsc.eigensolver(lambda p: p, ie.Hermitian(1))
+
+
+def test_a_build_for_real_numbers_is_refused_where_complex_ones_are_needed(monkeypatch):
+    class Real:
+        is_complex = False
+
+    monkeypatch.setattr(_solver, "library", lambda caller: Real)
+    for problem, sigma in ((ie.General(1), 0.0), (ie.Hermitian(1), 1j)):
+        with pytest.raises(ie.InputError, match="PETSc with complex numbers"):
+            ie.petsc.eigensolver(abs, problem, contract=max, sigma=sigma)

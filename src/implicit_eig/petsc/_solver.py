@@ -28,7 +28,16 @@ Pullback = Callable[..., Any]
 
 
 class DistributedEigensolver:
-    """Solve on all ranks, and pull cotangents back; made by `petsc.eigensolver`."""
+    """Solve on all ranks, and pull cotangents back; made by `petsc.eigensolver`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, numpy as np
+        >>> from implicit_eig import Hermitian, petsc
+        >>> diagonal = petsc.Entries(lambda p: p, np.arange(4), np.arange(4), 4)
+        >>> f = petsc.eigensolver(diagonal, Hermitian(1)).as_function()
+        >>> jax.grad(lambda p: f(p)[0][0])(jnp.array([2.0, 3.0, 5.0, 1.0])).round(4).tolist()
+        [0.0, 0.0, 0.0, 1.0]
+    """
 
     def __init__(
         self,
@@ -39,11 +48,12 @@ class DistributedEigensolver:
         options: tuple[dict[str, Any], dict[str, Any]],
         policy: Policy,
         replicated: bool,
+        comm: Any,
         petsc: Library,
     ):
         self.assemble, self.problem, self.contract = assemble, problem, contract
         self.sigma, self.policy, self.replicated = sigma, policy, replicated
-        self.petsc = petsc
+        self.petsc, self.comm = petsc, comm
         self.options, self.adjoint = options
         self.hermitian = isinstance(problem, Hermitian)
 
@@ -68,9 +78,9 @@ class DistributedEigensolver:
             EigensolverError: SLEPc does not converge; a rank fails; or, under the policy, residuals
                 are too large, or k cuts a cluster. On all ranks.
         """
-        comm = self.petsc.PETSc.COMM_WORLD.tompi4py()
+        comm = self.comm.tompi4py()
         # what Python has released ends here, on all ranks at once
-        self.petsc.PETSc.garbage_cleanup()
+        self.petsc.PETSc.garbage_cleanup(self.comm)
         if self.replicated:
             agree(comm, "parameters", p)
         A, B = together(comm, "matrices", lambda: self._fitting(*matrices(self.assemble(p))))
@@ -199,6 +209,7 @@ def eigensolver(
     adjoint: dict[str, Any] | None = None,
     policy: Policy = DEFAULT_POLICY,
     replicated: bool = True,
+    comm: Any = None,
 ) -> DistributedEigensolver:
     """Make a differentiable solver of eigenproblems whose matrices are spread over MPI ranks.
 
@@ -216,6 +227,7 @@ def eigensolver(
         policy: what follows from a failed check. A residual of an adjoint system may be 1e-10 of
             the right side, unless `Policy(linear_solve_rtol=...)` says otherwise.
         replicated: whether p is the same on all ranks, and gradients are summed over them.
+        comm: the communicator of the matrices, `None` for all ranks.
 
     Returns:
         A `DistributedEigensolver`: `pairs, pullback = solve(p)`.
@@ -260,6 +272,7 @@ def eigensolver(
     sigma = shift(sigma) or 0.0
     strip = lambda given: {name.removeprefix("-"): value for name, value in (given or {}).items()}  # noqa: E731
     both = strip(options), strip(adjoint)
+    comm = petsc.PETSc.COMM_WORLD if comm is None else petsc.PETSc.Comm(comm)
     return DistributedEigensolver(
-        assemble, problem, contract, sigma, both, policy, replicated, petsc
+        assemble, problem, contract, sigma, both, policy, replicated, comm, petsc
     )

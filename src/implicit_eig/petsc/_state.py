@@ -16,6 +16,14 @@ class Pairs(NamedTuple):
         rows: the first of these rows, and one after the last.
         residuals: ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖); shape (k,).
         stats: counts: the steps of the forward solve.
+
+    Examples:
+        >>> import numpy as np
+        >>> from implicit_eig import Hermitian, petsc
+        >>> diagonal = petsc.Entries(lambda p: p, np.arange(4), np.arange(4), 4)
+        >>> pairs, _ = petsc.eigensolver(diagonal, Hermitian(1))(np.array([2.0, 3.0, 5.0, 1.0]))
+        >>> pairs.values.round(6).tolist(), pairs.vectors.shape, pairs.rows
+        ([1.0], (4, 1), (0, 4))
     """
 
     values: np.ndarray
@@ -31,6 +39,16 @@ class Contraction:
     Attributes:
         X, W, V: their rows on this rank; shape (m, k). Without a B, V means nothing.
         values: the eigenvalues.
+
+    Examples:
+        >>> import numpy as np
+        >>> from implicit_eig import Hermitian, petsc
+        >>> diagonal = petsc.Entries(lambda p: p, np.arange(4), np.arange(4), 4)
+        >>> contract = lambda p, given: np.sum((given.W.conj() * given.X).real, axis=1)
+        >>> solve = petsc.eigensolver(diagonal, Hermitian(1), contract=contract)
+        >>> _, pullback = solve(np.array([2.0, 3.0, 5.0, 1.0]))
+        >>> pullback(np.ones(1)).round(6).tolist()
+        [0.0, 0.0, 0.0, 1.0]
     """
 
     def __init__(self, petsc: Any, template: Any, values: np.ndarray, X: Any, W: Any, V: Any):
