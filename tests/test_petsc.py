@@ -127,6 +127,24 @@ DERIVATIVES = """
     close(jax.grad(local)(jnp.asarray(t)), bars[0], 1e-11)
     refused(ie.InputError, "outside of `jax.jit`", lambda: jax.jit(f)(jnp.asarray(t)))
 
+    # a double eigenvalue of a matrix that is not normal: the gradient is its projector
+    S = np.eye(20) + 0.4 * rng.standard_normal((20, 20))
+    A = S @ np.diag(np.r_[1.0, 1.0, np.arange(3, 21)]) @ np.linalg.inv(S)
+    where = np.indices((20, 20)).reshape(2, -1) if comm.rank == 0 else np.zeros((2, 0), int)
+    whole_matrix = ie.petsc.Entries(lambda a: a, *where, 20)
+    solve = ie.petsc.eigensolver(whole_matrix, ie.General(2), sigma=0.3, replicated=False)
+    found = solve(A.ravel() if comm.rank == 0 else np.zeros(0))[1](np.ones(2))
+    if comm.rank == 0:
+        close(found.reshape(20, 20), (S[:, :2] @ np.linalg.inv(S)[:2]).T)
+
+    # a scalar; and groups of ranks of their own
+    single = ie.petsc.Entries(lambda t: entries(t * p_all[mine]), rows, cols, n)
+    f = ie.petsc.eigensolver(single, ie.Hermitian(k), sigma=sigma).as_function()
+    assert jax.grad(lambda t: f(t)[0][0])(jnp.asarray(1.5)).shape == ()
+    alone = ie.petsc.Entries(lambda a: a, np.arange(4), np.arange(4), 4, comm=MPI.COMM_SELF)
+    values = ie.petsc.eigensolver(alone, ie.Hermitian(1))(np.arange(1.0, 5) + comm.rank)[0].values
+    close(values, [1.0 + comm.rank])
+
     # another preconditioner than the forward solve's factors, and an iterative method
     for options in ({"pc_type": "jacobi", "ksp_max_it": 4000, "ksp_gmres_restart": 200},
                     {"ksp_type": "minres", "pc_type": "jacobi", "ksp_max_it": 4000}):
@@ -166,6 +184,24 @@ REFUSALS = """
     own = g[slice(*pairs.rows), None] * pairs.vectors * np.array([0.0, 1.0, 0.0])
     refused(ie.GaugeWarning, "pairs 1 and 2", lambda: pullback(None, own))
 
+    # what is not finite stays so
+    lost = make()(p)[1](None, np.full((len(range(*pairs.rows)), k), np.nan))
+    assert np.all(np.isnan(lost))
+    pairs, pullback = make(ie.Hermitian(2), policy=ie.Policy.nan())(ones)
+    assert np.all(np.isnan(pairs.values)) and np.all(np.isnan(pullback(np.ones(2))))
+
+    # matrices that have changed, and options that do nothing or too much
+    mats = rank(p)
+    pullback = ie.petsc.eigensolver(lambda p: mats, ie.Hermitian(k), contract=rank.contract,
+                                    sigma=sigma, replicated=False)(p)[1]
+    mats[0].scale(2.0)
+    refused(ie.InputError, "unchanged", lambda: pullback(w))
+    mode = lambda solve: (lambda s: s[1](None, s[0].vectors))(solve(p))
+    for options in ({"pc_tpye": "gamg"}, {"ksp_rtoll": 1}, {"pc_type": "nonsense"}):
+        refused(ie.InputError, "adjoint", lambda: mode(make(adjoint=options)))
+    refused(ie.InputError, "nearest to `sigma`", lambda: make(
+        options={"eps_smallest_real": True, "st_type": "shift"})(p))
+
     # one rank alone: all raise, none waits
     last = comm.size - 1
     def failing(p):
@@ -176,6 +212,13 @@ REFUSALS = """
     kind = ZeroDivisionError if comm.rank == last else ie.EigensolverError
     refused(kind, "no such material", lambda: ie.petsc.eigensolver(
         broken, ie.Hermitian(k), sigma=sigma, replicated=False)(p))
+    def no_form(p, given):
+        if comm.rank == last:
+            raise ZeroDivisionError("no such form")
+        given.at(np.arange(2))
+    refused(kind, "no such form", lambda: make(contract=no_form)(p)[1](w))
+    refused(ie.InputError, "vector of integers", lambda: make(
+        contract=lambda p, given: given.at([n]))(p)[1](w))
     same = ie.petsc.eigensolver(rank, ie.Hermitian(k), sigma=sigma)
     if comm.size > 1:
         refused(ie.InputError, "all ranks agree about", lambda: same(np.full(3, comm.rank)))

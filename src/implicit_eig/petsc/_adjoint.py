@@ -27,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from .._errors import InputError
 from ..solvers._slepc import Library
-from ._forward import Found, options_set, times
+from ._forward import ROUNDING, Found, options_set, refuse_unused, times
 from ._ranks import inner, norms
 
 # Passes of iterative refinement on the true residual.
@@ -63,24 +64,33 @@ class Adjoint:
         self.comm = found.A.getComm().tompi4py()
         self.steps = 0
 
-    def solve(self, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return solutions of (A − λᵢB)ᴴ zᵢ = rᵢ on the complement, and relative residuals."""
-        Z, residuals = np.zeros_like(R), np.zeros(R.shape[1])
-        size = norms(self.comm, R)
-        for i in np.flatnonzero(size > 0):
-            Z[:, i], residuals[i] = self._solve(int(i), R[:, [i]], size[i])
-        return Z, residuals
+    def solve(self, R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Solve (A − λᵢB)ᴴ zᵢ = rᵢ on the complement.
 
-    def _solve(self, i: int, r: np.ndarray, size: float) -> tuple[np.ndarray, float]:
+        Returns the solutions, their relative residuals, and the parts of these that are rounding.
+        """
+        Z, residuals, rounding = np.zeros_like(R), np.zeros(R.shape[1]), np.zeros(R.shape[1])
+        size = norms(self.comm, R)
+        _ = self.preconditioner  # made here, because PETSc would hide an error of it
+        for i in np.flatnonzero(size != 0):
+            if np.isfinite(size[i]):
+                found = self._solve(int(i), R[:, [i]], size[i])
+                Z[:, i], residuals[i], rounding[i] = found
+            else:
+                Z[:, i] = np.nan  # of a cotangent that is not finite, which is no fault of ours
+        return Z, residuals, rounding
+
+    def _solve(self, i: int, r: np.ndarray, size: float) -> tuple[np.ndarray, float, float]:
         complement, image = self._projections(i)
         z, rest = np.zeros_like(r), image(r)
         begun = float(norms(self.comm, rest)[0])
         if begun <= 100 * np.finfo(float).eps * size:
-            return z[:, 0], 0.0  # there is no complement, or the loss does not reach it
+            return z[:, 0], 0.0, 0.0  # there is no complement, or the loss does not reach it
         ksp = self._ksp(i, complement, image)
         before = np.inf
         b, x = self.found.A.createVecs()
-        residual = 1.0
+        norm = self.found.norms[0] + abs(self.found.lam[i]) * self.found.norms[1]
+        residual, rounding = 1.0, 0.0
         for _ in range(PASSES):
             b.setArray(rest[:, 0])
             ksp.solve(b, x)
@@ -88,12 +98,13 @@ class Adjoint:
             z = z + complement(np.array(x.getArray(readonly=True))[:, None])
             rest = image(r - self._product(i, z))
             residual = float(norms(self.comm, rest)[0]) / begun
-            if not self.rtol < residual < 0.5 * before:
+            rounding = ROUNDING * np.finfo(float).eps * norm * float(norms(self.comm, z)[0]) / begun
+            if not self.rtol + rounding < residual < 0.5 * before:
                 break
             before = residual
         for thing in (ksp, b, x):
             thing.destroy()
-        return z[:, 0], residual
+        return z[:, 0], residual, rounding
 
     def _product(self, i: int, z: np.ndarray) -> np.ndarray:
         """Return (A − λᵢB)ᴴ z."""
@@ -137,6 +148,7 @@ class Adjoint:
         own = {k: v for k, v in self.options.items() if k.startswith("ksp_")}
         with options_set(self.petsc, self.prefix, own):
             ksp.setFromOptions()
+            refuse_unused(self.petsc, self.prefix, own, "adjoint")
         return ksp
 
     def _inverse(self, v: np.ndarray) -> np.ndarray:
@@ -175,8 +187,17 @@ class Adjoint:
         ksp.setType("preonly")
         # not the prefix of the outer KSP, whose preconditioner is ours
         ksp.setOptionsPrefix(self.prefix + "inner_")
-        with options_set(self.petsc, self.prefix + "inner_", own):
-            ksp.getPC().setFromOptions()
+        prefix = self.prefix + "inner_"
+        with options_set(self.petsc, prefix, own):
+            try:
+                ksp.getPC().setFromOptions()
+                ksp.setUp()
+            except (self.petsc.PETSc.Error, SystemError) as error:
+                raise InputError(
+                    f"`petsc.eigensolver(adjoint={own})`: a preconditioner that PETSc can make; "
+                    f"got {error}. Look up its options in PETSc's manual."
+                ) from error
+            refuse_unused(self.petsc, prefix, own, "adjoint")
         return ksp
 
 

@@ -20,8 +20,8 @@ from ..checks.policy import (
 )
 from ._forward import Found
 
-# A loss may depend on the gauge by this much of its cotangent.
-GAUGE = 1e-8
+# A loss may depend on the gauge by this much of its cotangent, in double and single precision.
+GAUGE = 1e-8, 1e-4
 
 
 def holds(check: Check, *figures: Any) -> bool:
@@ -40,9 +40,9 @@ def check_forward(policy: Policy, problem: Any, found: Found) -> bool:
     """Judge the residuals, and whether the next eigenvalue belongs to a cluster of the k."""
     allowed = tolerance(policy.residual_rtol, float)
 
-    def unsolved(residuals: np.ndarray) -> Iterator[Objection]:
+    def unsolved(residuals: np.ndarray, rounding: np.ndarray) -> Iterator[Objection]:
         yield Objection(
-            ~(residuals <= allowed),
+            ~(residuals <= allowed + rounding),
             lambda pairs: (
                 f"`petsc.eigensolver(problem={type(problem).__name__}(k={problem.k}))`: pairs "
                 f"with A x = λ B x; got a residual of {residuals[pairs[0]]:.1e} of ‖A x‖ + |λ| "
@@ -67,7 +67,7 @@ def check_forward(policy: Policy, problem: Any, found: Found) -> bool:
             ),
         )
 
-    solved = holds(forward_check(policy, unsolved), found.residuals)
+    solved = holds(forward_check(policy, unsolved), found.residuals, found.rounding)
     return holds(cluster_check(policy, cut), found.lam, found.rest, found.error) and solved
 
 
@@ -78,12 +78,13 @@ def check_cotangents(
     lam_bar: np.ndarray,
     inside: Any,
     size: float,
+    single: bool,
 ) -> bool:
     """Judge whether a loss depends on phases, or on the bases of clusters.
 
-    `inside` is Xᴴ X̄, and `size` that of X̄.
+    `inside` is Xᴴ X̄, `size` that of X̄, and `single` whether that is of single precision.
     """
-    rtol = GAUGE if policy.gauge_rtol is None else policy.gauge_rtol
+    rtol = GAUGE[single] if policy.gauge_rtol is None else policy.gauge_rtol
     apart = np.abs(lam_bar[:, None] - lam_bar[None, :]) * equal
     if found.Y is None:
         turned = np.where(equal, np.abs(inside - inside.conj().T), 0)
@@ -98,12 +99,14 @@ def check_cotangents(
     return holds(vectors, turned, np.asarray(size), found.lam) and passed
 
 
-def check_residuals(policy: Policy, residuals: np.ndarray, rtol: float) -> bool:
-    """Judge the residuals of the adjoint systems."""
+def check_residuals(
+    policy: Policy, residuals: np.ndarray, rounding: np.ndarray, rtol: float
+) -> bool:
+    """Judge the residuals of the adjoint systems; `rounding` is the part that rounding explains."""
 
-    def unsolved(residuals: np.ndarray) -> Iterator[Objection]:
+    def unsolved(residuals: np.ndarray, rounding: np.ndarray) -> Iterator[Objection]:
         yield Objection(
-            ~(residuals <= 10 * rtol),
+            ~(residuals <= rtol + rounding),
             lambda pairs: (
                 "`pullback(...)`: adjoint systems solved to a residual of "
                 f"{rtol:.1e}; got {residuals[pairs[0]]:.1e} for pair {pairs[0]} ({len(pairs)} of "
@@ -113,4 +116,4 @@ def check_residuals(policy: Policy, residuals: np.ndarray, rtol: float) -> bool:
             ),
         )
 
-    return holds(linear_solver_check(policy, unsolved), residuals)
+    return holds(linear_solver_check(policy, unsolved), residuals, rounding)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._errors import InputError
 from ..solvers._slepc import library
-from ._ranks import together
+from ._ranks import agree, together
 from ._state import Contraction
 
 
@@ -22,6 +22,8 @@ class Entries:
             of different ranks, as in an assembly by elements.
         n: the number of rows of the whole matrices.
         comm: the communicator, `None` for all ranks. PETSc divides the rows evenly.
+
+    The gradient of complex parameters is that of JAX, the conjugate of the direction of ascent.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -71,6 +73,7 @@ class Entries:
         """Return the matrices; all ranks have to call it."""
         comm = self.comm.tompi4py()
         parts = together(comm, "entries", self._values, p)
+        agree(comm, "numbers of matrices", np.asarray(len(parts)))
         mats = []
         for values in parts:
             mat = self.petsc.Mat().create(comm=self.comm)
@@ -84,6 +87,11 @@ class Entries:
     def _values(self, p: Any) -> list[np.ndarray]:
         found = self.entries(p)
         found = found if isinstance(found, tuple) else (found,)
+        if len(found) not in (1, 2):
+            raise InputError(
+                f"`petsc.Entries(entries=...)`: a, or a and b; got {len(found)} parts. Return the "
+                "entries of one or two matrices."
+            )
         out, scalar = [], np.dtype(self.petsc.ScalarType)
         for name, part in zip("ab", found, strict=False):
             values = np.asarray(part)

@@ -28,6 +28,10 @@ class Found(NamedTuple):
         rest: the next eigenvalues, if any.
         error: the rounding error of each eigenvalue and of the rest.
         residuals: ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖).
+        norms: bounds of those of A and B.
+        rounding: the part of the residuals that is rounding.
+        steps: of SLEPc, in all of its runs.
+        states: PETSc's counts of the changes of A and B.
     """
 
     eps: Any
@@ -41,10 +45,24 @@ class Found(NamedTuple):
     rest: np.ndarray
     error: np.ndarray
     residuals: np.ndarray
+    norms: tuple[float, float]
+    rounding: np.ndarray
+    steps: int
+    states: tuple[int, ...]
 
-    def times(self, M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
-        """Return M V or Mᴴ V; `None` is the identity."""
-        return V if M is None else times(M, V, adjoint)
+    def unchanged(self) -> None:
+        """Raise unless the matrices are still those of the solve."""
+        mats = [M for M in (self.A, self.B) if M is not None]
+        if not (all(mats) and states(self.A, self.B) == self.states):
+            raise InputError(
+                "`pullback(...)`: the matrices of its solve, unchanged; got ones that have been "
+                "assembled anew or destroyed. Pull back first, or assemble new matrices each time."
+            )
+
+
+def states(A: Any, B: Any) -> tuple[int, ...]:
+    """Return PETSc's counts of the changes of the matrices."""
+    return tuple(M.stateGet() for M in (A, B) if M is not None)
 
 
 def times(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
@@ -75,6 +93,17 @@ def options_set(petsc: Library, prefix: str, options: dict[str, Any]) -> Iterato
             known.delValue(prefix + name)
 
 
+def refuse_unused(petsc: Library, prefix: str, options: Any, argument: str) -> None:
+    """Raise if there are options that nothing has read."""
+    known = petsc.PETSc.Options()
+    unused = [name for name in options if not known.used(prefix + name)]
+    if unused:
+        raise InputError(
+            f"`petsc.eigensolver({argument}=...)`: options that SLEPc or PETSc reads in this run; "
+            f"got {', '.join(unused)}. Look up their names in its manual, without the dash."
+        )
+
+
 class Forward:
     """Find the k eigenpairs nearest to a shift, and one more that shows whether k cuts a cluster.
 
@@ -90,6 +119,7 @@ class Forward:
     ):
         self.petsc, self.k, self.sigma, self.hermitian = petsc, k, sigma, hermitian
         self.options = options
+        self.steps = 0
 
     def __call__(self, A: Any, B: Any, prefix: str) -> Found:
         """Return the eigenpairs of the pencil."""
@@ -176,25 +206,35 @@ class Forward:
         if self.petsc.PETSc.Sys.hasExternalPackage("mumps"):
             usual["st_pc_factor_mat_solver_type"] = "mumps"
         eps.setOptionsPrefix(prefix)
+        self.wanted = wanted, eps.getWhichEigenpairs(), eps.getTarget()
         return eps, usual
 
     def _run(self, eps: Any, prefix: str) -> None:
-        options = self.petsc.PETSc.Options()
         try:
             eps.setFromOptions()
+            self._refuse_others(eps)
             eps.solve()
         except (self.petsc.PETSc.Error, SystemError) as error:
-            lines = [line for line in str(error).splitlines() if "() at " not in line]
+            # petsc4py raises a `SystemError` where its own error is raised inside another function
+            cause = error if isinstance(error, self.petsc.PETSc.Error) else error.__cause__
+            lines = str(cause).replace("[0] ", "").splitlines()
+            lines = [line for line in lines if "() at " not in line]
             raise EigensolverError(
                 f"`petsc.eigensolver(...)`: a run without errors; got {'; '.join(lines)}. If "
                 "`sigma` is an eigenvalue, choose another; if `options` name a method, look up in "
                 "SLEPc's manual what it needs."
             ) from error
-        unused = [name for name in self.options if not options.used(prefix + name)]
-        if unused:
+        self.steps += eps.getIterationNumber()
+        refuse_unused(self.petsc, prefix, self.options, "options")
+
+    def _refuse_others(self, eps: Any) -> None:
+        """Raise if options have changed which eigenpairs are found."""
+        least, which, target = self.wanted
+        same = eps.getWhichEigenpairs() == which and eps.getTarget() == target
+        if not (same and eps.getDimensions()[0] <= least):
             raise InputError(
-                "`petsc.eigensolver(options=...)`: options that SLEPc or PETSc reads in this run; "
-                f"got {', '.join(unused)}. Look up their names in SLEPc's manual, without the dash."
+                "`petsc.eigensolver(options=...)`: the eigenpairs nearest to `sigma`; got options "
+                "that ask for others. Give `sigma` and the problem's k instead."
             )
 
     def _collect(self, eps: Any, A: Any, found: int) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -240,7 +280,10 @@ class Forward:
         every = np.concatenate([lam, rest])
         error = eps_ * (norm_A + np.abs(every) * norm_B)
         error *= np.concatenate([scale, np.full(rest.size, np.max(scale))])
-        return Found(eps, A, B, lam, X, BX, Y, BY, rest, error, residuals)
+        rounding = eps_ * (norm_A + np.abs(lam) * norm_B) * norms(comm, X)
+        rounding /= np.where(size > 0, size, 1)
+        pairs = eps, A, B, lam, X, BX, Y, BY, rest, error, residuals
+        return Found(*pairs, (norm_A, norm_B), rounding, self.steps, states(A, B))
 
     def _norm(self, M: Any) -> float:
         """Return a bound of the 2-norm, of a Hermitian matrix its largest row sum."""

@@ -9,32 +9,39 @@ import numpy as np
 
 from .._errors import EigensolverError, InputError
 
+# The mark of an exception that all ranks have raised.
+SHARED = "_implicit_eig_on_all_ranks"
+
 
 def together(comm: Any, what: str, fn: Callable[..., Any], *args: Any) -> Any:
     """Return fn(*args); where it raises on any rank, raise on all, so that none waits for it.
 
-    Where `fn` communicates, it must not fail on one rank before others have done so: these wait.
+    What `fn` communicates may begin with another call of this: a rank that has failed before that
+    takes part in it by its own, and all have raised.
     """
     value, error = None, None
     try:
         value = fn(*args)
     except Exception as raised:
+        if getattr(raised, SHARED, False):
+            raise
         error = raised
     first = least(comm, comm.rank if error is not None else comm.size)
     if first == comm.size:
         return value
     told = comm.bcast(f"{type(error).__name__}: {error}", root=first)
-    if error is not None:
-        raise error
-    raise EigensolverError(
-        f"`petsc.eigensolver(...)`: {what} on every rank; got an error on rank {first} of "
-        f"{comm.size}: {told}"
-    )
+    if error is None:
+        error = EigensolverError(
+            f"`petsc.eigensolver(...)`: {what} on every rank; got an error on rank {first} of "
+            f"{comm.size}: {told}"
+        )
+    setattr(error, SHARED, True)
+    raise error
 
 
 def total(comm: Any, array: Any) -> np.ndarray:
     """Return the sum of an array over the ranks."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     out = np.empty_like(array)
     comm.Allreduce(array, out)
     return out
@@ -55,7 +62,7 @@ def least(comm: Any, number: int) -> int:
     return comm.allreduce(number, op=min)
 
 
-def agree(comm: Any, what: str, tree: Any) -> None:
+def agree(comm: Any, what: str, tree: Any, otherwise: str = "") -> None:
     """Raise `InputError` on all ranks unless all have the same arrays."""
     digest = hashlib.sha1(usedforsecurity=False)
     for leaf in jax.tree.leaves(tree):
@@ -67,8 +74,7 @@ def agree(comm: Any, what: str, tree: Any) -> None:
     if low != high:
         raise InputError(
             f"`petsc.eigensolver(...)`: {what} that all ranks agree about; got different ones. "
-            "Compute them on one rank and send them to all (`comm.bcast`), or pass "
-            "`replicated=False` if each rank has parameters of its own."
+            f"Compute them on one rank and send them to all (`comm.bcast`){otherwise}."
         )
 
 

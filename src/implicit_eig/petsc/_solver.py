@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._errors import InputError
+from .._errors import EigensolverError, InputError
 from ..checks.policy import DEFAULT_POLICY, Policy
 from ..linear_solvers.factorizations import Shift, shift
 from ..problems.general import General
@@ -15,13 +15,15 @@ from ..problems.hermitian import Hermitian
 from ..solvers._slepc import Library, library
 from ._adjoint import Adjoint
 from ._checks import check_cotangents, check_forward, check_residuals
-from ._forward import Forward, Found, total_of
+from ._forward import Forward, Found
 from ._function import function_of
 from ._ranks import agree, inner, norms, summed, together
 from ._state import Contraction, Pairs, matrices
 
 # The required residual of adjoint systems, relative to their right sides.
 RTOL = 1e-10
+# The condition of the left eigenvectors of a cluster with respect to the right ones, at most.
+DEFECTIVE = 1e12
 _numbers = itertools.count()
 
 Pullback = Callable[..., Any]
@@ -82,7 +84,8 @@ class DistributedEigensolver:
         # what Python has released ends here, on all ranks at once
         self.petsc.PETSc.garbage_cleanup(self.comm)
         if self.replicated:
-            agree(comm, "parameters", p)
+            agree(comm, "parameters", p, ", or pass `replicated=False` if each has its own")
+        p = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, p)
         A, B = together(comm, "matrices", lambda: self._fitting(*matrices(self.assemble(p))))
         prefix = f"implicit_eig_{next(_numbers)}_"
         forward = Forward(self.petsc, self.problem.k, self.sigma, self.hermitian, self.options)
@@ -94,11 +97,11 @@ class DistributedEigensolver:
             found.X * factor,
             A.getOwnershipRange(),
             found.residuals,
-            {"steps": found.eps.getIterationNumber()},
+            {"steps": found.steps},
         )
 
         def pullback(values_bar: Any = None, vectors_bar: Any = None) -> Any:
-            return self._pull(p, found, prefix, values_bar, vectors_bar)
+            return self._pull(p, found, prefix, passed, values_bar, vectors_bar)
 
         return pairs, pullback
 
@@ -106,8 +109,15 @@ class DistributedEigensolver:
         """Return a JAX function of replicated p, with a gradient: the eigenvalues, and the rows.
 
         For optimisers that expect `jax.grad`. It has reverse mode alone, as `jax.custom_vjp` does,
-        and all ranks have to call it in the same order.
+        and all ranks have to call it in the same order. The gradient is that of a function of the
+        eigenvalues, which all ranks have, and of a sum over the ranks of functions of their rows:
+        leave the sum over the ranks out of what is differentiated.
         """
+        if not self.replicated:
+            raise InputError(
+                "`as_function()`: parameters that are the same on all ranks; got "
+                "`replicated=False`. Use the pullback that the solve returns."
+            )
         return function_of(self)
 
     def _fitting(self, A: Any, B: Any = None) -> tuple[Any, Any]:
@@ -118,6 +128,11 @@ class DistributedEigensolver:
                     f"`petsc.eigensolver(assemble=...)`: {name} as a petsc4py `Mat`; got "
                     f"{type(M).__name__}. Return A, or A and B."
                 )
+            if M.getComm().getSize() != self.comm.getSize():
+                raise InputError(
+                    f"`petsc.eigensolver(comm=...)`: the communicator of the matrices; got one of "
+                    f"{self.comm.getSize()} ranks, and {name} on {M.getComm().getSize()}."
+                )
             if M.getSize() != (A.getSize()[0],) * 2:
                 raise InputError(
                     f"`petsc.eigensolver(assemble=...)`: square matrices of one size; got {name} "
@@ -125,21 +140,31 @@ class DistributedEigensolver:
                 )
         return A, B
 
-    def _pull(self, p: Any, found: Found, prefix: str, values_bar: Any, vectors_bar: Any) -> Any:
-        comm = found.A.getComm().tompi4py()
-        lam_bar, X_bar = together(
+    def _pull(
+        self,
+        p: Any,
+        found: Found,
+        prefix: str,
+        passed: bool,
+        values_bar: Any,
+        vectors_bar: Any,
+    ) -> Any:
+        comm = self.comm.tompi4py()
+        lam_bar, X_bar, single = together(
             comm, "cotangents", self._cotangents, found, values_bar, vectors_bar
         )
         agree(comm, "`values_bar`", lam_bar)
         rtol = tolerance_of(self.policy)
         inside = inner(comm, found.X, X_bar)
         size = np.max(norms(comm, X_bar) * norms(comm, found.X))
-        passed = check_cotangents(self.policy, found, clusters(found), lam_bar, inside, size)
+        equal = clusters(found)
+        figures = equal, lam_bar, inside, float(size), single
+        passed = check_cotangents(self.policy, found, *figures) and passed
         known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
         adjoint = Adjoint(self.petsc, found, self.sigma, self.adjoint, f"{prefix}adjoint_", rtol)
-        Z, residuals = adjoint.solve(known - X_bar)
-        passed = check_residuals(self.policy, residuals, rtol) and passed
-        W, V = self._weights(found, Z, lam_bar, inside)
+        Z, residuals, rounding = adjoint.solve(known - X_bar)
+        passed = check_residuals(self.policy, residuals, rounding, rtol) and passed
+        W, V = self._weights(found, equal, Z, lam_bar, inside)
         template, _ = found.A.createVecs()
         factor = 1.0 if passed else np.nan
         given = Contraction(self.petsc.PETSc, template, found.lam, found.X, W * factor, V * factor)
@@ -149,8 +174,10 @@ class DistributedEigensolver:
 
     def _cotangents(
         self, found: Found, values_bar: Any, vectors_bar: Any
-    ) -> tuple[np.ndarray, np.ndarray]:
-        out = []
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return the cotangents, checked, and whether any is of single precision."""
+        found.unchanged()
+        out, single = [], False
         for name, bar, like in (
             ("values_bar", values_bar, found.lam),
             ("vectors_bar", vectors_bar, found.X),
@@ -161,22 +188,33 @@ class DistributedEigensolver:
                     f"`pullback({name}=...)`: an array of shape {like.shape}, on this rank; got "
                     f"{array.shape}. Cotangents have the shapes of `pairs`."
                 )
+            single |= np.finfo(np.result_type(array.dtype, np.float16)).bits < 64
             if np.iscomplexobj(array) and not np.iscomplexobj(like):
                 array = array.real
             out.append(array.astype(like.dtype))
-        return out[0], out[1]
+        return out[0], out[1], single
 
     def _weights(
-        self, found: Found, Z: np.ndarray, lam_bar: np.ndarray, inside: np.ndarray
+        self,
+        found: Found,
+        equal: np.ndarray,
+        Z: np.ndarray,
+        lam_bar: np.ndarray,
+        inside: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return W and V, of which the gradient is made; see `_adjoint`."""
         lam, X = found.lam, found.X
         if not self.hermitian:
-            comm = found.A.getComm().tompi4py()
-            along = total_of(comm, found.BX.conj(), found.Y)[0]
-            W = Z + found.Y * (lam_bar / along)
+            # left eigenvectors that are dual to the right ones, also within clusters
+            gram = np.where(equal, inner(self.comm.tompi4py(), found.Y, found.BX), 0)
+            if np.linalg.cond(gram / np.max(np.abs(gram), axis=0)) > DEFECTIVE:
+                raise EigensolverError(
+                    "`petsc.eigensolver(problem=General(...))`: eigenvalues that are not "
+                    "defective; got left and right eigenvectors of a cluster that are orthogonal. "
+                    "Such eigenvalues have no derivative."
+                )
+            W = Z + (found.Y @ np.linalg.inv(gram).conj().T) * lam_bar
             return W, -lam.conj() * W
-        equal = clusters(found)
         gap = lam[None, :] - lam[:, None]
         others = np.where(equal, 0, inside / np.where(equal, 1, gap))
         W = X * lam_bar + Z + X @ others
@@ -224,8 +262,9 @@ def eigensolver(
             `{"eps_ncv": 60, "st_ksp_type": "gmres", "st_pc_type": "hypre"}`.
         adjoint: of the KSP of the adjoint systems, such as `{"pc_type": "gamg"}`, which then
             preconditions them in place of the forward solve's factors.
-        policy: what follows from a failed check. A residual of an adjoint system may be 1e-10 of
-            the right side, unless `Policy(linear_solve_rtol=...)` says otherwise.
+        policy: what follows from a failed check; `monitor` and `exceptional` have no effect. A
+            residual of an adjoint system may be 1e-10 of the right side beyond rounding,
+            unless `Policy(linear_solve_rtol=...)` says otherwise.
         replicated: whether p is the same on all ranks, and gradients are summed over them.
         comm: the communicator of the matrices, `None` for all ranks.
 
@@ -272,7 +311,8 @@ def eigensolver(
     sigma = shift(sigma) or 0.0
     strip = lambda given: {name.removeprefix("-"): value for name, value in (given or {}).items()}  # noqa: E731
     both = strip(options), strip(adjoint)
-    comm = petsc.PETSc.COMM_WORLD if comm is None else petsc.PETSc.Comm(comm)
+    comm = getattr(assemble, "comm", petsc.PETSc.COMM_WORLD) if comm is None else comm
+    comm = petsc.PETSc.Comm(comm)
     return DistributedEigensolver(
         assemble, problem, contract, sigma, both, policy, replicated, comm, petsc
     )

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._errors import InputError
+from ._ranks import together
+
 
 class Pairs(NamedTuple):
     """Eigenpairs of A x = λ B x, of which each rank has some rows.
@@ -63,7 +66,9 @@ class Contraction:
 
         All ranks have to call it, each with its own indices.
         """
-        PETSc = self._petsc
+        PETSc, n = self._petsc, self._template.getSize()
+        comm = self._template.getComm().tompi4py()
+        indices = together(comm, "indices of rows", _checked, indices, n)
         source = self._template.duplicate()
         target = PETSc.Vec().createSeq(len(indices), comm=PETSc.COMM_SELF)
         places = PETSc.IS().createGeneral(np.asarray(indices, PETSc.IntType), comm=PETSc.COMM_SELF)
@@ -81,9 +86,25 @@ class Contraction:
         return out[0], out[1], out[2]
 
 
+def _checked(indices: Any, n: int) -> np.ndarray:
+    array = np.asarray(indices)
+    inside = array.ndim == 1 and (array.size == 0 or 0 <= array.min() <= array.max() < n)
+    if not (inside and np.issubdtype(array.dtype, np.integer)):
+        raise InputError(
+            f"`Contraction.at(indices)`: a vector of integers in [0, {n}); got an array of "
+            f"{array.dtype} of shape {array.shape}. Give global rows, counted from 0."
+        )
+    return array
+
+
 def matrices(found: Any) -> tuple[Any, Any]:
     """Return A and B, `None` for none, of what `assemble` returned."""
     if isinstance(found, Sequence):
+        if len(found) not in (1, 2):
+            raise InputError(
+                "`petsc.eigensolver(assemble=...)`: A, or A and B; got "
+                f"{len(found)} parts. Return one or two matrices."
+            )
         A, B = (*found, None)[:2]
         return A, B
     return found, None
