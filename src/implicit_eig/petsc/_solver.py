@@ -167,7 +167,9 @@ class DistributedEigensolver:
         W, V = self._weights(found, equal, Z, lam_bar, inside)
         template, _ = found.A.createVecs()
         factor = 1.0 if passed else np.nan
-        given = Contraction(self.petsc.PETSc, template, found.lam, found.X, W * factor, V * factor)
+        given = Contraction(
+            comm, self.petsc.PETSc, template, found.lam, found.X, W * factor, V * factor
+        )
         p_bar = together(comm, "a contraction", self.contract, p, given)
         template.destroy()
         return summed(comm, p_bar) if self.replicated else p_bar

@@ -54,12 +54,12 @@ class Contraction:
         [0.0, 0.0, 0.0, 1.0]
     """
 
-    def __init__(self, petsc: Any, template: Any, values: np.ndarray, X: Any, W: Any, V: Any):
+    def __init__(self, comm: Any, petsc: Any, template: Any, values: Any, X: Any, W: Any, V: Any):
         self.X: np.ndarray = X
         self.W: np.ndarray = W
         self.V: np.ndarray = V
-        self.values = values
-        self._petsc, self._template = petsc, template
+        self.values: np.ndarray = values
+        self._comm, self._petsc, self._template = comm, petsc, template
 
     def at(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return X, W and V at some of the n rows, wherever they lie; each (len(indices), k).
@@ -67,8 +67,8 @@ class Contraction:
         All ranks have to call it, each with its own indices.
         """
         PETSc, n = self._petsc, self._template.getSize()
-        comm = self._template.getComm().tompi4py()
-        indices = together(comm, "indices of rows", _checked, indices, n)
+        # by the communicator of the solve, by which a rank that has failed takes part
+        indices = together(self._comm, "indices of rows", _checked, indices, n)
         source = self._template.duplicate()
         target = PETSc.Vec().createSeq(len(indices), comm=PETSc.COMM_SELF)
         places = PETSc.IS().createGeneral(np.asarray(indices, PETSc.IntType), comm=PETSc.COMM_SELF)
