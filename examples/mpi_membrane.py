@@ -127,7 +127,7 @@ if comm.rank == 0:
 # %%
 bands = comm.gather(p_bar)
 if comm.rank == 0:
-    field = np.concatenate(bands).reshape(m, m) * m * m
+    field = np.concatenate(bands).reshape(m, m) * m * m / 1.2
     limit = np.quantile(np.abs(field), 0.995)
     figure, axis = plt.subplots(figsize=(5, 4.6), layout="constrained")
     image = axis.imshow(
