@@ -122,34 +122,36 @@ def test_places_outside_the_shape_are_refused_in_jax_arrays_too():
         ie.SparseOperator(jnp.ones(1), jnp.array([-1]), jnp.array([0]), (2, 2))
 
 
-def test_two_matrices_of_one_pattern_keep_nothing_that_they_gather():
+@pytest.fixture
+def band():
+    """The pattern of a cyclic band, entries, and forty vectors."""
     n, k, width = 2000, 40, 9
     rows = np.repeat(np.arange(n), width)
     cols = (rows + np.tile(np.arange(width), n)) % n
-    pattern = pattern_of(rows, cols, (n, n))
+    return pattern_of(rows, cols, (n, n)), jnp.ones(rows.size), jnp.ones((n, k))
+
+
+def test_two_matrices_of_one_pattern_keep_nothing_that_they_gather(band):
+    pattern, entries, X = band
 
     def products(a, b, X):
         A, B = pack(a, pattern), pack(b, pattern)
         return A.mm(X), B.mm(X)
 
-    entries, X = jnp.ones(rows.size), jnp.ones((n, k))
     compiled = jax.jit(products).lower(entries, 2 * entries, X).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * X.nbytes
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA kept them before JAX 0.12")
-def test_a_product_that_is_read_more_than_once_keeps_nothing_that_it_gathers():
+def test_a_product_that_is_read_more_than_once_keeps_nothing_that_it_gathers(band):
     """The second reading must not merge the last additions, and not the others, into its loop."""
-    n, k, width = 2000, 40, 9
-    rows = np.repeat(np.arange(n), width)
-    cols = (rows + np.tile(np.arange(width), n)) % n
-    pattern = pattern_of(rows, cols, (n, n))
+    pattern, entries, X = band
+    k = X.shape[1]
 
     def residual(data, values, X):
         A = pack(data, pattern)
         Y = A.mm(X) - X * values[None]
         return jnp.max(jnp.abs(Y), axis=0), jnp.abs(Y) @ jnp.ones(k), A.mm(Y)
 
-    entries, X = jnp.ones(rows.size), jnp.ones((n, k))
     compiled = jax.jit(residual).lower(entries, jnp.ones(k), X).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * X.nbytes

@@ -55,23 +55,16 @@ def if_any(
     for all of them. Neither may close over tracers. The result carries no derivative.
     """
 
-    @custom_vmap
-    def chosen(wanted: Array, operands: tuple) -> PyTree[Array]:
+    def one(wanted: Array, operands: tuple) -> PyTree[Array]:
         return lax.cond(wanted, work, spare, *operands)
+
+    chosen = custom_vmap(one)
 
     @chosen.def_vmap
     def _(size: int, batched: Any, wanted: Array, operands: tuple) -> tuple[Any, Any]:
         axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
-
-        def each(wanted: Array, operands: tuple) -> PyTree[Array]:
-            one = lambda wanted, operands: lax.cond(wanted, work, spare, *operands)  # noqa: E731
-            return jax.vmap(one, axes, axis_size=size)(wanted, operands)
-
-        def none(wanted: Array, operands: tuple) -> PyTree[Array]:
-            return jax.vmap(lambda _, operands: spare(*operands), axes, axis_size=size)(
-                wanted, operands
-            )
-
+        each = jax.vmap(one, axes, axis_size=size)
+        none = jax.vmap(lambda _, operands: spare(*operands), axes, axis_size=size)
         out = if_any(jnp.any(wanted), each, none, wanted, operands)
         return out, jax.tree.map(lambda _: True, out)
 

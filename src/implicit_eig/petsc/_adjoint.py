@@ -62,7 +62,6 @@ class Adjoint:
         self.petsc, self.found, self.sigma = petsc, found, sigma
         self.options, self.prefix, self.rtol = options, prefix, rtol
         self.comm = found.A.getComm().tompi4py()
-        self.steps = 0
 
     def solve(self, R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Solve (A − λᵢB)ᴴ zᵢ = rᵢ on the complement.
@@ -94,7 +93,6 @@ class Adjoint:
         for _ in range(PASSES):
             b.setArray(rest[:, 0])
             ksp.solve(b, x)
-            self.steps += ksp.getIterationNumber()
             z = z + complement(np.array(x.getArray(readonly=True))[:, None])
             rest = image(r - self._product(i, z))
             residual = float(norms(self.comm, rest)[0]) / begun
@@ -186,8 +184,8 @@ class Adjoint:
         ksp.setOperators(shifted)
         ksp.setType("preonly")
         # not the prefix of the outer KSP, whose preconditioner is ours
-        ksp.setOptionsPrefix(self.prefix + "inner_")
-        prefix = self.prefix + "inner_"
+        prefix = f"{self.prefix}inner_"
+        ksp.setOptionsPrefix(prefix)
         with options_set(self.petsc, prefix, own):
             try:
                 ksp.getPC().setFromOptions()
@@ -195,7 +193,7 @@ class Adjoint:
             except (self.petsc.PETSc.Error, SystemError) as error:
                 raise InputError(
                     f"`petsc.eigensolver(adjoint={own})`: a preconditioner that PETSc can make; "
-                    f"got {error}. Look up its options in PETSc's manual."
+                    f"got {self.petsc.complaint(error)}. Look up its options in PETSc's manual."
                 ) from error
             refuse_unused(self.petsc, prefix, own, "adjoint")
         return ksp

@@ -9,7 +9,7 @@ import numpy as np
 from .._errors import InputError
 from ..solvers._slepc import library
 from ._ranks import agree, together
-from ._state import Contraction
+from ._state import Contraction, global_rows
 
 
 class Entries:
@@ -54,18 +54,15 @@ class Entries:
         together(self.comm.tompi4py(), "places inside of the matrix", self._place, rows, cols)
 
     def _place(self, rows: Any, cols: Any) -> None:
-        index = self.petsc.IntType
-        self.rows, self.cols = np.asarray(rows), np.asarray(cols)
-        for name, places in (("rows", self.rows), ("cols", self.cols)):
-            whole = np.issubdtype(places.dtype, np.integer) and places.ndim == 1
-            inside = whole and (places.size == 0 or 0 <= places.min() <= places.max() < self.n)
-            if not inside or places.shape != self.rows.shape:
-                raise InputError(
-                    f"`petsc.Entries({name}=...)`: integers in [0, {self.n}), as many as there "
-                    f"are entries; got an array of {places.dtype} of shape {places.shape}. Give "
-                    "global places, counted from 0."
-                )
-        self.rows, self.cols = self.rows.astype(index), self.cols.astype(index)
+        self.rows, self.cols = (
+            global_rows(f"petsc.Entries({name}=...)", places, self.n).astype(self.petsc.IntType)
+            for name, places in (("rows", rows), ("cols", cols))
+        )
+        if self.rows.shape != self.cols.shape:
+            raise InputError(
+                "`petsc.Entries(rows=..., cols=...)`: as many rows as columns; got "
+                f"{self.rows.size} and {self.cols.size}. Give both for each entry."
+            )
         self.needed, places = np.unique(np.concatenate([self.rows, self.cols]), return_inverse=True)
         self.at_rows, self.at_cols = places[: self.rows.size], places[self.rows.size :]
 

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._errors import EigensolverError, InputError
-from ..solvers._slepc import Library
-from ._ranks import inner, norms
+from ..solvers._slepc import TOLERANCE, Library
+from ._ranks import inner, norms, total
 
-# SLEPc stops where the residual is below this power of eps, relative to |λ|.
-TOLERANCE = 0.7
 # The rounding error of an eigenvalue, in eps of the norms of the matrices.
 ROUNDING = 10
 
@@ -82,21 +80,18 @@ def times(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
 @contextlib.contextmanager
 def options_set(petsc: Library, prefix: str, options: dict[str, Any]) -> Iterator[None]:
     """Give PETSc options for the time inside."""
-    known = petsc.PETSc.Options()
     for name, value in options.items():
-        text = "true" if value is True else "false" if value is False else str(value)
-        known.setValue(prefix + name, text)
+        petsc.set_option(prefix + name, value)
     try:
         yield
     finally:
         for name in options:
-            known.delValue(prefix + name)
+            petsc.PETSc.Options().delValue(prefix + name)
 
 
 def refuse_unused(petsc: Library, prefix: str, options: Any, argument: str) -> None:
     """Raise if there are options that nothing has read."""
-    known = petsc.PETSc.Options()
-    unused = [name for name in options if not known.used(prefix + name)]
+    unused = petsc.unused(prefix, options)
     if unused:
         raise InputError(
             f"`petsc.eigensolver({argument}=...)`: options that SLEPc or PETSc reads in this run; "
@@ -160,7 +155,7 @@ class Forward:
         the nearest eigenpair outside of the known ones is sought, until it is not among the k.
         """
         while lam.size < A.getSize()[0]:
-            known = [A.createVecs()[0] for _ in range(lam.size)]
+            known = [A.createVecRight() for _ in range(lam.size)]
             for vector, column in zip(known, X.T, strict=True):
                 vector.setArray(column)
             eps.setDeflationSpace(known)
@@ -203,8 +198,7 @@ class Forward:
         eps.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
         usual: dict[str, Any] = {"st_type": "sinvert", "st_ksp_type": "preonly"}
         usual |= {"st_pc_type": "lu", "eps_tol": float(np.finfo(float).eps) ** TOLERANCE}
-        if self.petsc.PETSc.Sys.hasExternalPackage("mumps"):
-            usual["st_pc_factor_mat_solver_type"] = "mumps"
+        usual["st_pc_factor_mat_solver_type"] = self.petsc.direct_solver
         eps.setOptionsPrefix(prefix)
         self.wanted = wanted, eps.getWhichEigenpairs(), eps.getTarget()
         return eps, usual
@@ -215,14 +209,10 @@ class Forward:
             self._refuse_others(eps)
             eps.solve()
         except (self.petsc.PETSc.Error, SystemError) as error:
-            # petsc4py raises a `SystemError` where its own error is raised inside another function
-            cause = error if isinstance(error, self.petsc.PETSc.Error) else error.__cause__
-            lines = str(cause).replace("[0] ", "").splitlines()
-            lines = [line for line in lines if "() at " not in line]
             raise EigensolverError(
-                f"`petsc.eigensolver(...)`: a run without errors; got {'; '.join(lines)}. If "
-                "`sigma` is an eigenvalue, choose another; if `options` name a method, look up in "
-                "SLEPc's manual what it needs."
+                "`petsc.eigensolver(...)`: a run without errors; got "
+                f"{self.petsc.complaint(error)}. If `sigma` is an eigenvalue, choose another; if "
+                "`options` name a method, look up in SLEPc's manual what it needs."
             ) from error
         self.steps += eps.getIterationNumber()
         refuse_unused(self.petsc, prefix, self.options, "options")
@@ -239,7 +229,7 @@ class Forward:
 
     def _collect(self, eps: Any, A: Any, found: int) -> tuple[np.ndarray, np.ndarray, Any]:
         """Return the eigenvalues, and local rows of right and left eigenvectors."""
-        x, _ = A.createVecs()
+        x = A.createVecRight()
         scalar = self.petsc.PETSc.ScalarType
         X = np.empty((x.getLocalSize(), found), scalar)
         Y = None if self.hermitian else np.empty_like(X)
@@ -274,7 +264,7 @@ class Forward:
             scale, BY = norms(comm, X) ** 2, None
         else:
             BY = Y if B is None else times(B, Y, True)
-            product = np.abs(np.sum(total_of(comm, BY.conj(), X), axis=0))
+            product = np.abs(total(comm, np.sum(BY.conj() * X, axis=0)))
             scale = norms(comm, Y) * norms(comm, X) / np.where(product > 0, product, np.inf)
         eps_ = ROUNDING * float(np.finfo(float).eps)
         every = np.concatenate([lam, rest])
@@ -292,9 +282,3 @@ class Forward:
         kinds = self.petsc.PETSc.NormType
         most = M.norm(kinds.NORM_INFINITY)
         return most if self.hermitian else float(np.sqrt(most * M.norm(kinds.NORM_1)))
-
-
-def total_of(comm: Any, U: np.ndarray, V: np.ndarray) -> np.ndarray:
-    """Return the sums over all rows of U V, entry by entry, as one row."""
-    part = np.sum(U * V, axis=0, keepdims=True)
-    return comm.allreduce(part)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from .._errors import EigensolverError, InputError
+from ..checks.clusters import clusters_of
 from ..checks.policy import DEFAULT_POLICY, Policy
 from ..linear_solvers.factorizations import Shift, shift
 from ..problems.general import General
@@ -100,8 +101,12 @@ class DistributedEigensolver:
             {"steps": found.steps},
         )
 
+        # made once, because it may hold a preconditioner of its own
+        rtol = RTOL if self.policy.linear_solve_rtol is None else self.policy.linear_solve_rtol
+        adjoint = Adjoint(self.petsc, found, self.sigma, self.adjoint, f"{prefix}adjoint_", rtol)
+
         def pullback(values_bar: Any = None, vectors_bar: Any = None) -> Any:
-            return self._pull(p, found, prefix, passed, values_bar, vectors_bar)
+            return self._pull(p, adjoint, passed, values_bar, vectors_bar)
 
         return pairs, pullback
 
@@ -141,31 +146,23 @@ class DistributedEigensolver:
         return A, B
 
     def _pull(
-        self,
-        p: Any,
-        found: Found,
-        prefix: str,
-        passed: bool,
-        values_bar: Any,
-        vectors_bar: Any,
+        self, p: Any, adjoint: Adjoint, passed: bool, values_bar: Any, vectors_bar: Any
     ) -> Any:
-        comm = self.comm.tompi4py()
+        comm, found = self.comm.tompi4py(), adjoint.found
         lam_bar, X_bar, single = together(
             comm, "cotangents", self._cotangents, found, values_bar, vectors_bar
         )
         agree(comm, "`values_bar`", lam_bar)
-        rtol = tolerance_of(self.policy)
         inside = inner(comm, found.X, X_bar)
         size = np.max(norms(comm, X_bar) * norms(comm, found.X))
         equal = clusters(found)
         figures = equal, lam_bar, inside, float(size), single
         passed = check_cotangents(self.policy, found, *figures) and passed
         known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
-        adjoint = Adjoint(self.petsc, found, self.sigma, self.adjoint, f"{prefix}adjoint_", rtol)
         Z, residuals, rounding = adjoint.solve(known - X_bar)
-        passed = check_residuals(self.policy, residuals, rounding, rtol) and passed
+        passed = check_residuals(self.policy, residuals, rounding, adjoint.rtol) and passed
         W, V = self._weights(found, equal, Z, lam_bar, inside)
-        template, _ = found.A.createVecs()
+        template = found.A.createVecRight()
         factor = 1.0 if passed else np.nan
         given = Contraction(
             comm, self.petsc.PETSc, template, found.lam, found.X, W * factor, V * factor
@@ -228,15 +225,10 @@ def clusters(found: Found) -> np.ndarray:
     k = found.lam.size
     error = found.error[:k]
     near = np.abs(found.lam[:, None] - found.lam[None, :]) <= error[:, None] + error[None, :]
-    near |= np.eye(k, dtype=bool)
-    while not np.array_equal(near, wider := near @ near):
-        near = wider
-    return near
-
-
-def tolerance_of(policy: Policy) -> float:
-    """Return the required residual of the adjoint systems."""
-    return RTOL if policy.linear_solve_rtol is None else policy.linear_solve_rtol
+    equal = np.zeros((k, k), bool)
+    for cluster in clusters_of(near):
+        equal[np.ix_(cluster, cluster)] = True
+    return equal
 
 
 def eigensolver(
@@ -304,13 +296,12 @@ def eigensolver(
             f"`petsc.eigensolver(problem=...)`: `Hermitian(k)` or `General(k)`; got {problem!r}. "
             "Gather other problems on one process, and use `ie.eigensolver`."
         )
-    complex_shift = shift(sigma) is not None and isinstance(shift(sigma), complex)
-    if not petsc.is_complex and (complex_shift or isinstance(problem, General)):
+    sigma = shift(sigma) or 0.0
+    if not petsc.is_complex and (isinstance(problem, General) or isinstance(sigma, complex)):
         raise InputError(
             "`petsc.eigensolver(...)`: PETSc with complex numbers, for a complex shift or for "
             "`General`; got a build for real ones. Install `dolfinx-solver-complex`."
         )
-    sigma = shift(sigma) or 0.0
     strip = lambda given: {name.removeprefix("-"): value for name, value in (given or {}).items()}  # noqa: E731
     both = strip(options), strip(adjoint)
     comm = getattr(assemble, "comm", petsc.PETSc.COMM_WORLD) if comm is None else comm

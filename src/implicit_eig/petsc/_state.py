@@ -68,10 +68,12 @@ class Contraction:
         """
         PETSc, n = self._petsc, self._template.getSize()
         # by the communicator of the solve, by which a rank that has failed takes part
-        indices = together(self._comm, "indices of rows", _checked, indices, n)
+        indices = together(
+            self._comm, "indices of rows", global_rows, "Contraction.at(indices)", indices, n
+        )
         source = self._template.duplicate()
         target = PETSc.Vec().createSeq(len(indices), comm=PETSc.COMM_SELF)
-        places = PETSc.IS().createGeneral(np.asarray(indices, PETSc.IntType), comm=PETSc.COMM_SELF)
+        places = PETSc.IS().createGeneral(indices.astype(PETSc.IntType), comm=PETSc.COMM_SELF)
         scatter = PETSc.Scatter().create(source, places, target, None)
         out = []
         for block in (self.X, self.W, self.V):
@@ -86,13 +88,14 @@ class Contraction:
         return out[0], out[1], out[2]
 
 
-def _checked(indices: Any, n: int) -> np.ndarray:
+def global_rows(argument: str, indices: Any, n: int) -> np.ndarray:
+    """Return numbers of rows or columns as an array, or raise `InputError`."""
     array = np.asarray(indices)
-    inside = array.ndim == 1 and (array.size == 0 or 0 <= array.min() <= array.max() < n)
-    if not (inside and np.issubdtype(array.dtype, np.integer)):
+    whole = np.issubdtype(array.dtype, np.integer) and array.ndim == 1
+    if not (whole and (array.size == 0 or 0 <= array.min() <= array.max() < n)):
         raise InputError(
-            f"`Contraction.at(indices)`: a vector of integers in [0, {n}); got an array of "
-            f"{array.dtype} of shape {array.shape}. Give global rows, counted from 0."
+            f"`{argument}`: a vector of integers in [0, {n}); got an array of {array.dtype} of "
+            f"shape {array.shape}. Give global places, counted from 0."
         )
     return array
 

@@ -37,6 +37,28 @@ class Library(NamedTuple):
         """Return whether this PETSc has complex numbers."""
         return np.issubdtype(self.PETSc.ScalarType, np.complexfloating)
 
+    @property
+    def direct_solver(self) -> str:
+        """Return the sparse direct solver; PETSc's own has no pivots, so that a zero stops it."""
+        return "mumps" if self.PETSc.Sys.hasExternalPackage("mumps") else "petsc"
+
+    def set_option(self, name: str, value: Any) -> None:
+        """Set an option of PETSc or SLEPc."""
+        text = "true" if value is True else "false" if value is False else str(value)
+        self.PETSc.Options().setValue(name, text)
+
+    def unused(self, prefix: str, options: dict[str, Any]) -> list[str]:
+        """Return the options that nothing has read."""
+        known = self.PETSc.Options()
+        return [name for name in options if not known.used(prefix + name)]
+
+    def complaint(self, error: Exception) -> str:
+        """Return what an error says, without the places in the library's code."""
+        # petsc4py raises a `SystemError` where its own error is raised inside another function
+        cause = error if isinstance(error, self.PETSc.Error) else error.__cause__
+        lines = str(cause).replace("[0] ", "").splitlines()
+        return "; ".join(line for line in lines if "() at " not in line)
+
 
 def library(caller: str = "solvers.slepc(...)") -> Library:
     """Return petsc4py and slepc4py, or raise an error that names the command to install them."""
@@ -100,11 +122,6 @@ class Run:
         """Return the default tolerance."""
         return float(np.finfo(self.dtype).eps) ** TOLERANCE
 
-    @property
-    def direct_solver(self) -> str:
-        """Return the sparse direct solver; PETSc's own has no pivots, so that a zero stops it."""
-        return "mumps" if self.petsc.PETSc.Sys.hasExternalPackage("mumps") else "petsc"
-
     def is_known(self, M: Any) -> bool:
         """Return whether the entries of an operator are known."""
         return not isinstance(M, spla.LinearOperator)
@@ -163,8 +180,7 @@ class Run:
             for basis in bases if isinstance(bases, tuple) else (bases,):
                 basis.setRandomContext(random)
         for name, value in (usual | options).items():
-            text = "true" if value is True else "false" if value is False else str(value)
-            self.options.setValue(self.prefix + name, text)
+            self.petsc.set_option(self.prefix + name, value)
             self.set.append(self.prefix + name)
         solver.setOptionsPrefix(self.prefix)
 
@@ -173,19 +189,15 @@ class Run:
         try:
             solver.setFromOptions()
             solver.solve()
-        # petsc4py raises a `SystemError` where its own error is raised inside another function
         except (self.petsc.PETSc.Error, SystemError) as error:
             if self.raised is not None:
                 raise self.raised from None
-            cause = error if isinstance(error, self.petsc.PETSc.Error) else error.__cause__
-            lines = str(cause).replace("[0] ", "").splitlines()
-            lines = [line for line in lines if "() at " not in line]
             raise EigensolverError(
-                f"`solvers.{self.call}`: a run without errors; got {'; '.join(lines)}. If `sigma` "
-                "is an eigenvalue, choose another; if `options` name a method, look up in SLEPc's "
-                "manual what it needs."
+                f"`solvers.{self.call}`: a run without errors; got {self.petsc.complaint(error)}. "
+                "If `sigma` is an eigenvalue, choose another; if `options` name a method, look up "
+                "in SLEPc's manual what it needs."
             ) from error
-        unused = [name for name in options if not self.options.used(self.prefix + name)]
+        unused = self.petsc.unused(self.prefix, options)
         if unused:
             raise InputError(
                 f"`solvers.{self.call}`: options that SLEPc or PETSc reads in this run; got "

@@ -193,7 +193,7 @@ class Slepc(AbstractForwardSolver):
                 "that holds k eigenvalues and no singularity of T."
             )
         if all(not isinstance(M, np.ndarray) for M in run.given):
-            usual["nep_nleigs_pc_factor_mat_solver_type"] = run.direct_solver
+            usual["nep_nleigs_pc_factor_mat_solver_type"] = run.petsc.direct_solver
         return self._found(run, nep, sigma, start, usual)
 
     def _triplets(self, run: Run, start: Any) -> tuple[np.ndarray, ...]:
@@ -243,7 +243,7 @@ class Slepc(AbstractForwardSolver):
             return usual | {"st_matmode": "shell"}
         usual |= {"st_ksp_type": "preonly", "st_pc_type": "lu"}
         if not any(isinstance(M, np.ndarray) for M in factorised):
-            usual["st_pc_factor_mat_solver_type"] = run.direct_solver
+            usual["st_pc_factor_mat_solver_type"] = run.petsc.direct_solver
         return usual
 
     def _found(
