@@ -45,7 +45,7 @@ def workload(name, size, pairs):
         return workloads.ConvectionDiffusion(size or 200, pairs)
     if name == "W4 small":
         return workloads.Bands(size or 4096, n=8)
-    return workloads.Bands(size or 512)
+    return workloads.Bands(size or 512, k=pairs)
 
 
 def work(options):
@@ -102,7 +102,18 @@ def main():
     )
     parser.add_argument(
         "workload",
-        choices=["W1", "W2", "W2 values", "W3", "W3 vector", "W4", "W4 small", "W5", "W6"],
+        choices=[
+            "W1",
+            "W2",
+            "W2 values",
+            "W3",
+            "W3 vector",
+            "W4",
+            "W4 small",
+            "W4 some",
+            "W5",
+            "W6",
+        ],
     )
     parser.add_argument("--size", type=int, default=0, help="n, grid, or batch; 0: the usual one")
     parser.add_argument("--pairs", type=int, default=6)

@@ -121,12 +121,12 @@ class Schroedinger:
 
 
 class Bands:
-    """W4: all eigenpairs of a batch of complex Hermitian matrices, as along a band path."""
+    """W4: all or some eigenpairs of many complex Hermitian matrices, as along a band path."""
 
-    def __init__(self, batch=512, n=32):
+    def __init__(self, batch=512, n=32, k=6):
         rng = np.random.default_rng(0)
         A = rng.standard_normal((batch, n, n)) + 1j * rng.standard_normal((batch, n, n))
-        self.A, self.n = A + A.conj().transpose(0, 2, 1), n
+        self.A, self.n, self.k = A + A.conj().transpose(0, 2, 1), n, k
         self.g = rng.standard_normal((n, n))
 
 
