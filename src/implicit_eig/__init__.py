@@ -69,7 +69,7 @@ from .systems.bordered import Bordered
 from .systems.deflated import Deflated
 from .systems.full_spectrum import FullSpectrum
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MINRES",
