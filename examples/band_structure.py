@@ -142,16 +142,17 @@ assert abs(jnp.vdot(gradient, permittivity) + v / 2) < 1e-8
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(19, 4.6), layout="constrained")
+figure, axes = plt.subplots(2, 2, figsize=(10, 7.6), layout="constrained")
+axes = axes.ravel()
 steps = np.r_[0, np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))]
 corner_at = [steps[0], steps[options.points - 1], steps[2 * options.points - 1], steps[-1]]
 for axis, numbers, title in (
-    (axes[0], omega, "frequency ω"),
+    (axes[0], omega, "frequency"),
     (axes[1], velocity, "group velocity along the path"),
 ):
     axis.plot(steps, numbers, ".-")
     axis.set_xticks(corner_at, ["Γ", "X", "M", "Γ"])
-    axis.set_title(title)
+    axis.set(title=title, xlabel="wave vector", ylabel="ωa/c" if axis is axes[0] else "v/c")
     for place in corner_at:
         axis.axvline(place, color="0.8", lw=0.8)
 image = axes[2].imshow(rod.T, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), cmap="Greys")

@@ -178,7 +178,7 @@ for name, column in columns.items():
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(13, 5.5), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 4.6), layout="constrained")
 edges = np.linspace(0, 1, E + 1)
 angle = np.linspace(0, np.pi, 200)  # Clausen's column
 clausen = (angle - np.sin(2 * angle) / 2) / np.pi, np.sqrt(4 / 3) * np.sin(angle)

@@ -119,13 +119,13 @@ assert np.abs(slopes - expected).max() < 1e-7
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
 for axis, (name, followed) in zip(
     axes, {"no patch": crossing, "patch": avoided}.items(), strict=True
 ):
     ie.plot.branches(followed, axis)
     axis.set(xlabel="width", ylabel="λ / π²", title=f"branches of a membrane, {name}")
-    axis.set_ylim(0, 14)
-axes[1].legend(loc="upper right")
+    axis.set_ylim(0, 16)
+axes[1].legend(loc="upper right", ncols=2)
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

@@ -173,7 +173,7 @@ assert jnp.max(jnp.abs(after - after[::-1])) < 1e-6 * BUDGET
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(16, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained")
 position = np.arange(1, E) * h
 axes[0].bar(position, uniform, 0.8 * h, color="0.75", label="before")
 axes[0].bar(position, after, 0.4 * h, color="C1", label="after")

@@ -154,7 +154,7 @@ assert abs(margin[0] - by_bisection) < 1e-4 * abs(margin[0])
 # ## The picture
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
 for values in curves:
     points = left.scatter(values.real, values.imag, c=delays, cmap="viridis", s=14)
 figure.colorbar(points, ax=left, label="delay τ")

@@ -14,16 +14,21 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import eigsh
 
 import implicit_eig as ie
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 jax.config.update("jax_enable_x64", True)
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--cells", type=int, default=50, help="cells along a side, of two triangles")
+parser.add_argument("--output", default="finite_elements.png", help="where the picture goes")
 options = parser.parse_args()
 
 # %% [markdown]
@@ -121,9 +126,10 @@ def spread(p):
 rng = np.random.default_rng(0)
 p = jnp.asarray(1 + 0.2 * rng.random(len(elements)))
 direction = jnp.asarray(rng.standard_normal(len(p)))
+gradients = {}
 for f, modes in ((ratio, 2), (spread, 1)):
     calls.update(assemble=0, contract=0)
-    gradient = jax.block_until_ready(jax.jit(jax.grad(f))(p))
+    gradient = gradients[f] = jax.block_until_ready(jax.jit(jax.grad(f))(p))
     counted = dict(calls)
     h = 1e-5
     differences = (f(p + h * direction) - f(p - h * direction)) / (2 * h)
@@ -135,3 +141,21 @@ for f, modes in ((ratio, 2), (spread, 1)):
     assert counted["contract"] == 2 * modes
     assert counted["assemble"] <= 2  # none where p is the same as in the previous call
     assert error < 1e-5
+
+# %% [markdown]
+# ## The picture
+#
+# Where to make the sheet thicker in order to raise the ratio of the two frequencies, or to make the
+# first mode more local.
+
+# %%
+x, y = np.divmod(np.arange((m + 1) ** 2), m + 1) / np.array(m)
+figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+for axis, (f, title) in zip(
+    axes, {ratio: "of λ₂/λ₁", spread: "of Σ x⁴ of the first mode"}.items(), strict=True
+):
+    mesh = np.stack([x, y]), elements.T
+    ie.plot.sensitivity(gradients[f] * m**2, mesh, axis, label="derivative per unit area")
+    axis.set(title=f"gradient {title} by thickness", xlabel="x", ylabel="y")
+figure.savefig(options.output, dpi=110)
+print(f"picture: {options.output}")

@@ -137,7 +137,7 @@ assert slopes["single gradient"] > 0.05
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained")
 for name, curve in excess.items():
     axes[0].semilogy(curve, marker=".", label=name)
 axes[0].set(xlabel="step", ylabel="largest eigenvalue above the minimum", title="descent")

@@ -179,7 +179,7 @@ assert gap(history[-1]) > gap(history[0])
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(2, 4, figsize=(16, 8), layout="constrained")
+figure, axes = plt.subplots(2, 4, figsize=(11, 5.8), layout="constrained")
 triangulation = matplotlib.tri.Triangulation(*mesh.p, mesh.t.T)
 fields = {"stiffness": stiffness, "density": density}
 for axis, (name, values_of_cells) in zip(axes[0], fields.items(), strict=False):

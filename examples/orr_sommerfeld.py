@@ -168,7 +168,7 @@ rates = np.array([[float(speed(jnp.array([R, a])).imag) * a for R in reynolds] f
 _, vectors = solve(*pencil(1e3 * critical[0], critical[1]))
 
 figure, (left, right) = plt.subplots(
-    1, 2, figsize=(13, 5), layout="constrained", width_ratios=[2, 1]
+    1, 2, figsize=(10, 4), layout="constrained", width_ratios=[2, 1]
 )
 limit = np.abs(rates).max()
 image = left.contourf(reynolds, alpha, rates, 21, cmap="RdBu_r", vmin=-limit, vmax=limit)

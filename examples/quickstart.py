@@ -6,15 +6,25 @@
 # formed; only products with it are.
 
 # %%
+import argparse
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import matplotlib
 import numpy as np
 from scipy.sparse.linalg import eigsh
 
 import implicit_eig as ie
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 jax.config.update("jax_enable_x64", True)
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--output", default="quickstart.png", help="where the picture goes")
+options = parser.parse_args()
 
 n = 500
 rng = np.random.default_rng(0)
@@ -54,7 +64,8 @@ assert jnp.max(jnp.abs(gradient - 2 * p)) < 1e-12
 
 x = p / jnp.linalg.norm(p)
 by_hand = 2 * x * (s - s @ x**2) / jnp.linalg.norm(p)
-error = jnp.max(jnp.abs(jax.grad(vector)(p) - by_hand)) / jnp.max(jnp.abs(by_hand))
+of_vector = jax.grad(vector)(p)
+error = jnp.max(jnp.abs(of_vector - by_hand)) / jnp.max(jnp.abs(by_hand))
 print(f"gradient of the vector {error:.1e}  relative error")
 assert error < 1e-9
 
@@ -83,3 +94,21 @@ def dense(p):
 through_eigh = jax.grad(dense)(jnp.zeros(n).at[:3].set(p[:3]))
 print(f"autodiff of eigh       {through_eigh[0]}")
 assert not jnp.all(jnp.isfinite(through_eigh))
+
+# %% [markdown]
+# ## The picture
+#
+# Each point is one of the 500 derivatives.
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+for axis, computed, expected, title in (
+    (axes[0], gradient, 2 * p, "the eigenvalue"),
+    (axes[1], of_vector, by_hand, "a function of the eigenvector"),
+):
+    axis.plot(expected, computed, "o", markersize=3)
+    axis.axline((0, 0), slope=1, color="0.6", zorder=0)
+    axis.ticklabel_format(scilimits=(-1, 3))
+    axis.set(title=f"gradient of {title}", xlabel="closed form", ylabel="computed")
+figure.savefig(options.output, dpi=110)
+print(f"picture: {options.output}")

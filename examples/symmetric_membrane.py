@@ -143,7 +143,7 @@ assert found["least norm"] > found["single gradient"] + 0.05
 # ## The picture
 
 # %%
-figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained")
 for (name, history), colour in zip(histories.items(), ("C0", "C1"), strict=True):
     axes[0].plot(history[:, 0], f"{colour}.-", label=f"λ₂ / λ₁, {name}")
     axes[0].plot(history[:, 1], f"{colour}:", label=f"λ₃ / λ₁, {name}")

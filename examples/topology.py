@@ -139,7 +139,8 @@ def ascend(gradient, objective, q):
 
 
 start = 0.5 * jnp.asarray(np.random.default_rng(0).standard_normal((C, C)))
-figure, axes = plt.subplots(1, 4, figsize=(17, 4.3), layout="constrained")
+figure, axes = plt.subplots(2, 2, figsize=(9, 7.4), layout="constrained")
+axes = axes.ravel()
 lowest, warned = {}, {}
 for colour, (name, gradient), axis in zip(
     ("C0", "C3", "C2"), methods.items(), axes[1:], strict=True

@@ -200,16 +200,17 @@ maps = {
     "Im dn/dε per area": dn.imag / area,
     "d(power in the core)/dε per area": dfraction.real / area,
 }
-figure, axes = plt.subplots(1, 4, figsize=(19, 4.0), layout="constrained")
-for axis, (title, numbers) in zip(axes, maps.items(), strict=True):
+figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+for axis, (title, numbers) in zip(axes.flat, maps.items(), strict=True):
     limit = np.abs(numbers).max()
     style = {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if numbers.min() < 0 else {}
     image = axis.tripcolor(*guide.mesh.p, guide.mesh.t.T, facecolors=np.asarray(numbers), **style)
-    axis.plot([-0.5, 0.5, 0.5, -0.5, -0.5], [0, 0, 0.5, 0.5, 0], "k", lw=0.8)
-    axis.axhline(0, color="k", lw=0.8)
+    axis.plot([-0.5, 0.5, 0.5, -0.5, -0.5], [0, 0, 0.5, 0.5, 0], "0.55", lw=0.8)
+    axis.axhline(0, color="0.55", lw=0.8)
     axis.set(aspect="equal", xlabel="x in µm", title=title)
     figure.colorbar(image, ax=axis, shrink=0.8)
-axes[0].set(ylabel="y in µm")
+for axis in axes[:, 0]:
+    axis.set(ylabel="y in µm")
 figure.suptitle(f"n = {n:.5f}, {fraction:.1%} of the power in the core")
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")
