@@ -94,7 +94,7 @@ def test_an_entry_of_the_exponential_at_a_repeated_eigenvalue():
 
 
 def test_the_example_in_the_documentation():
-    page = pathlib.Path(__file__).parent.parent / "docs" / "clusters.md"
+    page = pathlib.Path(__file__).parent.parent / "docs" / "theory" / "clusters.md"
     (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     exec(compile(snippet, str(page), "exec"), {})
 

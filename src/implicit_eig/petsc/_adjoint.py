@@ -17,8 +17,7 @@ For other pencils, ‖x‖ = 1 and left eigenvectors y, it is Re Σᵢ zᵢᴴ(�
 The systems are solved by GMRES, with the factors of A − σB on the same complement as the
 preconditioner, or with what PETSc's options say.
 
-Source: `systems.deflated`; Dailey (1989) Int. J. Numer. Methods Eng. 28, 2033,
-doi:10.1002/nme.1620280906, for clusters.
+Source: `systems.deflated`; Dailey (1989) AIAA J. 27, 486, for clusters.
 """
 
 import functools
