@@ -200,8 +200,9 @@ class UnfitPairs(eqx.Module):
                 f"{requirement}pairs with A x = λ B x; got a residual ‖A x − λ B x‖ of "
                 f"{residual[i]:.1e} for pair {i}, which is {residual[i] / scale[i]:.1e} of "
                 f"‖A x‖ + |λ| ‖B x‖ and above the {allowed[i]:.1e} allowed ({len(pairs)} of {k} "
-                "pairs fail). Tighten the solver's tolerance, check that it solves this problem, "
-                "or accept this with `Policy(residual_rtol=...)`."
+                "pairs fail). Tighten the solver's tolerance, improve what it returns by "
+                "`eigensolver(refine=1)`, check that it solves this problem, or accept this with "
+                "`Policy(residual_rtol=...)`."
             )
 
         yield Objection(~(residual <= allowed), unsolved)

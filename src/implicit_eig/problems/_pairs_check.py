@@ -144,9 +144,10 @@ class UnfitPairs(eqx.Module):
                 f"{requirement}pairs with T(λ) x = 0, where T(λ) is A − λB, the polynomial or "
                 f"the function; got ‖{what}‖ = {residual[where]:.1e} for pair {where[1]}, above "
                 f"the {allowed[where]:.1e} allowed of terms of size {parts[where]:.1e} "
-                f"({len(pairs)} of {k} pairs fail). Tighten the solver's tolerance, check that it "
-                "solves this problem and that left vectors are columns y with yᴴA = λ yᴴB, or "
-                "accept this with `Policy(residual_rtol=...)`."
+                f"({len(pairs)} of {k} pairs fail). Tighten the solver's tolerance, improve what "
+                "it returns by `eigensolver(refine=1)`, check that it solves this problem and that "
+                "left vectors are columns y with yᴴA = λ yᴴB, or accept this with "
+                "`Policy(residual_rtol=...)`."
             )
 
         yield Objection(~(residual <= allowed), unsolved)
