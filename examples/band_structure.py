@@ -156,14 +156,14 @@ for axis, numbers, title in (
     for place in corner_at:
         axis.axvline(place, color="0.8", lw=0.8)
 image = axes[2].imshow(rod.T, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), cmap="Greys")
-axes[2].set_title("permittivity ε")
+axes[2].set(title="permittivity ε", xlabel="x/a", ylabel="y/a")
 figure.colorbar(image, ax=axes[2], shrink=0.8)
 density = np.asarray(gradient).reshape(m, m).T / h**2
 limit = np.abs(density).max()
 image = axes[3].imshow(
     density, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), cmap="RdBu", vmin=-limit, vmax=limit
 )
-axes[3].set_title(f"∂v_x/∂ε per unit area, band {BAND + 1}, k = ({k0[0]:.1f}, {k0[1]:.1f})")
+axes[3].set(title=f"∂v_x/∂ε per unit area of band {BAND + 1}", xlabel="x/a", ylabel="y/a")
 figure.colorbar(image, ax=axes[3], shrink=0.8)
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

@@ -184,8 +184,8 @@ angle = np.linspace(0, np.pi, 200)  # Clausen's column
 clausen = (angle - np.sin(2 * angle) / 2) / np.pi, np.sqrt(4 / 3) * np.sin(angle)
 normal = lambda x: x[::2] / np.abs(x[::2]).max() * np.sign(x[2 * (E // 4)])
 for axis, (name, (area, ratio, straight, modes)) in zip(axes, results.items(), strict=True):
-    radius = np.sqrt(np.asarray(area))
-    axis.stairs(radius, edges, baseline=-radius, orientation="horizontal", fill=True, color="0.85")
+    radius, height = np.repeat(np.sqrt(np.asarray(area)), 2), np.repeat(edges, 2)[1:-1]
+    axis.fill_betweenx(height, -radius, radius, color="0.85")
     for side in (-1, 1):
         axis.axvline(side, color="0.6", ls="--", lw=0.8, label="uniform" if side == 1 else None)
         if name == "hinged":
@@ -196,9 +196,12 @@ for axis, (name, (area, ratio, straight, modes)) in zip(axes, results.items(), s
     axis.plot(normal(modes[:, 0]), edges, "C3", label="mode, best")
     if name != "hinged":
         axis.plot(normal(modes[:, 1]), edges, "C1", label="second mode, best")
-    axis.set(xlabel="radius over its mean", ylabel="s", xlim=(-1.3, 1.3))
-    axis.set_title(f"{name}: {ratio:.3f} times the load")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-figure.suptitle("the strongest columns of a given volume, I ~ A²")
+    axis.set(xlabel="radius over its mean", xlim=(-1.5, 1.5))
+    axis.set_title(f"{name}:\n{ratio:.3f} times the load")
+axes[0].set_ylabel("place along the column")
+curves = {line.get_label(): line for axis in axes for line in axis.lines}
+curves = {label: line for label, line in curves.items() if not label.startswith("_")}
+figure.legend(curves.values(), curves.keys(), loc="outside lower center", ncols=5)
+figure.suptitle("the strongest columns of a given volume")
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

@@ -181,7 +181,7 @@ axes[0].set(xlabel="place along the beam", ylabel="dashpot", title=f"dashpots, t
 axes[0].legend()
 relative = sensitivities / jnp.max(sensitivities, axis=1, keepdims=True)
 image = axes[1].imshow(np.asarray(relative), aspect="auto", cmap="viridis")
-axes[1].set(xlabel="dashpot", ylabel="mode", title="∂ζ/∂c before, over each mode's largest")
+axes[1].set(xlabel="dashpot", ylabel="mode", title="relative ∂ζ/∂c, before")
 axes[1].set_yticks(range(MODES), range(1, MODES + 1))
 figure.colorbar(image, ax=axes[1])
 for mode in range(MODES):
@@ -189,10 +189,10 @@ for mode in range(MODES):
 axes[2].set(xlabel="step", ylabel="damping ratio in %", title="damping ratios", yscale="log")
 axes[2].set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"], minor=False)
 axes[2].set_yticks([], minor=True)
-axes[2].legend(loc="center right")
+axes[2].legend(loc="center right", bbox_to_anchor=(1, 0.62))
 figure.suptitle(
-    f"hinged beam: the geometric mean of the damping ratios grows from {100 * mean(before):.2f} % to "
-    f"{100 * mean(placed):.2f} % with the same sum of dashpots"
+    f"mean damping ratio of a hinged beam: {100 * mean(before):.2f} % before, "
+    f"{100 * mean(placed):.2f} % after"
 )
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

@@ -172,8 +172,8 @@ figure, (left, right) = plt.subplots(
 )
 limit = np.abs(rates).max()
 image = left.contourf(reynolds, alpha, rates, 21, cmap="RdBu_r", vmin=-limit, vmax=limit)
-figure.colorbar(image, ax=left, label="growth rate α c_i")
-left.plot(*curve.T, "k.-", label="c_i = 0, by continuation")
+figure.colorbar(image, ax=left, label="growth rate")
+left.plot(*curve.T, "k.-", label="neutral curve")
 left.plot(
     *np.asarray(critical),
     "o",
@@ -188,7 +188,7 @@ left.set(
     xlim=reynolds[[0, -1]],
     ylim=alpha[[0, -1]],
 )
-left.legend(loc="lower right")
+left.legend(loc="center right", frameon=True)
 phi = np.asarray(vectors[:, 0])
 phi = phi / phi[np.argmax(np.abs(phi))]
 right.plot(phi.real, inner, label="Re φ")

@@ -162,7 +162,7 @@ for colour, (name, gradient), axis in zip(
     axis.set(title=f"{name}: λ₁ = {first:.3f}", xticks=[], yticks=[])
 axes[0].set(xlabel="step", ylabel="eigenvalue", title=f"mean density {MEAN}, {C} × {C} cells")
 axes[0].legend()
-figure.colorbar(image, ax=axes[-1], label="density of each cell", shrink=0.9)
+figure.colorbar(image, ax=axes[[1, 3]], label="density of each cell", shrink=0.9)
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")
 
