@@ -1,6 +1,8 @@
 """Branches keep their identity across crossings, and derivatives with them."""
 
+import io
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -161,10 +163,46 @@ def test_a_lost_mode_is_called_out():
 def test_short_sweeps_are_silent_and_tqdm_is_optional(monkeypatch, capfd):
     at = lambda p: ie.Solution(jnp.array([1.0, 2.0]), jnp.eye(2))
     with_tqdm = ie.follow(at, [0.0, 1.0])
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    longer = ie.follow(at, np.linspace(0, 1, 21))  # standard error is no terminal
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     without = ie.follow(at, [0.0, 1.0])
     np.testing.assert_array_equal(with_tqdm.values, without.values)
+    without = ie.follow(at, np.linspace(0, 1, 21))
+    np.testing.assert_array_equal(longer.values, without.values)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_long_sweep_shows_its_progress(monkeypatch):
+    bars = []
+
+    def bar(items, **options):
+        bars.append(options)
+        return items
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=bar))
+    at = lambda p: ie.Solution(jnp.array([1.0, 2.0]), jnp.eye(2))
+    ie.follow(at, np.linspace(0, 1, 20))
+    assert not bars
+    assert ie.follow(at, np.linspace(0, 1, 21)).values.shape == (21, 2)
+    (options,) = bars
+    assert options["total"] == 21
+    assert options["desc"] == "following branches"
+    assert options["disable"] is None  # where there is no terminal
+
+
+def test_in_a_terminal_the_bar_is_drawn(monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("implicit_eig._optional.DELAY", 0)
+    at = lambda p: ie.Solution(jnp.array([1.0, 2.0]), jnp.eye(2))
+    for terminal, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", terminal)
+        ie.follow(at, np.linspace(0, 1, 21))
+        assert ("following branches" in terminal.getvalue()) == shown
 
 
 def test_refusals():

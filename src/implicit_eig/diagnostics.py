@@ -14,9 +14,10 @@ from jaxtyping import Array, PyTree
 from ._compiled import compiled
 from ._eigensolver import Eigensolver
 from ._polish import SILENT, as_returned, newton
-from .checks.clusters import clusters_of
+from ._table import Column, Table, as_text, html_or_plain
+from .checks.clusters import clusters_of, loose
 from .checks.policy import Action, Policy
-from .linear_solvers._solve import chosen, label, solve_once
+from .linear_solvers._solve import UNKNOWN_RTOL, chosen, label, solve_once
 from .linear_solvers._systems import AbstractSquareSystem, probe
 from .linear_solvers.auto import AutoLinearSolver
 from .problems._abstract import AbstractProblem, Operators
@@ -24,7 +25,7 @@ from .solution import Solution
 
 
 class Diagnosis(eqx.Module):
-    """Hold the figures of `diagnose`, as NumPy arrays; its `repr` is a table.
+    """Hold the figures of `diagnose`, as NumPy arrays; it prints as a table.
 
     Attributes:
         problem: the declared kind.
@@ -73,38 +74,50 @@ class Diagnosis(eqx.Module):
     gradient_error: float = np.nan
 
     def __repr__(self) -> str:
-        columns = {
-            "value": [f"{value:.6g}" for value in self.values],
-            "residual": self.residuals,
-            "gap": self.gaps,
-            "condition": self.condition_numbers,
-            "solve residual": self.solve_residuals,
-            "steps": [str(steps) if steps >= 0 else "?" for steps in self.solve_steps],
-            "solve growth": self.solve_growth,
-            "gradient error": self.gradient_errors,
-        }
-        texts = {
-            name: [part if isinstance(part, str) else f"{part:.1e}" for part in column]
-            for name, column in columns.items()
-        }
-        widths = {name: max(len(name), *map(len, column)) for name, column in texts.items()}
-        lines = [
-            f"{self.problem}, k = {len(self.values)}, derivatives by {self.linear_solver}",
-            "pair  " + "  ".join(name.rjust(width) for name, width in widths.items()),
-        ]
-        for i in range(len(self.values)):
-            row = (texts[name][i].rjust(width) for name, width in widths.items())
-            lines.append(f"{i:4d}  " + "  ".join(row))
-        several = [c for c in self.clusters if len(c) > 1]
-        names = "; ".join(", ".join(map(str, cluster)) for cluster in several)
-        lines.append(f"clusters: {names or 'none'}")
-        if self.complete is None:
-            lines.append("whether k cuts a cluster: not known; ask for pairs beyond k by `guard=1`")
-        elif not all(self.complete):
-            lines.append("k cuts a cluster: ask for more pairs, or fewer")
-        if not np.isnan(self.gradient_error):
-            lines.append(f"relative error of the gradient: about {self.gradient_error:.1e}")
-        return "\n".join(lines)
+        try:
+            return as_text(_table(self))
+        except Exception:  # the leaves are shapes or tracers
+            return eqx.tree_pformat(self)
+
+    def _repr_html_(self) -> str:
+        return html_or_plain(lambda: _table(self), lambda: repr(self))
+
+
+def doubtful(diagnosis: Diagnosis) -> np.ndarray:
+    """Return which gradients may have too few correct digits, three in double precision."""
+    return ~(diagnosis.gradient_errors <= loose(diagnosis.gradient_errors.dtype))
+
+
+def _table(diagnosis: Diagnosis) -> Table:
+    half = float(np.sqrt(np.finfo(diagnosis.residuals.dtype).eps))
+    above = lambda figures, limit: Column(figures, attention=~(figures <= limit))  # noqa: E731
+    columns = {
+        "value": Column(diagnosis.values, "{:.6g}".format),
+        "residual": above(diagnosis.residuals, half),
+        "gap": Column(diagnosis.gaps),
+        "condition": above(diagnosis.condition_numbers, 1 / half),
+        "solve residual": above(diagnosis.solve_residuals, max(half, 10 * UNKNOWN_RTOL)),
+        "steps": Column(diagnosis.solve_steps, lambda steps: str(steps) if steps >= 0 else "?"),
+        "solve growth": Column(diagnosis.solve_growth),
+        "gradient error": Column(diagnosis.gradient_errors, attention=doubtful(diagnosis)),
+    }
+    k = len(diagnosis.values)
+    caption = f"{diagnosis.problem}, k = {k}, derivatives by {diagnosis.linear_solver}"
+    meaning = "figures that may leave a gradient too few correct digits"
+    return Table(caption, (k,), columns, _notes(diagnosis), meaning)
+
+
+def _notes(diagnosis: Diagnosis) -> list[str]:
+    several = [c for c in diagnosis.clusters if len(c) > 1]
+    names = "; ".join(", ".join(map(str, cluster)) for cluster in several)
+    lines = [f"clusters: {names or 'none'}"]
+    if diagnosis.complete is None:
+        lines.append("whether k cuts a cluster: not known; ask for pairs beyond k by `guard=1`")
+    elif not all(diagnosis.complete):
+        lines.append("k cuts a cluster: ask for more pairs, or fewer")
+    if not np.isnan(diagnosis.gradient_error):
+        lines.append(f"relative error of the gradient: about {diagnosis.gradient_error:.1e}")
+    return lines
 
 
 def diagnose(
@@ -122,7 +135,7 @@ def diagnose(
             changed. A function without a gradient is warned about, as it is by `jax.grad`.
 
     Returns:
-        Diagnosis: print it.
+        Diagnosis: print it, or let a notebook show it. `plot.spectrum` draws it.
 
     Cost: one solve; one linear solve for each eigenpair, and another for its left eigenvector in
         problems that are not Hermitian. With `of`, four gradients and three refinements.

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Inexact, PyTree, Shaped
 
+from ._table import Column, Table, html_or_plain
+
 if TYPE_CHECKING:
     AnyArray = Array
 else:  # on the host the arrays are NumPy's, and before the run they are shapes
@@ -48,7 +50,7 @@ class Solution(eqx.Module):
             1-norm, of `Singular` in the 2-norm. Of `solvers.lobpcg` also `"steps"`
             and `"factorised"`, shape ().
 
-    The order is the solver's.
+    The order is the solver's. A notebook shows a table of the eigenvalues and residuals.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -84,3 +86,62 @@ class Solution(eqx.Module):
 
     def __getitem__(self, i: int | slice) -> PyTree:
         return tuple(self)[i]
+
+    def _repr_html_(self) -> str:
+        return html_or_plain(lambda: _table(self), lambda: repr(self))
+
+
+def eigenvalues(solution: Solution) -> np.ndarray:
+    """Return the eigenvalues of a solution or a batch, also those of the block S of a `Subspace`.
+
+    Args:
+        solution: concrete.
+
+    Returns:
+        Shape (k,), or (..., k) of a batch. The eigenvalues of a block are NaN where it is not
+        finite.
+
+    Examples:
+        >>> solution = Solution(np.array([[0.0, 2.0], [1.0, 1.0]]), np.eye(3)[:, :2])
+        >>> eigenvalues(solution).tolist()
+        [-1.0, 2.0]
+    """
+    values = np.asarray(solution.values)
+    if not _is_block(solution):
+        return values
+    finite = np.isfinite(values).all(axis=(-2, -1), keepdims=True)
+    found = np.linalg.eigvals(np.where(finite, values, 0))
+    # of a real block NumPy returns complex eigenvalues, from some version on always
+    found = np.real(found) if np.isrealobj(values) and np.isreal(found).all() else found
+    return np.sort(np.where(finite[..., 0], found, np.nan), axis=-1)
+
+
+def _is_block(solution: Solution) -> bool:
+    """Return whether `values` is a block S (k, k), rather than a batch of k members."""
+    shape = solution.values.shape
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        return False
+    if "residuals" in solution.stats:
+        return len(solution.stats["residuals"].shape) < len(shape)
+    return len(jax.tree.leaves(solution.vectors)[0].shape) <= len(shape)
+
+
+def _table(solution: Solution) -> Table:
+    values = eigenvalues(solution)
+    columns = {"value": Column(values, "{:.6g}".format)}
+    residuals = np.asarray(solution.stats.get("residuals", ()))
+    if residuals.shape == values.shape:
+        limit = float(np.sqrt(np.finfo(residuals.dtype).eps))
+        columns["residual"] = Column(residuals, attention=~(residuals <= limit))
+    else:
+        limit = np.nan
+    *batch, k = values.shape
+    members = f"; batch of {' × '.join(map(str, batch))}" if batch else ""
+    notes = [f"vectors: {eqx.tree_pformat(solution.vectors, width=1000)}"]
+    if solution.left_vectors is not None:
+        notes.append(f"left vectors: {eqx.tree_pformat(solution.left_vectors, width=1000)}")
+    notes += [
+        f"{name}: {figure}" for name, figure in solution.stats.items() if np.ndim(figure) == 0
+    ]
+    meaning = f"residuals above {limit:.0e}, of eigenpairs that fulfil their equation poorly"
+    return Table(f"Solution, k = {k}{members}", values.shape, columns, notes, meaning)

@@ -8,8 +8,7 @@ cluster the basis is arbitrary, and the overlap with the whole eigenspace is use
 or ‖P x'ⱼ‖_B with the cluster of i, whichever is larger. The matching maximises the total overlap.
 """
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 from .. import host
 from .._errors import ImplicitEigError, InputError, TrackingWarning
+from .._optional import progress
 from ..checks.clusters import as_one, closeness, clusters_of, cube_root
 from ..checks.policy import Action, Check, Objection, enforce
 from ..operators import apply_complex, as_operator
@@ -30,8 +30,8 @@ from ..solution import Solution
 LOST = 0.5
 # Between matchings of equal overlaps with eigenspaces, the eigenvectors decide, with this weight.
 TIE_BREAK = 1e-6
-# No progress bar is shown for fewer parameters than this, or for less than this many seconds.
-SHORT, DELAY = 20, 2.0
+# No progress bar is shown for fewer parameters than this.
+SHORT = 20
 
 
 class Tracked(NamedTuple):
@@ -206,7 +206,8 @@ def follow(
         TrackingWarning: an overlap is below 1/2, so that a mode is lost; take smaller steps.
 
     Cost: `solve_at` and `track` once for each parameter. A sweep over more than 20 parameters that
-        takes more than two seconds shows a progress bar if tqdm is installed.
+        takes more than two seconds shows a progress bar, in a terminal or a notebook, if tqdm is
+        installed.
 
     Examples:
         >>> import jax.numpy as jnp, numpy as np
@@ -223,8 +224,10 @@ def follow(
             "`follow(parameters=...)`: at least one parameter; got none. Give them in the order "
             "of the sweep."
         )
-    reference, rows = None, []
-    for step, parameter in enumerate(_progress(given)):
+    reference, rows, sweep = None, [], given
+    if len(given) > SHORT:
+        sweep = progress(given, len(given), "following branches")
+    for step, parameter in enumerate(sweep):
         solution = solve_at(parameter)
         B = None if B_at is None else B_at(parameter)
         if reference is None:
@@ -280,13 +283,3 @@ class _LostModes(eqx.Module):
             )
 
         yield Objection(overlap < LOST, message)
-
-
-def _progress(parameters: list) -> Iterable:
-    if len(parameters) <= SHORT:
-        return parameters
-    try:
-        tqdm = importlib.import_module("tqdm")
-    except ImportError:
-        return parameters
-    return tqdm.tqdm(parameters, desc="following branches", delay=DELAY, leave=False)

@@ -1,9 +1,7 @@
 """Central differences of host code, on the host."""
 
-import contextlib
-import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -12,10 +10,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._errors import HostCallWarning
+from .._optional import progress
 
 # A gradient of more calls than this is warned about, and shows its progress after some seconds.
 MANY = 300
-DELAY = 2.0
 
 
 class Directional(eqx.Module):
@@ -48,31 +46,46 @@ class Gradient(eqx.Module):
         """Return the cotangents of the moving arguments."""
         leaves, treedef = jax.tree.flatten(moving)
         weights = jax.tree.leaves(w)
-        complex_ones = sum(leaf.size for leaf in leaves if np.iscomplexobj(leaf))
-        calls = 2 * (sum(leaf.size for leaf in leaves) + complex_ones)
         bars = [np.zeros_like(leaf) for leaf in leaves]
-        with _progress(calls) as advance:
 
-            def slope(i: int, index: tuple, direction: Any) -> Any:
-                h = _step(leaves) * _size(leaves[i])
-                sides = []
-                for sign in (1, -1):
-                    moved = [leaf.copy() for leaf in leaves]
-                    moved[i][index] += sign * h * direction
-                    out = self.fn(*eqx.combine(jax.tree.unflatten(treedef, moved), still))
-                    # copied, because the code may reuse its arrays
-                    sides.append([np.array(part) for part in jax.tree.leaves(out)])
-                    advance()
-                parts = zip(weights, *sides, strict=True)
-                return sum(np.sum(w * ((a - b) / (2 * h))).real for w, a, b in parts)
+        def slope(i: int, index: tuple, direction: Any) -> Any:
+            h = _step(leaves) * _size(leaves[i])
+            sides = []
+            for sign in (1, -1):
+                moved = [leaf.copy() for leaf in leaves]
+                moved[i][index] += sign * h * direction
+                out = self.fn(*eqx.combine(jax.tree.unflatten(treedef, moved), still))
+                # copied, because the code may reuse its arrays
+                sides.append([np.array(part) for part in jax.tree.leaves(out)])
+            parts = zip(weights, *sides, strict=True)
+            return sum(np.sum(w * ((a - b) / (2 * h))).real for w, a, b in parts)
 
-            for i, bar in enumerate(bars):
-                for index in np.ndindex(bar.shape):
-                    bar[index] = slope(i, index, 1)
-                    if np.iscomplexobj(bar):
-                        # JAX pairs cotangent and tangent by Re(x̄ ẋ), so ẋ = i gives −Im x̄
-                        bar[index] -= 1j * slope(i, index, 1j)
+        # JAX pairs cotangent and tangent by Re(x̄ ẋ), so ẋ = i gives −Im x̄
+        for i, index, direction in _shown(leaves):
+            bars[i][index] += np.conj(direction) * slope(i, index, direction)
         return jax.tree.unflatten(treedef, bars)
+
+
+def _shown(leaves: list[np.ndarray]) -> Iterable[tuple[int, tuple, Any]]:
+    """Return each entry with its directions 1 and i; warn if they are many, and show progress."""
+    directions = [(1, 1j) if np.iscomplexobj(leaf) else (1,) for leaf in leaves]
+    slopes = sum(leaf.size * len(each) for leaf, each in zip(leaves, directions, strict=True))
+    places = (
+        (i, index, direction)
+        for i, leaf in enumerate(leaves)
+        for index in np.ndindex(leaf.shape)
+        for direction in directions[i]
+    )
+    if 2 * slopes <= MANY:
+        return places
+    warnings.warn(
+        f"`host_function(vjp=...)`: a product for reverse mode; got none, so that this gradient "
+        f"takes {2 * slopes} calls of the host code, two for each entry of its arguments. Give "
+        "`vjp=`, or differentiate by few directions in forward mode.",
+        HostCallWarning,
+        stacklevel=2,
+    )
+    return progress(places, slopes, "differences")
 
 
 def _size(leaf: np.ndarray) -> float:
@@ -81,25 +94,3 @@ def _size(leaf: np.ndarray) -> float:
 
 def _step(leaves: list[np.ndarray]) -> float:
     return max(float(np.finfo(leaf.dtype).eps) for leaf in leaves) ** (1 / 3)
-
-
-@contextlib.contextmanager
-def _progress(calls: int) -> Iterator[Callable[[], Any]]:
-    """Warn about many calls, and show them by tqdm if that is installed."""
-    if calls <= MANY:
-        yield lambda: None
-        return
-    warnings.warn(
-        f"`host_function(vjp=...)`: a product for reverse mode; got none, so that this gradient "
-        f"takes {calls} calls of the host code, two for each entry of its arguments. Give `vjp=`, "
-        "or differentiate by few directions in forward mode.",
-        HostCallWarning,
-        stacklevel=2,
-    )
-    try:
-        tqdm = importlib.import_module("tqdm")
-    except ImportError:
-        yield lambda: None
-        return
-    with tqdm.tqdm(total=calls, desc="differences", delay=DELAY, leave=False) as bar:
-        yield bar.update

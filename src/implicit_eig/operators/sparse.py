@@ -45,8 +45,9 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     Args:
         data: entries; shape (e,).
-        rows, cols: their places, counted from 0; integers of shape (e,). Where traced indices lie
-            outside the matrix, their entries are NaN.
+        rows: their rows, counted from 0; integers of shape (e,). Where traced indices lie outside
+            the matrix, their entries are NaN.
+        cols: their columns, likewise.
         shape: (m, n).
 
     Raises:

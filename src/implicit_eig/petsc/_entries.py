@@ -18,8 +18,9 @@ class Entries:
     Args:
         entries: a JAX function of this rank's parameters that returns a, or a and b: the values of
             the rank's entries of A and of B, at the same places; shape (e,).
-        rows, cols: their global places; NumPy, shape (e,). Entries at one place add up, also those
-            of different ranks, as in an assembly by elements.
+        rows: their rows in the whole matrix; NumPy, shape (e,). Entries at one place add up, also
+            those of different ranks, as in an assembly by elements.
+        cols: their columns, likewise.
         n: the number of rows of the whole matrices.
         comm: the communicator, `None` for all ranks. PETSc divides the rows evenly.
 

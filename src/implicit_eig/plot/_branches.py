@@ -1,21 +1,11 @@
-"""Plots; they need matplotlib.
-
-Examples:
-    >>> import matplotlib
-    >>> matplotlib.use("Agg")
-    >>> import jax.numpy as jnp
-    >>> from implicit_eig import Solution, follow, plot
-    >>> solve_at = lambda t: Solution(jnp.array([t, 1 - t]), jnp.eye(2))
-    >>> plot.branches(follow(solve_at, jnp.array([0.25, 0.5]))).get_xlabel()
-    'parameter'
-"""
+"""The branches of a sweep."""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._optional import optional
-from .crossings.tracking import LOST, Followed
+from ..crossings.tracking import LOST, Followed
+from ._axes import ORANGE, axes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +39,7 @@ def branches(followed: Followed, ax: "Axes | None" = None) -> "Axes":
         >>> len(ax.lines)
         2
     """
-    axes: Any = _pyplot().subplots(layout="constrained")[1] if ax is None else ax
+    axes = axes_of(ax, "branches")
     values = np.real(np.asarray(followed.values))
     positions = _positions(followed.parameters, len(values))
     for i, branch in enumerate(values.T):
@@ -59,7 +49,7 @@ def branches(followed: Followed, ax: "Axes | None" = None) -> "Axes":
         (_lost(positions, values, np.asarray(followed.overlap)), "x", "lost"),
     ):
         if len(points):
-            face = {"facecolors": "none", "edgecolors": "black"} if marker == "o" else {"c": "red"}
+            face = {"facecolors": "none", "edgecolors": "black"} if marker == "o" else {"c": ORANGE}
             axes.scatter(*points.T, marker=marker, label=label, zorder=3, **face)
     axes.set(xlabel="parameter", ylabel="value")
     return axes
@@ -102,7 +92,3 @@ def _positions(parameters: Any, count: int) -> np.ndarray:
     except (TypeError, ValueError):
         return np.arange(count)
     return positions if positions.shape == (count,) else np.arange(count)
-
-
-def _pyplot() -> Any:
-    return optional("matplotlib.pyplot", "plot.branches(...)", "`pip install matplotlib`")
