@@ -167,7 +167,7 @@ for name, places, curve, style in (
 label = "stiffness t along y (stiffness along x)"
 axes[0].set(title="part of b in the modes", xlabel=label, ylabel="bᵀPb (1)")
 axes[1].set(title="size of its derivative", xlabel=label, ylabel="|d(bᵀPb)/dt| (1)")
-axes[0].legend()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 by_both, by_circle = drawn["both modes, by eigenvectors"][1], drawn["both modes, by contour"][1]
 assert np.max(abs(by_both[::8] - by_circle)) < 1e-3 * np.max(abs(by_both))
 assert np.max(abs(drawn["second mode alone"][1])) > 100 * np.max(abs(by_both))
