@@ -179,9 +179,14 @@ def gallery() -> str:
 
 
 def _summary(script: pathlib.Path) -> str:
-    """Return the first sentence of a script's prose."""
+    """Return the first sentences of a script's prose."""
     text = cells(script)[0][1].split("\n", 1)[1].strip().split("\n\n")[0]
-    return re.split(r"(?<=[a-z)²ᵀ])\. (?=[A-Z])", " ".join(text.split()))[0].rstrip(".") + "."
+    summary = ""
+    for sentence in re.split(r"(?<=[.:?]) (?=[A-Z])", " ".join(text.split())):
+        if len(summary) > 80:
+            break
+        summary = f"{summary} {sentence}".strip()
+    return re.sub(r"[:,]$", ".", summary)
 
 
 def api() -> str:

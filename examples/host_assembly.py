@@ -1,21 +1,22 @@
-"""A finite-element code of NumPy and SciPy: how 5,000 thicknesses move the tones of a plate.
+# %% [markdown]
+# # A finite-element code of NumPy and SciPy: how 5,000 thicknesses move the tones of a plate
+#
+# The lowest tones of a thin plate solve K(t) x = λ M(t) x with λ = ω². In cell e the bending
+# stiffness grows with the cube of the thickness t_e and the mass in proportion to it,
+#
+#     K = Σ t_e³ K_e,    M = Σ t_e M_e.
+#
+# The code that assembles them knows nothing of JAX: it takes a NumPy array and returns SciPy's sparse
+# matrices. Differentiating K x = λ M x, and multiplying by xᵀ from the left with xᵀMx = 1, gives
+#
+#     ∂λ/∂t_e = xᵀ(∂K/∂t_e)x − λ xᵀ(∂M/∂t_e)x = 3t_e² x_eᵀK_e x_e − λ x_eᵀM_e x_e,
+#
+# where x_e are the unknowns of cell e. So beside the eigenpairs a gradient needs yᵀ(∂K/∂t)x for two
+# vectors y and x: one number for each cell, from one loop over the cells, as the assembly is. From
+# these two functions `host_operator` makes an operator. `jax.grad` of any function of the eigenvalues
+# then takes one contraction of K and one of M for each eigenpair that the function uses, whether
+# there are 5 parameters or 5,000. Differences would take a solve for each parameter.
 
-The lowest tones of a thin plate solve K(t) x = λ M(t) x with λ = ω². In cell e the bending
-stiffness grows with the cube of the thickness t_e and the mass in proportion to it,
-
-    K = Σ t_e³ K_e,    M = Σ t_e M_e.
-
-The code that assembles them knows nothing of JAX: it takes a NumPy array and returns SciPy's sparse
-matrices. Differentiating K x = λ M x, and multiplying by xᵀ from the left with xᵀMx = 1, gives
-
-    ∂λ/∂t_e = xᵀ(∂K/∂t_e)x − λ xᵀ(∂M/∂t_e)x = 3t_e² x_eᵀK_e x_e − λ x_eᵀM_e x_e,
-
-where x_e are the unknowns of cell e. So beside the eigenpairs a gradient needs yᵀ(∂K/∂t)x for two
-vectors y and x: one number for each cell, from one loop over the cells, as the assembly is. From
-these two functions `host_operator` makes an operator. `jax.grad` of any function of the eigenvalues
-then takes one contraction of K and one of M for each eigenpair that the function uses, whether
-there are 5 parameters or 5,000. Differences would take a solve for each parameter.
-"""
 
 # %%
 import argparse

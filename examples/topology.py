@@ -1,21 +1,22 @@
-"""A square sheet of the highest lowest tone, which is double: three kinds of ascent side by side.
+# %% [markdown]
+# # A square sheet of the highest lowest tone, which is double: three kinds of ascent side by side
+#
+# A sheet of plane stress is held in its four corners and carries a mass in its middle. Each cell has
+# a density ρ, from nearly 0 to 1, whose mean is given. Which ρ has the highest lowest eigenvalue of
+# K(ρ) x = λ M(ρ) x? Intermediate densities are made uneconomical (SIMP): stiffness goes with ρ³, mass
+# with ρ, and below 0.1 with a higher power, because otherwise empty regions would have the lowest
+# modes (Du & Olhoff, 2007). ρ is filtered, and has the given mean for every q, the parameters.
+#
+# In the lowest mode the mass swings one way, in the next the other: in a symmetric sheet they have
+# one eigenvalue. Ascent leads there, because what raises the lower one soon makes it the upper one.
+# There the smaller of the two has a kink and no gradient, and three answers compete:
+#
+# - the gradient of a soft minimum, −log Σ exp(−β log λᵢ) / β, which is smooth where eigenvalues meet;
+# - the gradient of λ₁ alone, xᵀ(∂K − λ₁∂M)x for the x that the solver happens to return. The package
+#   computes it, and warns that the function has none;
+# - the least-norm element of the generalised gradient { Σ Vⱼₗ xⱼᵀ(∂K − λ₁∂M)xₗ : V ⪰ 0, tr V = 1 },
+#   which raises both (`minimum_norm_subgradient`).
 
-A sheet of plane stress is held in its four corners and carries a mass in its middle. Each cell has
-a density ρ, from nearly 0 to 1, whose mean is given. Which ρ has the highest lowest eigenvalue of
-K(ρ) x = λ M(ρ) x? Intermediate densities are made uneconomical (SIMP): stiffness goes with ρ³, mass
-with ρ, and below 0.1 with a higher power, because otherwise empty regions would have the lowest
-modes (Du & Olhoff, 2007). ρ is filtered, and has the given mean for every q, the parameters.
-
-In the lowest mode the mass swings one way, in the next the other: in a symmetric sheet they have
-one eigenvalue. Ascent leads there, because what raises the lower one soon makes it the upper one.
-There the smaller of the two has a kink and no gradient, and three answers compete:
-
-- the gradient of a soft minimum, −log Σ exp(−β log λᵢ) / β, which is smooth where eigenvalues meet;
-- the gradient of λ₁ alone, xᵀ(∂K − λ₁∂M)x for the x that the solver happens to return. The package
-  computes it, and warns that the function has none;
-- the least-norm element of the generalised gradient { Σ Vⱼₗ xⱼᵀ(∂K − λ₁∂M)xₗ : V ⪰ 0, tr V = 1 },
-  which raises both (`minimum_norm_subgradient`).
-"""
 
 # %%
 import argparse

@@ -31,6 +31,13 @@ def test_each_page_was_made_by_its_script_as_it_is(script):
         assert (page.parent / picture).exists()
 
 
+@pytest.mark.parametrize("script", render.scripts(), ids=lambda script: script.stem)
+def test_each_script_begins_with_its_title(script):
+    kind, text, _ = render.cells(script)[0]
+    assert kind == "prose"
+    assert re.match(r"# \w.*\n\n", text)
+
+
 def test_every_example_has_a_page():
     shown = {script for script in render.scripts() if script.parent.name == "examples"}
     assert shown == set((ROOT / "examples").glob("*.py"))
