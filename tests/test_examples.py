@@ -99,9 +99,3 @@ def test_the_readmes_first_two_blocks_are_one_line_each():
     assert all(len(block.strip().splitlines()) == 1 for block in blocks)
     assert "examples/membrane.py" in blocks[0]
     assert blocks[1].strip().endswith("python -m pytest")
-
-
-def test_the_page_names_every_example():
-    page = (ROOT / "docs" / "examples.md").read_text()
-    named = re.findall(r"^\*\*`(\w+\.py)`\*\*", page, re.MULTILINE)
-    assert sorted(named) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
