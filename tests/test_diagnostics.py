@@ -1,5 +1,9 @@
 """The figures of `diagnose`, and Newton's polish."""
 
+import subprocess
+import sys
+import textwrap
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -262,3 +266,22 @@ def test_ill_conditioned_values_are_called_out_where_left_vectors_are_known():
         assert len(caught) == 1
     A, solver = near_exceptional_point(1e-6)
     ie.eigensolver(solver, ie.General(1))(A)
+
+
+def test_a_function_in_place_of_a_solve_is_refused():
+    """In a process without type checks at run time, which would find it first."""
+    code = """
+    import jax.numpy as jnp, implicit_eig as ie
+    calls = (
+        lambda f: ie.diagnose(f, jnp.eye(2)),
+        lambda f: ie.directional_derivatives(f, (jnp.eye(2),), (jnp.eye(2),)),
+    )
+    for call in calls:
+        try:
+            call(lambda p: p)
+        except ie.InputError as error:
+            assert "that `eigensolver` has made; got function" in str(error)
+        else:
+            raise SystemExit(1)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=100)

@@ -371,3 +371,17 @@ def _check_type(name: str, value: Any, kind: Any, example: str) -> None:
             f"`eigensolver({name}=...)`: an instance of {' or '.join(c.__name__ for c in kinds)}; "
             f"got {value!r}. Pass an object, {example}."
         )
+
+
+def check_eigensolver(solve: Any, call: str) -> None:
+    """Object to anything but what `eigensolver` returns.
+
+    Args:
+        solve: as the user gave it.
+        call: how it is to be given.
+    """
+    if not isinstance(solve, Eigensolver):
+        raise InputError(
+            f"`{call}`: a `solve` that `eigensolver` has made; got {type(solve).__name__}. Pass it "
+            "and its operators, rather than a function of parameters."
+        )

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._compiled import compiled
-from ._eigensolver import Eigensolver
+from ._eigensolver import Eigensolver, check_eigensolver
 from ._polish import SILENT, as_returned, newton
 from ._table import Column, Table, as_text, html_or_plain
 from .checks.clusters import clusters_of, loose
@@ -110,7 +110,7 @@ def _table(diagnosis: Diagnosis) -> Table:
 def _notes(diagnosis: Diagnosis) -> list[str]:
     several = [c for c in diagnosis.clusters if len(c) > 1]
     names = "; ".join(", ".join(map(str, cluster)) for cluster in several)
-    lines = [f"clusters: {names or 'none'}"]
+    lines = [f"clusters: {names or 'none among these pairs'}"]
     if diagnosis.complete is None:
         lines.append("whether k cuts a cluster: not known; ask for pairs beyond k by `guard=1`")
     elif not all(diagnosis.complete):
@@ -137,6 +137,9 @@ def diagnose(
     Returns:
         Diagnosis: print it, or let a notebook show it. `plot.spectrum` draws it.
 
+    Raises:
+        InputError: `solve` was not made by `eigensolver`.
+
     Cost: one solve; one linear solve for each eigenpair, and another for its left eigenvector in
         problems that are not Hermitian. With `of`, four gradients and three refinements.
 
@@ -148,6 +151,7 @@ def diagnose(
         >>> [cluster.tolist() for cluster in diagnosis.clusters], diagnosis.complete
         ([[0, 1]], [True])
     """
+    check_eigensolver(solve, "diagnose(solve, A, B)")
     problem = solve.problem.with_left_vectors()
     k, asked = problem.k, problem.with_guard()
     quiet = dataclasses.replace(SILENT, degeneracy_rtol=solve.policy.degeneracy_rtol)

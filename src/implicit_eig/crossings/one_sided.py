@@ -34,7 +34,7 @@ from jaxtyping import Array, Inexact, PyTree
 
 from .. import host
 from .._compiled import compiled
-from .._eigensolver import Eigensolver
+from .._eigensolver import Eigensolver, check_eigensolver
 from .._errors import InputError
 from .._tangents import jvp_at
 from ..checks.clusters import clusters_of
@@ -70,21 +70,31 @@ def directional_derivatives(
         ascend by the real part. The result carries no derivative.
 
     Raises:
-        InputError: the tangents do not fit the operators; the order is unknown, or is 2 for
-            a problem other than `Hermitian` and `Singular`; the problem is of another kind.
+        InputError: `solve` was not made by `eigensolver`; the tangents do not fit the operators;
+            the order is unknown, or is 2 for a problem other than `Hermitian` and `Singular`; the
+            problem is of another kind.
 
     Cost: the forward solve, and a product with each tangent for each eigenpair; for the second
         order, and where the problem is not Hermitian, one more linear solve for each eigenpair.
     Source: see the module.
 
     Examples:
-        >>> import jax.numpy as jnp, numpy as np
+        >>> import jax, jax.numpy as jnp, numpy as np
         >>> from implicit_eig import Hermitian, eigensolver
         >>> A, A_dot = jnp.eye(3), jnp.diag(jnp.array([3.0, 1.0, 2.0]))
         >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=3))
         >>> directional_derivatives(solve, (A,), (A_dot,)).round(4).tolist()
         [1.0, 2.0, 3.0]
+
+        Along a direction of parameters:
+
+        >>> matrix = lambda p: jnp.array([[p[0], p[1]], [p[1], -p[0]]])
+        >>> A, A_dot = jax.jvp(matrix, (jnp.zeros(2),), (jnp.array([3.0, 4.0]),))
+        >>> solve = eigensolver(np.linalg.eigh, Hermitian(k=2))
+        >>> directional_derivatives(solve, (A,), (A_dot,)).round(4).tolist()
+        [-5.0, 5.0]
     """
+    check_eigensolver(solve, "directional_derivatives(solve, (A, B), (A_dot, B_dot))")
     if order not in (1, 2):
         raise InputError(
             f"`directional_derivatives(order=...)`: 1 or 2; got {order!r}. Higher ones follow from "
