@@ -3,9 +3,9 @@
 #
 # The derivative of an eigenvector is the solution of a linear system, and you may know a better way
 # to solve it than the default: a preconditioner for your equations, a multigrid code, a solver for
-# your machine. Afterwards you can plug in solvers of lineax, JAX and SciPy or functions of your
-# own, see what they do, and read the error of one that fails. Bring your matrices and, if you have
-# it, your preconditioner.
+# your machine. After this tutorial you can plug in solvers of lineax, JAX and SciPy or functions of
+# your own, see what they do, and read the error of one that fails. Bring your matrices and, if you
+# have it, your preconditioner.
 
 # %%
 import jax

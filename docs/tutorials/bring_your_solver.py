@@ -2,9 +2,9 @@
 # # Bring your own eigensolver
 #
 # You have a solver that this package does not know: a Fortran code behind `ctypes`, a service, ten
-# lines of NumPy. Afterwards you can wrap it so that everything that it returns is differentiable,
-# know what it receives and must return, and treat one that converges only roughly. Bring a function
-# of a matrix, or of two, that returns eigenvalues and eigenvectors.
+# lines of NumPy. After this tutorial you can wrap it so that everything that it returns is
+# differentiable, know what it receives and must return, and treat one that converges only roughly.
+# Bring a function of a matrix, or of two, that returns eigenvalues and eigenvectors.
 
 # %%
 import jax

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From finite elements to an optimised design
 #
-# Afterwards you will be able to take a mesh and the element matrices of a finite-element code, give
+# After this tutorial you can take a mesh and the element matrices of a finite-element code, give
 # every element a design variable, and raise the lowest natural frequencies at a fixed mass, with
 # gradients that you have checked. Bring a mesh, the forms of your stiffness and mass matrices, and
 # what the design variable of an element does to them. The example is a panel in plane stress,

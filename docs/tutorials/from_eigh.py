@@ -2,10 +2,10 @@
 # # From jnp.linalg.eigh to k eigenpairs
 #
 # You have JAX code around `jnp.linalg.eigh`. Its gradients are NaN where eigenvalues repeat, and it
-# computes all n eigenpairs although you use a few. Afterwards you can replace it by one import,
-# recognise a loss that has no gradient, compute only the eigenpairs that you need, by a solver of
-# your choice, and differentiate matrix functions, batches and gradients themselves. Bring your
-# function that makes a dense symmetric matrix, and your loss.
+# computes all n eigenpairs although you use a few. After this tutorial you can replace it by one
+# import, recognise a loss that has no gradient, compute only the eigenpairs that you need, by a
+# solver of your choice, and differentiate matrix functions, batches and gradients themselves. Bring
+# your function that makes a dense symmetric matrix, and your loss.
 
 # %%
 import jax

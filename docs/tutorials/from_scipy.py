@@ -2,10 +2,10 @@
 # # From SciPy matrices to gradients
 #
 # You have a code that assembles a stiffness matrix K and a mass matrix M as `scipy.sparse`
-# matrices, and you call `eigsh(K, k, M, sigma=0)`. Afterwards you can differentiate any function of
-# the eigenvalues and eigenvectors with respect to every parameter of your elements, check the
-# result, and know how far to trust it. Bring the two matrices and, from the third section on, the
-# place in your code where element matrices are added up.
+# matrices, and you call `eigsh(K, k, M, sigma=0)`. After this tutorial you can differentiate any
+# function of the eigenvalues and eigenvectors with respect to every parameter of your elements,
+# check the result, and know how far to trust it. Bring the two matrices and, from the third section
+# on, the place in your code where element matrices are added up.
 
 # %%
 import pathlib
@@ -137,7 +137,7 @@ value_and_gradient = jax.jit(jax.value_and_grad(frequency))
 f1, gradient = value_and_gradient(p)
 print(f"f₁ = {f1:.4f} Hz, {gradient.size} derivatives")
 print(f"Σ pₑ ∂f₁/∂pₑ = {p @ gradient:.6f} Hz, in theory f₁/2 = {f1 / 2:.6f} Hz")
-assert np.isclose(p @ gradient, f1 / 2)  # f₁ grows as the root of all tensions
+assert np.isclose(p @ gradient, f1 / 2)  # f₁ grows as the square root of all tensions
 
 # %% [markdown]
 # Compare your own gradient with a difference in a random direction. It takes two more calls of
@@ -213,7 +213,7 @@ assert np.allclose(found, share_gradient, rtol=1e-6, atol=1e-12)
 # %% [markdown]
 # ## How far to trust it
 #
-# As a solver for `ie.eigensolver`, the ARPACK that shares its factors is `ie.solvers.arpack`. By
+# As a solver for `ie.eigensolver`, the ARPACK that shares its factors is `ie.solvers.arpack`. With
 # `guard=1` it is asked for one eigenpair more than you want, which shows whether k = 4 separates
 # two equal eigenvalues. `ie.diagnose` prints, for each eigenpair, its residual, the relative
 # distance to the next eigenvalue, how well its linear system is solved, and an estimate of the
@@ -259,6 +259,6 @@ assert error < 1e-6
 # ## Where to go next
 #
 # - [A plate whose assembly stays host code](../gallery/host_assembly.md), with 5,000 thicknesses.
-# - [From scikit-fem to an optimised design](design.md), if your elements come from a library.
+# - [From finite elements to an optimised design](design.md), if your elements come from a library.
 # - [How to choose a linear solver](../how-to-choose.md), and
 #   [what to do when a gradient looks wrong](../when-a-gradient-looks-wrong.md).

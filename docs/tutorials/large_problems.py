@@ -242,7 +242,7 @@ assert difference < 1e-7
 # | sparse, in two dimensions | `arpack(sigma=...)` | the same factors, `ShiftInvert`, the default |
 # | sparse, in three dimensions, factors fit into memory | `arpack(sigma=...)` | the same factors |
 # | sparse, in three dimensions, larger | `lobpcg` with multigrid | host MINRES with multigrid |
-# | products alone | `lobpcg` or `lanczos`, with a preconditioner | `MINRES(preconditioner=...)` |
+# | products alone | `lobpcg` with a preconditioner, or `lanczos` | `MINRES(preconditioner=...)` |
 #
 # In three dimensions the forward solve with multigrid overtakes that with factors at some 60,000
 # unknowns, and for gradients factors are still ahead there; [How to choose](../how-to-choose.md)

@@ -237,9 +237,9 @@ assert jnp.all(errors < 1e-10)
 # semidefinite programme with a dual:
 #
 # $$
-# \max_w \{\, \theta : A(w) - \theta I \succeq 0 \,\}
+# \max_{w,\, \theta} \{\, \theta : A(w) - \theta I \succeq 0 \,\}
 # \;\le\;
-# \max_w \langle V, A(w) \rangle
+# \max_{w} \langle V, A(w) \rangle
 # \quad\text{for every } V \succeq 0,\ \operatorname{tr} V = 1.
 # $$
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Repeated eigenvalues and crossings
 #
-# Afterwards you will know, for a problem whose eigenvalues meet, which functions of them have a
+# After this tutorial you know, for a problem whose eigenvalues meet, which functions of them have a
 # derivative, how the package tells you that one has none, and what to use then: one-sided
 # derivatives, a subgradient, or branches that are followed through the crossing. Bring a problem
 # with a symmetry, or an optimisation that ran into two equal eigenvalues. The example is a square
@@ -248,8 +248,8 @@ axes[1].legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc=(0.3, 0.13)
 # %% [markdown]
 # ## Where to go next
 #
-# - [Theory](../theory/index.md) derives what exists at a repeated eigenvalue, and what near
-#   eigenvalues cost in accuracy.
+# - [Theory of clusters](../theory/clusters.md) derives what exists at a repeated eigenvalue, and
+#   what near eigenvalues cost in accuracy.
 # - [When a gradient looks wrong](../when-a-gradient-looks-wrong.md) lists the warnings with their
 #   remedies.
 # - [Minimise the largest eigenvalue](../gallery/max_eigenvalue.md) descends to a known minimum by
