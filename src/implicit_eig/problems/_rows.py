@@ -6,7 +6,7 @@ solver's answer has no correct digit although its residual is "rounding". What r
 explains is less: in row i it is some eps ‖aᵢ‖ max|x|, large in the large rows alone. So what lies
 beyond this in each row must be small relative to the terms of the equation beyond it.
 
-Source: Higham (2002) Accuracy and Stability of Numerical Algorithms, SIAM, section 7.1, for errors
+Source: Higham (2002) Accuracy and Stability of Numerical Algorithms, SIAM, section 7.2, for errors
 judged by rows.
 """
 
