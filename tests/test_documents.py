@@ -104,7 +104,7 @@ def test_the_messages_that_the_page_of_symptoms_quotes_are_those_of_the_package(
     parts = [part for heading in quoted for part in re.split(r", or … ", heading)]
     assert len(parts) > 5
     for part in parts:
-        fixed = re.split(r" of pairs? i| in the cluster", part)[0].removesuffix(",")
+        fixed = re.split(r"( of)? pairs? i| in the cluster", part)[0].removesuffix(",")
         assert fixed in source, part
     for name in re.findall(r"^### (?:A |An )?(\w+(?:Error|Warning))", page, re.MULTILINE):
         assert name in ie.__all__
