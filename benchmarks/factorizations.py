@@ -1,15 +1,19 @@
 """Measure every sparse factorisation, or try one on a thousand difficult matrices.
 
 python benchmarks/factorizations.py             # times, one line for each method and matrix
+python benchmarks/factorizations.py --methods Ldlt qdldl klujax sparsax
 python benchmarks/factorizations.py --stress    # errors of `Ldlt()` beside those of `SuperLU()`
 """
 
 import argparse
 import collections
+import importlib.util
 import statistics
 import time
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
@@ -17,6 +21,7 @@ import implicit_eig as ie
 
 RUNS = 3
 COLUMNS = 1, 6, 40
+jax.config.update("jax_enable_x64", True)
 # A backward error above this many units of rounding is not one of a backward-stable solve.
 STABLE = 1e5
 
@@ -54,11 +59,45 @@ def variants(matrix, rng):
     yield "complex Hermitian", indefinite + 1j * (upper - upper.T)
 
 
-def methods():
+def methods(kind):
+    """The package's methods, and those of other libraries that are installed, for one matrix."""
     yield "SuperLU", ie.SuperLU()
     yield "Ldlt", ie.Ldlt()
-    yield "Cholmod", ie.Cholmod()
-    yield "Pardiso", ie.Pardiso()
+    if kind == "definite":
+        yield "Cholmod", ie.Cholmod()
+    if not kind.startswith("complex"):
+        yield "Pardiso", ie.Pardiso()
+    for name, (method, kinds) in OTHERS.items():
+        if importlib.util.find_spec(name) and kind in kinds:
+            yield name, method
+
+
+def by_qdldl(matrix):
+    solve = importlib.import_module("qdldl").Solver(sp.triu(matrix, format="csc"), upper=True).solve
+    return lambda b: np.stack([solve(column) for column in b.T], axis=1)
+
+
+def by_klujax(matrix):
+    klujax, entries = importlib.import_module("klujax"), matrix.tocoo()
+    rows, cols = (jnp.asarray(part, jnp.int32) for part in (entries.row, entries.col))
+    symbolic = klujax.analyze(rows, cols, matrix.shape[0])
+    numeric = klujax.factor(rows, cols, jnp.asarray(entries.data), symbolic)
+    return lambda b: np.asarray(klujax.solve_with_numeric(numeric, jnp.asarray(b), symbolic))
+
+
+def by_sparsax(matrix):
+    sparsax, entries = importlib.import_module("sparsax"), matrix.tocoo()
+    rows, cols = (jnp.asarray(part, jnp.int32) for part in (entries.row, entries.col))
+    token = sparsax.factor(rows, cols, jnp.asarray(entries.data), matrix.shape[0])
+    return lambda b: np.asarray(sparsax.solve_factor(token, jnp.asarray(b)))
+
+
+KINDS = "definite", "indefinite", "non-symmetric", "complex symmetric", "complex Hermitian"
+OTHERS = {
+    "qdldl": (by_qdldl, KINDS[:2]),  # without pivots
+    "klujax": (by_klujax, KINDS),
+    "sparsax": (by_sparsax, KINDS[:1]),  # CHOLMOD
+}
 
 
 def median(run, count=RUNS):
@@ -71,16 +110,14 @@ def median(run, count=RUNS):
     return statistics.median(times)
 
 
-def table():
+def table(names):
     rng = np.random.default_rng(0)
-    print("| matrix | method | first, s | again, s | 1, 6, 40 right sides, s | MB |")
-    print("|---|---|---|---|---|---|")
+    print("| matrix | method | first, s | again, s | 1, 6, 40 right sides, s | MB | residual |")
+    print("|---|---|---|---|---|---|---|")
     for name, side, dimensions in (("2-D, n = 90,000", 300, 2), ("3-D, n = 39,304", 34, 3)):
         for kind, matrix in variants(laplacian(side, dimensions), rng):
-            for label, method in methods():
-                if (label == "Cholmod" and kind != "definite") or (
-                    label == "Pardiso" and kind.startswith("complex")
-                ):
+            for label, method in methods(kind):
+                if names and label not in names:
                     continue
                 try:
                     first = median(lambda: again(method, matrix), 1)
@@ -92,9 +129,10 @@ def table():
                 b = rng.standard_normal((matrix.shape[0], max(COLUMNS))).astype(matrix.dtype)
                 solves = [median(lambda m=m: factors(b[:, :m])) for m in COLUMNS]
                 times = ", ".join(f"{seconds:.3f}" for seconds in solves)
+                error = abs(matrix @ factors(b[:, :1]) - b[:, :1]).max() / abs(b[:, :1]).max()
                 print(
                     f"| {name}, {kind} | {label} | {first:.2f} | {later:.2f} | {times} "
-                    f"| {factors.nbytes / 1e6:.0f} |",
+                    f"| {factors.nbytes / 1e6:.0f} | {error:.0e} |",
                     flush=True,
                 )
 
@@ -199,6 +237,7 @@ def stress(count, start):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stress", action="store_true", help="errors instead of times")
+    parser.add_argument("--methods", nargs="*", help="SuperLU, Ldlt, …; default: all")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0)
     options = parser.parse_args()
@@ -206,7 +245,7 @@ def main():
     if options.stress:
         stress(options.count, options.start)
     else:
-        table()
+        table(options.methods)
 
 
 if __name__ == "__main__":
