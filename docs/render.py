@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import tomllib
 import warnings
 from collections.abc import Callable
 
@@ -31,31 +32,16 @@ import implicit_eig
 DOCS = pathlib.Path(__file__).resolve().parent
 ROOT = DOCS.parent
 
+# The navigation says which examples and which areas of the API there are, and in which order.
+NAVIGATION = (ROOT / "mkdocs.yml").read_text()
+AREAS = re.findall(r"^ +- .+: api/([\w-]+)\.md$", NAVIGATION, flags=re.MULTILINE)
 GALLERY = {
-    "First steps": ["quickstart", "crossing", "exceptional_point"],
-    "Finite elements": ["membrane", "finite_elements", "host_assembly", "mpi_membrane"],
-    "Structures": ["damped_structure", "buckling", "topology", "torch_layers"],
-    "Waves, photonics and flow": ["band_structure", "waveguide", "orr_sommerfeld", "delay"],
-    "Repeated eigenvalues": ["max_eigenvalue", "symmetric_membrane"],
-    "Many devices": ["sharded_schroedinger"],
+    group: re.findall(r"gallery/(\w+)\.md", pages)
+    for group, pages in re.findall(
+        r"^ +- (.+):\n((?: +- .+: gallery/\w+\.md\n)+)", NAVIGATION, flags=re.MULTILINE
+    )
 }
-
-AREAS = [
-    "eigenproblems",
-    "operators",
-    "solvers",
-    "linear-solvers",
-    "factorisations",
-    "repeated",
-    "checks",
-    "functions",
-    "drop-ins",
-    "bridges",
-    "plot",
-    "distributed",
-    "extending",
-    "testing",
-]
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
 def scripts() -> dict[pathlib.Path, pathlib.Path]:
@@ -96,10 +82,11 @@ def execute(script: pathlib.Path, page: pathlib.Path) -> None:
     plt.style.use(DOCS / "pictures.mplstyle")
     warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}")
     warnings.simplefilter("default")
-    for picture in page.parent.glob(f"{page.stem}*.png"):
-        picture.unlink()
+    for earlier in page.parent.glob("*.png"):
+        if re.fullmatch(rf"{page.stem}(-\d+)?", earlier.stem):
+            earlier.unlink()
 
-    page_lines, drawn = [], set()
+    page_lines, drawn, title = [], set(), _title(script)
     names = {"__name__": "__main__", "__file__": str(script)}
     sys.path.insert(0, str(script.parent))
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,10 +109,10 @@ def execute(script: pathlib.Path, page: pathlib.Path) -> None:
                 drawn.add(number)
                 name = f"{page.stem}.png" if len(drawn) == 1 else f"{page.stem}-{len(drawn)}.png"
                 plt.figure(number).savefig(page.parent / name)
-                page_lines += [f"![{_title(script)}]({name})", ""]
+                page_lines += [f"![{title}]({name})", ""]
     source = script.relative_to(ROOT)
     page_lines += [
-        f"[Download `{source}`](https://github.com/implicit-eig/implicit_eig/blob/main/{source})",
+        f"[Download `{source}`]({REPOSITORY}/blob/main/{source})",
         "",
         f"<!-- Written by docs/render.py from {source}, sha256 {digest(script)} -->",
     ]
@@ -169,11 +156,12 @@ def gallery() -> str:
     for group, names in GALLERY.items():
         lines += [f"## {group}", "", '<div class="grid cards gallery" markdown>', ""]
         for name in names:
-            title = _title(ROOT / "examples" / f"{name}.py")
+            script = ROOT / "examples" / f"{name}.py"
+            title = _title(script)
             lines += [f"-   [**{title}**]({name}.md)", ""]
             if (DOCS / "gallery" / f"{name}.png").exists():
                 lines += [f"    [![{title}]({name}.png){{ loading=lazy }}]({name}.md)", ""]
-            lines += [f"    {_summary(ROOT / 'examples' / f'{name}.py')}", ""]
+            lines += [f"    {_summary(script)}", ""]
         lines += ["</div>", ""]
     return "\n".join(lines)
 

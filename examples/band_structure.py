@@ -163,7 +163,7 @@ limit = np.abs(density).max()
 image = axes[3].imshow(
     density, origin="lower", extent=(-0.5, 0.5, -0.5, 0.5), cmap="RdBu", vmin=-limit, vmax=limit
 )
-axes[3].set(title=f"∂v_x/∂ε per unit area of band {BAND + 1}", xlabel="x/a", ylabel="y/a")
+axes[3].set(title=f"∂v_x/∂ε of band {BAND + 1}, per unit area", xlabel="x/a", ylabel="y/a")
 figure.colorbar(image, ax=axes[3], shrink=0.8)
 figure.savefig(options.output, dpi=110)
 print(f"picture: {options.output}")

@@ -1,7 +1,6 @@
 """The derivatives of the package in NumPy, PyTorch and HIPS autograd."""
 
 import functools
-import pathlib
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.sparse as sp
+from pages import ROOT, sections
 from problems import EPS, eigh, random_hermitian, with_spectrum
 from test_compiled import COMPILED
 
@@ -433,11 +433,7 @@ def test_a_pullback_solves_nothing_forward():
 
 # The page
 
-PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "bridges.md").read_text()
-SECTIONS = {
-    text.splitlines()[0]: "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    for text in PAGE.split("\n## ")[1:]
-}
+SECTIONS = sections(ROOT / "docs" / "bridges.md")
 
 
 @pytest.mark.parametrize("section", [name for name, code in SECTIONS.items() if code])

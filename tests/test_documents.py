@@ -1,26 +1,18 @@
 """What the documentation shows was made by the scripts beside it, and its code runs."""
 
-import pathlib
 import re
 import subprocess
 import sys
 
-import jax
 import pytest
+from pages import ROOT, blocks
 
 import implicit_eig as ie
 
-ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
 import render  # noqa: E402  (a script of the documentation, not of the package)
-
-
-@pytest.fixture(autouse=True)
-def as_users_have_it():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.mark.parametrize("script", render.scripts(), ids=lambda script: script.stem)
@@ -76,22 +68,15 @@ def test_tutorials_run(script, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-PAGES = [
-    DOCS / "quickstart.md",
-    DOCS / "repeated-eigenvalues.md",
-    DOCS / "when-a-gradient-looks-wrong.md",
-    *sorted((DOCS / "theory").glob("*.md")),
-]
-
-
-def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+PAGES = [DOCS / "quickstart.md", DOCS / "repeated-eigenvalues.md"]
+PAGES += [DOCS / "when-a-gradient-looks-wrong.md", *sorted((DOCS / "theory").glob("*.md"))]
+CODE = {page.stem: "\n".join(blocks(page.read_text())) for page in PAGES}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [page for page, code in CODE.items() if code])
 def test_the_code_of_a_page_runs_as_a_reader_pastes_it(page, tmp_path):
-    command = [sys.executable, "-c", "\n".join(blocks(page))]
+    command = [sys.executable, "-c", CODE[page]]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 
+import pages
 import pytest
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pages.ROOT
 README = (ROOT / "README.md").read_text()
 
 
@@ -89,7 +90,7 @@ def test_mpi_membrane(tmp_path):
 
 
 def test_the_readmes_snippet():
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (snippet,) = pages.blocks(README)
     path = ROOT / "README.md"
     exec(compile(snippet, str(path), "exec"), {})
 

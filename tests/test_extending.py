@@ -1,7 +1,6 @@
 """The page "Extending" runs, by public names alone, and what it adds has the same derivatives."""
 
 import functools
-import pathlib
 import re
 
 import jax
@@ -9,14 +8,11 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+from pages import ROOT, sections
 
 import implicit_eig as ie
 
-PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "extending.md").read_text()
-SECTIONS = {
-    text.splitlines()[0]: "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    for text in PAGE.split("\n## ")[1:]
-}
+SECTIONS = sections(ROOT / "docs" / "extending.md")
 
 
 @pytest.fixture(autouse=True)

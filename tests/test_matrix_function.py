@@ -2,8 +2,6 @@
 
 import decimal
 import itertools
-import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ import numpy as np
 import optimistix as optx
 import pytest
 import scipy.linalg as sla
+from pages import ROOT, blocks
 from problems import (
     EPS,
     Counting,
@@ -94,8 +93,8 @@ def test_an_entry_of_the_exponential_at_a_repeated_eigenvalue():
 
 
 def test_the_example_in_the_documentation():
-    page = pathlib.Path(__file__).parent.parent / "docs" / "theory" / "clusters.md"
-    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    page = ROOT / "docs" / "theory" / "clusters.md"
+    (snippet,) = blocks(page.read_text())
     exec(compile(snippet, str(page), "exec"), {})
 
 
