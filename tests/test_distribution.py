@@ -68,3 +68,4 @@ def test_versions_and_addresses_agree():
     assert f"repo_url: {repository}\n" in (ROOT / "mkdocs.yml").read_text()
     assert f"site_url: {PROJECT['urls']['Documentation']}\n" in (ROOT / "mkdocs.yml").read_text()
     assert f'repository-code: "{repository}"' in citation
+    assert f"= {{{repository}}}" in (ROOT / "docs" / "cite.md").read_text()
