@@ -403,6 +403,73 @@ def _preconditioned_general(w, A, lu, lam, X):
     return Z
 
 
+def _solvax(w):
+    """SOLVAX, one eigenpair after another, with the user's left eigenvectors and GMRES."""
+    import jax
+    import jax.numpy as jnp
+    from solvax.eigen import eigenpair_reverse
+
+    jax.config.update("jax_enable_x64", True)
+    rows, cols, v0 = jnp.asarray(w.rows), jnp.asarray(w.cols), jnp.ones(w.n, complex)
+    weights, g = jnp.asarray(w.w), jnp.asarray(w.g)
+    kept = {}
+
+    def build(p):
+        entries = w.entries(p, jnp.concatenate)
+        return lambda v: jax.ops.segment_sum(entries * v[cols], rows, w.n)
+
+    def solve(p):
+        A = w.assemble(np.asarray(p))
+        lu = spla.splu(A)
+        kept.update(A=A, lu=lu, right=nearest_zero(w, A, lu), left=None)
+
+    def left(i):
+        if kept["left"] is None:
+            kept["left"] = nearest_zero(w, kept["A"], kept["lu"], adjoint=True)[1]
+        return kept["left"][:, i]
+
+    def adjoint(p, lam, x, y, matvec, b):
+        x, y = np.asarray(x), np.asarray(y)
+
+        def on_host(b):
+            lu, AT = kept["lu"], kept["A"].T.tocsr()
+            inverse = lambda v: lu.solve(v.real.copy(), "T") + 1j * lu.solve(v.imag.copy(), "T")
+            product = lambda v: inverse(AT @ v - lam * v + y.conj() * (x @ v))
+            operator = spla.LinearOperator((w.n, w.n), product, dtype=complex)
+            solution, _ = spla.gmres(
+                operator, inverse(np.asarray(b)), rtol=1e-11, restart=60, maxiter=5
+            )
+            return solution
+
+        return jax.pure_callback(on_host, jax.ShapeDtypeStruct(b.shape, b.dtype), b)
+
+    def pair(p, i):
+        return eigenpair_reverse(
+            p,
+            build,
+            v0,
+            primal_solver=lambda p, apply, v0: (kept["right"][0][i], kept["right"][1][:, i]),
+            left_solver=lambda p, apply, v0, lam: left(i),
+            transpose_tangent_solver=adjoint,
+        )
+
+    def loss(p):
+        total = 0.0
+        for i in range(w.k):
+            lam, x = pair(p, i)
+            size = jnp.abs(x) ** 2
+            total += weights[i] * lam.real + jnp.sum(g * size) / jnp.sum(size)
+        return total
+
+    p = jnp.asarray(w.p)
+
+    def run(f):
+        solve(p)
+        return jax.block_until_ready(f(p))
+
+    return lambda: run(loss), lambda: run(jax.value_and_grad(loss))
+
+
 # ---------------------------------------------------------------- W1, W3, W4
 
 
@@ -692,5 +759,6 @@ CONTESTANTS = {
             lambda ie, w: lambda A: nearest_zero(w, A, spla.splu(A.tocsc()))
         ),
         "one LU in GMRES, by hand": _general(_preconditioned_general),
+        "SOLVAX, own GMRES with LU": _solvax,
     },
 }
