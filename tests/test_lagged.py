@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 import scipy.linalg as sla
@@ -290,6 +291,19 @@ class TestErrors:
             jax.grad(lambda p: loss(*solve(*pencil(p))))(p)
         with pytest.raises(ie.InputError, match=r"a real shift beyond the eigenvalues; got None"):
             ie.solvers.lobpcg(preconditioner=ie.ShiftInvert())
+
+    def test_one_matrix(self):
+        A = sp.diags_array(np.arange(1.0, 9.0), format="csr")
+        skew = sp.diags_array([1.0, -0.5], offsets=[0, 1], shape=(8, 8), format="csr")
+        lagged, b = ie.LaggedFactors(1.1 * A), jnp.ones(8)
+        operator = lambda M: ie.SparseOperator.from_scipy(M)
+        solver = ie.ShiftInvert(0.5, reuse=lagged)
+        x = lx.linear_solve(operator(A), b, solver).value
+        assert np.linalg.norm(A @ x - b) < 1e-8
+        with pytest.raises(ie.InputError, match=r"a fixed shift .* got no `sigma`"):
+            lx.linear_solve(operator(A), b, ie.ShiftInvert(reuse=lagged))
+        with pytest.raises(jax.errors.JaxRuntimeError, match="got another kind of problem"):
+            lx.linear_solve(operator(skew), b, solver)  # seen on the host, by the entries
 
     def test_other_kinds_of_problem(self):
         pencil, p, _ = grid()

@@ -88,6 +88,7 @@ class ShiftInvert(AbstractBatchedLinearSolver):
                 "`ShiftInvert()`: a sparse operator to factorise; got "
                 f"{type(operator).__name__}. Use a dense or an iterative linear solver."
             )
+        self._check_reuse()
         return _State(operator, False, False)
 
     def compute(
@@ -128,9 +129,9 @@ class ShiftInvert(AbstractBatchedLinearSolver):
                 "got products only. Pass a `SparseOperator`, a `scipy.sparse` matrix or an array, "
                 "or use `MINRES()`."
             )
-        if self.reuse is not None:
-            self._check_reuse(systems, pencil)
-        if systems.structure is Structure.DENSE:
+        dense = systems.structure is Structure.DENSE
+        self._check_reuse(dense=dense, hermitian=pencil.hermitian)
+        if dense:
             if not pencil.hermitian:
                 raise InputError(
                     "`linear_solver=ShiftInvert()`: sparse operators, or a Hermitian problem; got "
@@ -143,12 +144,14 @@ class ShiftInvert(AbstractBatchedLinearSolver):
         like = (jax.eval_shape(lambda: b), Outcome.like(b.shape[1]))
         return host.call(_HostPencil(static), like, arrays, b)
 
-    def _check_reuse(self, systems: AbstractLinearSystems, pencil: ShiftedPencil) -> None:
+    def _check_reuse(self, *, dense: bool = False, hermitian: bool = True) -> None:
+        if self.reuse is None:
+            return
         if self.sigma is None:
             found = "no `sigma`"
-        elif systems.structure is Structure.DENSE:
+        elif dense:
             found = "a dense operator"
-        elif not pencil.hermitian:
+        elif not hermitian:
             found = "another kind of problem"
         else:
             return
@@ -189,7 +192,8 @@ def _on_host(
     solver: ShiftInvert, pencil: ShiftedPencil, b: np.ndarray
 ) -> tuple[np.ndarray, Outcome]:
     options = solver.factorize, solver.working_rtol(b.dtype), solver.max_steps
+    solver._check_reuse(hermitian=pencil.hermitian)
     earlier = None
-    if solver.reuse is not None and solver.sigma is not None and pencil.hermitian:
+    if solver.reuse is not None and solver.sigma is not None:
         earlier = solver.reuse.factorization(solver.sigma, solver.factorize)
     return solve_on_host(pencil, solver.sigma, b, *options, earlier=earlier)
