@@ -15,7 +15,7 @@ from implicit_eig.solvers._slepc import library
 pytestmark = pytest.mark.slow
 
 SETUP = """
-    import jax, jax.numpy as jnp, numpy as np, scipy.linalg as sla, warnings
+    import jax, jax.numpy as jnp, numpy as np, optax, scipy.linalg as sla, warnings
     from mpi4py import MPI
     jax.config.update("jax_enable_x64", True)
     import implicit_eig as ie
@@ -126,6 +126,16 @@ DERIVATIVES = """
     local = lambda t: (lambda v, X: jnp.sum(w * v) + jnp.sum(here * jnp.abs(X) ** 2))(*f(t))
     close(jax.grad(local)(jnp.asarray(t)), bars[0], 1e-11)
     refused(ie.InputError, "outside of `jax.jit`", lambda: jax.jit(f)(jnp.asarray(t)))
+
+    optimiser, u = optax.adam(0.02), jnp.asarray(t)
+    misfit = lambda u: (f(u)[0][0] / pairs.values[0] - 1.1) ** 2
+    state, losses = optimiser.init(u), []
+    for _ in range(12):
+        value, gradient = jax.value_and_grad(misfit)(u)
+        updates, state = optimiser.update(gradient, state)
+        u, losses = optax.apply_updates(u, updates), [*losses, float(value)]
+    assert min(losses) < 0.05 * losses[0]
+    assert comm.allgather(u.tolist()) == comm.size * [u.tolist()]
 
     # a double eigenvalue of a matrix that is not normal: the gradient is its projector
     S = np.eye(20) + 0.4 * rng.standard_normal((20, 20))
