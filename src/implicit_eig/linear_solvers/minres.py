@@ -208,7 +208,7 @@ def minres(
     """
     zero = jnp.zeros_like(r)
     y = dual(r)
-    beta = _product_norm(r, y)
+    beta = _product_norm(r, y, jnp.any(r != 0, axis=0))
     z, one = jnp.zeros_like(beta), jnp.ones_like(beta)
     target = shrink * beta
     start = _State(jnp.int32(0), zero, zero, r, y, zero, zero, beta, one, z, z, beta, -one, z)
@@ -221,14 +221,14 @@ def minres(
         inverse = 1 / jnp.where(s.beta > 0, s.beta, 1)
         u, v = scale_columns(s.r2, inverse), scale_columns(s.y, inverse)
         r = product(u, v) - scale_columns(s.r1, s.beta / s.beta_old)
-        alpha = jnp.sum(v.conj() * r, axis=0).real
+        alpha = _inner(v, r).real
         r = r - scale_columns(s.r2, alpha * inverse)
 
         # the next plane rotation
         delta = s.cs * s.delta_bar + s.sn * alpha
         gamma_bar = s.sn * s.delta_bar - s.cs * alpha
         y = dual(r)
-        beta = _product_norm(r, y)
+        beta = _product_norm(r, y, s.beta > 0)
         gamma = jnp.hypot(gamma_bar, beta)
         gamma = jnp.where(gamma > 0, gamma, 1)
         cs, sn = gamma_bar / gamma, beta / gamma
@@ -260,10 +260,28 @@ def minres(
     return final.x, final.step
 
 
-def _product_norm(r: Columns, y: Columns) -> Array:
-    """Return √(rᴴ y) of each column, without overflow or underflow of squares."""
-    sizes = [jnp.max(jnp.abs(V), axis=0) for V in (r, y)]
-    sizes = [jnp.where(size > 0, size, 1) for size in sizes]
-    r, y = (scale_columns(V, 1 / size) for V, size in zip((r, y), sizes, strict=True))
-    square = jnp.maximum(jnp.sum(r.conj() * y, axis=0).real, 0)
-    return jnp.sqrt(square) * jnp.sqrt(sizes[0]) * jnp.sqrt(sizes[1])
+def _product_norm(r: Columns, y: Columns, live: Bool[Array, " k"]) -> Array:
+    """Return √(rᴴ y) of each column, 0 for those that are not live.
+
+    Without overflow or underflow of squares, which takes more passes where it threatens.
+    """
+    square = jnp.maximum(_inner(r, y).real, 0)
+    info = jnp.finfo(square.dtype)
+    fits = (square > float(info.tiny) / float(info.eps)) & (square < jnp.inf)
+
+    def scaled() -> Array:
+        sizes = [jnp.max(jnp.abs(V), axis=0) for V in (r, y)]
+        sizes = [jnp.where(size > 0, size, 1) for size in sizes]
+        u, v = (scale_columns(V, 1 / size) for V, size in zip((r, y), sizes, strict=True))
+        square = jnp.maximum(_inner(u, v).real, 0)
+        return jnp.sqrt(square) * jnp.sqrt(sizes[0]) * jnp.sqrt(sizes[1])
+
+    norms = lax.cond(jnp.all(fits | ~live), lambda: jnp.sqrt(square), scaled)
+    return jnp.where(live, norms, 0)
+
+
+def _inner(r: Columns, y: Columns) -> Array:
+    """Return rᴴ y of each column; of a single one in one pass."""
+    if r.shape[1] == 1:
+        return jnp.vdot(r, y)[None]
+    return jnp.sum(r.conj() * y, axis=0)
