@@ -464,3 +464,14 @@ class TestAsLineaxSolvers:
         assert not jnp.any(x)
         assert stats["num_steps"] == 0
         assert result == lx.RESULTS.successful
+
+    @pytest.mark.parametrize(
+        ("of_matrix", "of_side"),
+        [(1e-170, 1.0), (1.0, 1e-170), (1e-170, 1e-170), (1e160, 1.0), (1.0, 1e160)],
+    )
+    def test_minres_where_squares_are_no_numbers(self, of_matrix, of_side):
+        M = random_hermitian(20, seed=1)
+        b = jnp.asarray(np.random.default_rng(2).standard_normal(20))
+        A = lx.MatrixLinearOperator(of_matrix * M, lx.symmetric_tag)
+        x = lx.linear_solve(A, of_side * b, ie.MINRES()).value
+        assert jnp.linalg.norm(A.mv(x) / of_side - b) < 1e-9 * jnp.linalg.norm(b)
