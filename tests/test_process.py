@@ -58,13 +58,13 @@ def run(tmp_path, code):
 INTERRUPTED = """
 def sleeps(A):
     if asleep:
+        begun.append(time.time())  # what precedes it may have to be compiled
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         time.sleep(10)
     return np.linalg.eigh(A)
 
 
 def is_interrupted(f):
-    start = time.time()
     try:
         try:
             f(A).block_until_ready()
@@ -73,11 +73,11 @@ def is_interrupted(f):
             time.sleep(5)
             return False
     except KeyboardInterrupt:
-        return time.time() - start < 5
+        return time.time() - begun[-1] < 5
     return False
 
 
-eager, asleep = largest(sleeps), True
+eager, asleep, begun = largest(sleeps), True, []
 jitted, untried = jax.jit(jax.grad(eager)), jax.jit(eager)
 assert is_interrupted(eager)
 assert is_interrupted(untried)
