@@ -392,15 +392,19 @@ def _preconditioned_general(w, A, lu, lam, X):
     lam_bar, X_bar = w.cotangents(lam, X)
     Y = nearest_zero(w, A, lu, adjoint=True)[1]
     Z, AH = np.empty_like(X), A.T.tocsr()
-    inverse = lambda v: lu.solve(v.real.copy(), "T") + 1j * lu.solve(v.imag.copy(), "T")
     for i in range(w.k):
         x, y = X[:, i], Y[:, i]
         b = X_bar[:, i] - x * np.vdot(x, X_bar[:, i])
-        product = lambda v, i=i: inverse(AH @ v - lam[i].conj() * v)
-        operator = spla.LinearOperator(A.shape, product, dtype=complex)
-        z = spla.gmres(operator, inverse(b), rtol=1e-11, restart=60, maxiter=5)[0]
+        z = transposed_gmres(lu, lambda v, i=i: AH @ v - lam[i].conj() * v, b)
         Z[:, i] = z - y * (np.vdot(x, z) + lam_bar[i]) / np.vdot(x, y)
     return Z
+
+
+def transposed_gmres(lu, product, b):
+    """GMRES with the transposed LU of a real matrix on the left."""
+    inverse = lambda v: lu.solve(v.real.copy(), "T") + 1j * lu.solve(v.imag.copy(), "T")
+    operator = spla.LinearOperator((len(b),) * 2, lambda v: inverse(product(v)), dtype=complex)
+    return spla.gmres(operator, inverse(b), rtol=1e-11, restart=60, maxiter=5)[0]
 
 
 def _solvax(w):
@@ -421,7 +425,7 @@ def _solvax(w):
     def solve(p):
         A = w.assemble(np.asarray(p))
         lu = spla.splu(A)
-        kept.update(A=A, lu=lu, right=nearest_zero(w, A, lu), left=None)
+        kept.update(A=A, AT=A.T.tocsr(), lu=lu, right=nearest_zero(w, A, lu), left=None)
 
     def left(i):
         if kept["left"] is None:
@@ -432,14 +436,8 @@ def _solvax(w):
         x, y = np.asarray(x), np.asarray(y)
 
         def on_host(b):
-            lu, AT = kept["lu"], kept["A"].T.tocsr()
-            inverse = lambda v: lu.solve(v.real.copy(), "T") + 1j * lu.solve(v.imag.copy(), "T")
-            product = lambda v: inverse(AT @ v - lam * v + y.conj() * (x @ v))
-            operator = spla.LinearOperator((w.n, w.n), product, dtype=complex)
-            solution, _ = spla.gmres(
-                operator, inverse(np.asarray(b)), rtol=1e-11, restart=60, maxiter=5
-            )
-            return solution
+            product = lambda v: kept["AT"] @ v - lam * v + y.conj() * (x @ v)
+            return transposed_gmres(kept["lu"], product, np.asarray(b))
 
         return jax.pure_callback(on_host, jax.ShapeDtypeStruct(b.shape, b.dtype), b)
 
