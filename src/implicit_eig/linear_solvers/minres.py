@@ -221,7 +221,7 @@ def minres(
         inverse = 1 / jnp.where(s.beta > 0, s.beta, 1)
         u, v = scale_columns(s.r2, inverse), scale_columns(s.y, inverse)
         r = product(u, v) - scale_columns(s.r1, s.beta / s.beta_old)
-        alpha = _inner(v, r).real
+        alpha = _inner(v, r)
         r = r - scale_columns(s.r2, alpha * inverse)
 
         # the next plane rotation
@@ -261,11 +261,11 @@ def minres(
 
 
 def _product_norm(r: Columns, y: Columns, live: Bool[Array, " k"]) -> Array:
-    """Return √(rᴴ y) of each column, 0 for those that are not live.
+    """Return √(rᴴ y) of each column, without overflow or underflow of squares.
 
-    Without overflow or underflow of squares, which takes more passes where it threatens.
+    Where that threatens in a column that is live, not zero, it takes more passes.
     """
-    square = jnp.maximum(_inner(r, y).real, 0)
+    square = jnp.maximum(_inner(r, y), 0)
     info = jnp.finfo(square.dtype)
     fits = (square > float(info.tiny) / float(info.eps)) & (square < jnp.inf)
 
@@ -273,15 +273,13 @@ def _product_norm(r: Columns, y: Columns, live: Bool[Array, " k"]) -> Array:
         sizes = [jnp.max(jnp.abs(V), axis=0) for V in (r, y)]
         sizes = [jnp.where(size > 0, size, 1) for size in sizes]
         u, v = (scale_columns(V, 1 / size) for V, size in zip((r, y), sizes, strict=True))
-        square = jnp.maximum(_inner(u, v).real, 0)
+        square = jnp.maximum(_inner(u, v), 0)
         return jnp.sqrt(square) * jnp.sqrt(sizes[0]) * jnp.sqrt(sizes[1])
 
-    norms = lax.cond(jnp.all(fits | ~live), lambda: jnp.sqrt(square), scaled)
-    return jnp.where(live, norms, 0)
+    return lax.cond(jnp.all(fits | ~live), lambda: jnp.sqrt(square), scaled)
 
 
 def _inner(r: Columns, y: Columns) -> Array:
-    """Return rᴴ y of each column; of a single one in one pass."""
-    if r.shape[1] == 1:
-        return jnp.vdot(r, y)[None]
-    return jnp.sum(r.conj() * y, axis=0)
+    """Return Re rᴴ y of each column; of a single one in one pass."""
+    products = jnp.vdot(r, y)[None] if r.shape[1] == 1 else jnp.sum(r.conj() * y, axis=0)
+    return products.real

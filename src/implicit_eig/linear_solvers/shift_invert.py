@@ -175,7 +175,9 @@ class _HostVector(eqx.Module):
         solver, operator = eqx.combine(arrays, self.static)
         A = host_view(operator)
         none, zero = np.zeros((A.shape[0], 0), A.dtype), np.zeros(1, A.dtype)
-        pencil = ShiftedPencil(A, None, zero, none, np.ones(1), is_hermitian(A), self.transposed)
+        hermitian = is_hermitian(A)
+        solver._check_reuse(hermitian=hermitian)
+        pencil = ShiftedPencil(A, None, zero, none, np.ones(1), hermitian, self.transposed)
         U, outcome = _on_host(solver, pencil, vector[:, None])
         return U[:, 0], outcome.verdicts.reshape(())
 
@@ -192,7 +194,6 @@ def _on_host(
     solver: ShiftInvert, pencil: ShiftedPencil, b: np.ndarray
 ) -> tuple[np.ndarray, Outcome]:
     options = solver.factorize, solver.working_rtol(b.dtype), solver.max_steps
-    solver._check_reuse(hermitian=pencil.hermitian)
     earlier = None
     if solver.reuse is not None and solver.sigma is not None:
         earlier = solver.reuse.factorization(solver.sigma, solver.factorize)
