@@ -51,7 +51,6 @@ from ._systems import (
     AbstractSquareSystem,
     Report,
     Structure,
-    absolute_columns,
     columns_first,
     columns_last,
     one_system,
@@ -238,7 +237,7 @@ def _solve_scaled(
 
 def _plain_norms(U: PyTree[Array]) -> Array:
     """Return ‖u_i‖ for each system, shape (k,), by plain squares, for norms of about 1 or less."""
-    return jnp.sqrt(jnp.sum(absolute_columns(U) ** 2, axis=0))
+    return system_norms(U, lambda part: jnp.sqrt(jnp.sum(jnp.abs(part) ** 2, axis=0)))
 
 
 def solve_all(

@@ -327,14 +327,11 @@ def columns_last(U: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), U)
 
 
-def absolute_columns(U: PyTree[Array]) -> Array:
-    """Return |u_i|, with the leaves of each system joined in one column."""
-    return jnp.concatenate([jnp.abs(u.reshape(-1, u.shape[-1])) for u in jax.tree.leaves(U)])
-
-
-def system_norms(U: PyTree[Array]) -> Array:
-    """Return ‖u_i‖ for each system, shape (k,)."""
-    return column_norms(absolute_columns(U))
+def system_norms(U: PyTree[Array], norms: Callable[[Array], Array] = column_norms) -> Array:
+    """Return ‖u_i‖ for each system, shape (k,), from those of its leaves."""
+    # leaves that are spread over devices are not joined, which would gather them
+    parts = [norms(leaf.reshape(-1, leaf.shape[-1])) for leaf in jax.tree.leaves(U)]
+    return parts[0] if len(parts) == 1 else norms(jnp.stack(parts))
 
 
 def attainable(rtol: float, dtype: Any) -> float:

@@ -141,7 +141,8 @@ class ShiftInvert(AbstractBatchedLinearSolver):
             rtol = self.working_rtol(b.dtype)
             return solve_dense(pencil, self.sigma, rtol, self.max_steps, b)
         arrays, static = eqx.partition((self, pencil), eqx.is_array)
-        like = (jax.eval_shape(lambda: b), Outcome.like(b.shape[1]))
+        k = jax.tree.leaves(b)[0].shape[1]
+        like = (jax.eval_shape(lambda: b), Outcome.like(k))
         return host.call(_HostPencil(static), like, arrays, b)
 
     def _check_reuse(self, *, dense: bool = False, hermitian: bool = True) -> None:
@@ -185,9 +186,12 @@ class _HostVector(eqx.Module):
 class _HostPencil(eqx.Module):
     static: tuple[ShiftInvert, Any]
 
-    def __call__(self, arrays: PyTree, b: np.ndarray) -> tuple[np.ndarray, Outcome]:
+    def __call__(self, arrays: PyTree, b: PyTree[np.ndarray]) -> tuple[PyTree, Outcome]:
         solver, pencil = eqx.combine(arrays, self.static)
-        return _on_host(solver, on_host(pencil), b)
+        if isinstance(b, np.ndarray):
+            return _on_host(solver, on_host(pencil), b)
+        U, outcome = _on_host(solver, on_host(pencil), np.concatenate(b))
+        return tuple(np.split(U, [len(b[0])])), outcome
 
 
 def _on_host(

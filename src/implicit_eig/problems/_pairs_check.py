@@ -55,7 +55,8 @@ def normalize(
     # entries of the random vector are of size 1/n
     rounding = PRODUCT * float(jnp.finfo(X.dtype).eps) * len(X) * jnp.max(jnp.abs(X), axis=0)
     still = jnp.all(jnp.abs(border) <= slopes * rounding[None, :], axis=0)
-    scaled = left_scale * jnp.linalg.solve(angles, V.T).T
+    # not by a solve, for which XLA gathers vectors that are spread over devices
+    scaled = left_scale * (V @ jnp.linalg.inv(angles).T)
     paired = paired & jnp.all(jnp.isfinite(scaled), axis=0)
     solution = Solution(lam, X, scaled.conj())
     figures = (

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
 from ..operators import column_norms, diagonal, scale_columns
-from ..systems.bordered_pairs import BORDER, BorderedPairs
+from ..systems._abstract import zeros_beside
+from ..systems.bordered_pairs import BORDER, BorderedPairs, Unknowns
 from ..systems.matrices import AbstractMatrices
 from ._couplings import divide
 
@@ -39,42 +40,41 @@ class BorderedConditions(AbstractSquareSystem):
         systems, other = self.systems.transposed(), not self.transposed
         return dataclasses.replace(self, systems=systems, transposed=other)
 
-    def right_side(self, top: Array, bottom: Array) -> Array:
+    def right_side(self, top: Array, bottom: Array) -> Unknowns:
         """Return the right side for T U + T'X M = −top, cᴴU = −bottom, or for the transpose.
 
         Only the entries inside clusters of M and bottom, shape (k, k), are used.
         """
         on_row = self.beta if self.transposed else self.systems.alpha
-        return -jnp.concatenate([top, self._inside(on_row, top) * bottom])
+        return -top, zeros_beside(top, len(bottom)) - self._inside(on_row, top) * bottom
 
-    def solution(self, U: Array) -> tuple[Array, Array]:
+    def solution(self, U: Unknowns) -> tuple[Array, Array]:
         """Return (M, U)."""
-        n = len(self.state.X)
+        x, mu = U
         on_col = self.systems.alpha if self.transposed else self.beta
-        return self._inside(on_col, U) * U[n:], U[:n]
+        return self._inside(on_col, mu) * mu, x
 
-    def mv(self, U: Array, skip_zeros: bool = False) -> Array:
+    def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return (T U + T'X M, cᴴU), or (Tᵀ U + c̄ M, (T'X)ᵀ U)."""
-        S, X, near = self.state.S, self.state.X, self.systems.near.astype(U.dtype)
-        n = len(X)
-        U, mu = U[:n], U[n:]
+        x, mu = U
+        S, X, near = self.state.S, self.state.X, self.systems.near.astype(mu.dtype)
         rest = (1 - near) * mu * self.systems.alpha.astype(mu.dtype)[:, None]
         scale = self._inside(self.beta, mu)
         if self.transposed:
-            top = self.problem.product(S, U, self.operators, transposed=True)
+            top = self.problem.product(S, x, self.operators, transposed=True)
             top = top + self.systems.col @ (near * mu)
-            bottom = scale * self.problem.pairing(S, U, X, self.operators).T
+            bottom = scale * self.problem.pairing(S, x, X, self.operators).T
         else:
             product = lambda S, X: self.problem.product(S, X, self.operators)  # noqa: E731
-            _, top = jax.jvp(product, (S, X), (scale * mu, U))
-            bottom = near * (self.systems.row.T @ U)
-        return jnp.concatenate([top, bottom + rest])
+            _, top = jax.jvp(product, (S, X), (scale * mu, x))
+            bottom = near * (self.systems.row.T @ x)
+        return top, zeros_beside(top, len(mu)) + bottom + rest
 
-    def solve(self, run: Run, b: Array) -> tuple[Array, Report]:
+    def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve the bordered systems."""
         return self.systems.solve(run, b)
 
-    def solve_transposed(self, run: Run, b: Array) -> tuple[Array, Report]:
+    def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve the transposed bordered systems."""
         return self.systems.solve_transposed(run, b)
 

@@ -39,7 +39,7 @@ from ..operators import (
     scale_columns,
 )
 from ..solution import Solution
-from ..systems._abstract import AbstractFormulation
+from ..systems._abstract import AbstractFormulation, zeros_beside
 from ..systems.auto import AutoSystem, refusal
 from ..systems.bordered import Bordered
 from ..systems.bordered_pairs import BORDER, BorderedBasis
@@ -215,8 +215,8 @@ class LinearisedSpace(AbstractLinearised):
         S, X = self.state.S, self.state.X
         W, N = residual_dot
         C = -0.5 * N
-        U = solve(self.sylvester, jnp.concatenate([-W, jnp.zeros_like(N) * W[:1]]))
-        Z, S_dot = U[: len(X)], U[len(X) :] * self.scale.astype(U.dtype)[:, None]
+        Z, mu = solve(self.sylvester, (-W, zeros_beside(W, len(N))))
+        S_dot = mu * self.scale.astype(mu.dtype)[:, None]
         Z = Z - X @ (self.BX.conj().T @ Z)
         still = jax.tree.map(jnp.zeros_like, (self.state.near, self.state.unseen))
         return Invariant(S_dot + S @ C - C @ S, X @ C + Z, still[0], unseen=still[1])

@@ -25,7 +25,13 @@ from ..checks.clusters import as_one, closeness
 from ..linear_solvers._systems import Report, Run, Structure
 from ..operators import apply, at, scale_columns
 from ..operators.views import host_view
-from ._abstract import AbstractPencilForm, AbstractPencilSystems, Pencil, hermitian_tags
+from ._abstract import (
+    AbstractPencilForm,
+    AbstractPencilSystems,
+    Pencil,
+    hermitian_tags,
+    zeros_beside,
+)
 
 # Relative to λᵢ. An eigenpair left out amplifies rounding by up to 1/NEAR, only along its own
 # eigenvector, which is projected out afterwards; each eigenpair kept costs a dense row.
@@ -71,8 +77,8 @@ class BorderedSystems(AbstractPencilSystems):
     alpha: Float[Array, " k"]
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
-        """Return (R, 0), with zeros that depend linearly on R, as JAX needs for a transpose."""
-        return R, jnp.broadcast_to(0 * R[:1], (len(self.near), R.shape[1]))
+        """Return (R, 0)."""
+        return R, zeros_beside(R, len(self.near))
 
     def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
         """Return the first part of the unknowns."""

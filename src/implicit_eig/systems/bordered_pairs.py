@@ -42,8 +42,8 @@ from ..linear_solvers._systems import (
 from ..operators import at, column_norms
 from .matrices import AbstractMatrices, Shifted, Sum
 
-# (ẋ, μ) as one array, m = n + p: JAX transposes a solve only if its whole right side is linear
-Unknowns = Inexact[Array, "m k"]
+# ẋ and μ, apart, so that a ẋ that is spread over devices is not gathered
+Unknowns = tuple[Inexact[Array, "n k"], Inexact[Array, "p k"]]
 
 # The size of the border relative to a typical row of T(λ). Stiff rows do not count: next to a
 # border of their size the others would be rounding, and an iteration would not see their residuals.
@@ -102,28 +102,30 @@ class BorderedPairs(AbstractLinearSystems):
         the second is κ. Where r is such a small part of the right side that λ̇ may be rounding, the
         bound is kept small.
         """
-        n = len(self.col)
+        (r, s), (x, mu) = b, U
         col, row = (column_norms(border)[:, None] for border in (self.col, self.row))
-        top, bottom = column_norms(b[:n]), column_norms(b[n:] / row.astype(b.dtype))
+        top, bottom = column_norms(r), column_norms(s / row.astype(s.dtype))
         small = float(jnp.finfo(top.dtype).eps) ** 0.5
-        of_value = column_norms(U[n:] * col.astype(U.dtype)) / jnp.maximum(top, small)
-        of_left = column_norms(U[:n]) / jnp.where(bottom > 0, bottom, 1)
+        of_value = column_norms(mu * col.astype(mu.dtype)) / jnp.maximum(top, small)
+        of_left = column_norms(x) / jnp.where(bottom > 0, bottom, 1)
         bound = jnp.where(top > 0, of_value, of_left)
         return bound if self.lost is None else bound * self.lost
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return Mᵢ uᵢ for all i."""
-        return self._product(self.matrices, self.near.astype(U.dtype), U)
+        return self._product(self.matrices, self.near.astype(self.col.dtype), U)
 
     def column(self, i: Any, definite: bool) -> lx.AbstractLinearOperator:
         """Return Mᵢ as a product."""
         matrices = self.matrices.take(i)
         near = at(self.near, i)[:, None].astype(self.col.dtype)
 
-        def product(u: Array) -> Array:
-            return self._product(matrices, near, u[:, None])[:, 0]
+        def product(u: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, mu = u
+            top, bottom = self._product(matrices, near, (x[:, None], mu[:, None]))
+            return top[:, 0], bottom[:, 0]
 
-        structure = jax.eval_shape(lambda col: jnp.concatenate([col[:, 0], col[0]]), self.col)
+        structure = jax.eval_shape(lambda col: (col[:, 0], col[0]), self.col)
         tags = {lx.positive_semidefinite_tag} if definite else ()
         return lx.FunctionLinearOperator(product, structure, tags, closure_convert=False)
 
@@ -180,18 +182,21 @@ class BorderedPairs(AbstractLinearSystems):
         """
         if self.errors is None:
             return run(self, b)
-        n, m, k = len(self.col), *b.shape
-        v = probe(b[:, :1]) * (jnp.any(b != 0, axis=0) & (self.errors > 0))[None, :].astype(b.dtype)
+        k, m = b[0].shape[1], sum(map(len, b))
+        wanted = jnp.any(b[0] != 0, axis=0) | jnp.any(b[1] != 0, axis=0)
+        wanted = (wanted & (self.errors > 0)).astype(b[0].dtype)
         sizes = self.sizes()
         border = self.alpha[:, None] / jnp.where(sizes > 0, sizes, 1)[None, :]
-        v = v.at[n:].multiply(border.astype(b.dtype))
+        v, nu = ((len(part) / m) ** 0.5 * probe(part[:, :1]) * wanted[None, :] for part in b)
+        nu = nu * border.astype(nu.dtype)
         # in one run, because a second one would take as long to compile
-        U, reports = run(self.twice(), jnp.concatenate([b, v], axis=1))
-        U, V = U[:, :k], U[:, k:]
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), b, (v, nu))
+        U, reports = run(self.twice(), both)
+        U, (V, _) = (jax.tree.map(lambda x, i=i: x[:, i * k : (i + 1) * k], U) for i in (0, 1))
         report, proof = (
             jax.tree.map(lambda x, i=i: x[i * k : (i + 1) * k], reports) for i in (0, 1)
         )
-        smallest = 1 / (m**0.5 * column_norms(V[:n]))
+        smallest = 1 / (m**0.5 * column_norms(V))
         singular = self.errors * sizes >= APART * smallest
         # a right side that is random asks more of a solver than others; that it finds any solution
         # is enough
@@ -219,19 +224,18 @@ class BorderedPairs(AbstractLinearSystems):
 
     def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve with Mᵢᵀ; known left eigenvectors give the solution for (0, eⱼ) without a solve."""
-        n = len(self.col)
+        r, s = b
         unknown = jnp.all(self.left == 0, axis=0).astype(self.near.dtype)
         known = as_one(self.equal) & (unknown @ self.near == 0)[None, :]
-        bottom = jnp.where(known, b[n:], jnp.zeros_like(b[n:]))
-        U, report = self.transposed().solve(run, b.at[n:].add(-bottom))
-        return U.at[:n].add(self.left @ bottom), report
+        of_known = jnp.where(known, s, jnp.zeros_like(s))
+        (x, mu), report = self.transposed().solve(run, (r, s - of_known))
+        return (x + self.left @ of_known, mu), report
 
     def _product(self, matrices: AbstractMatrices, near: Array, U: Unknowns) -> Unknowns:
-        n = len(self.col)
-        X, mu = U[:n], U[n:]
+        X, mu = U
         top = matrices.product(X) + self.col @ (near * mu)
         rest = (1 - near) * mu * self.alpha.astype(mu.dtype)[:, None]
-        return jnp.concatenate([top, near * (self.row.T @ X) + rest])
+        return top, near * (self.row.T @ X) + rest
 
 
 class BorderedBasis(BorderedPairs):

@@ -20,6 +20,7 @@ from jaxtyping import Array, Inexact
 
 from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
 from ..operators import apply_complex, diagonal
+from ._abstract import zeros_beside
 from .bordered_pairs import BorderedPairs, Unknowns
 
 
@@ -37,20 +38,21 @@ class Sylvester(AbstractSquareSystem):
 
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return (A Z − B Z S + C M, RᵀZ)."""
-        return self.systems.mv(U) - self._coupling(U)
+        top, bottom = self.systems.mv(U)
+        return top - self._coupling(U), bottom + zeros_beside(top, len(bottom))
 
     def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve column by column."""
         columns = jnp.arange(len(self.rest))
 
         def step(U: Unknowns, j: Any) -> tuple[Unknowns, Report]:
-            known = b + self._coupling(U)
-            column, report = self.systems.solve(
-                run, jnp.where(columns[None, :] == j, known, jnp.zeros_like(known))
-            )
-            return U + column, report
+            known = b[0] + self._coupling(U), b[1]
+            only = lambda part: jnp.where(columns[None, :] == j, part, jnp.zeros_like(part))  # noqa: E731
+            column, report = self.systems.solve(run, jax.tree.map(only, known))
+            return jax.tree.map(jnp.add, U, column), report
 
-        U, reports = lax.scan(step, jnp.zeros_like(b), columns, reverse=self.last_first)
+        start = jax.tree.map(jnp.zeros_like, b)
+        U, reports = lax.scan(step, start, columns, reverse=self.last_first)
         return U, jax.tree.map(diagonal, reports)
 
     def solve_transposed(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
@@ -59,7 +61,5 @@ class Sylvester(AbstractSquareSystem):
         transposed = Sylvester(self.systems.transposed(), B, self.rest.T, not self.last_first)
         return transposed.solve(run, b)
 
-    def _coupling(self, U: Unknowns) -> Unknowns:
-        n = len(self.systems.col)
-        top = apply_complex(self.B, U[:n]) @ self.rest
-        return jnp.concatenate([top, jnp.zeros_like(U[n:])])
+    def _coupling(self, U: Unknowns) -> Inexact[Array, "n k"]:
+        return apply_complex(self.B, U[0]) @ self.rest
