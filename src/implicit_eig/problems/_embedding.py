@@ -1,5 +1,15 @@
-"""The Hermitian embedding H = [[0, A], [Aᴴ, 0]] of an (m, n) operator, on vectors (u; v)."""
+"""The Hermitian embedding H = [[0, A], [Aᴴ, 0]] of an (m, n) operator, on vectors (u; v).
 
+Their components alternate, in g = gcd(m, n) groups: with m = ga and n = gb, a components of u are
+followed by b of v. So vectors that are divided among devices are joined, and separated again,
+without an exchange, for their number divides both m and n, and so g. And where A is square and has
+entries near its diagonal only, so has H.
+
+Source: Golub & Kahan (1965) J. SIAM Numer. Anal. B 2, 205, doi:10.1137/0702016, for the order
+u₁, v₁, u₂, v₂, … of a square A.
+"""
+
+import math
 from typing import Any
 
 import jax
@@ -19,6 +29,27 @@ from ..operators.packed import PackedOperator, pack, pattern_of, register_sparse
 GROWTH = 8
 
 
+def join(U: Inexact[Array, "m k"], V: Inexact[Array, "n k"]) -> Inexact[Array, "d k"]:
+    """Return the vectors (u; v), in the order of the embedding; shape (m+n, k)."""
+    groups = math.gcd(len(U), len(V))
+    parts = [W.reshape(groups, -1, W.shape[1]) for W in (U, V)]
+    return jnp.concatenate(parts, axis=1).reshape(-1, U.shape[1])
+
+
+def split(W: Inexact[Array, "d k"], m: int) -> tuple[Inexact[Array, "m k"], Inexact[Array, "n k"]]:
+    """Return U and V, given m and `join(U, V)`."""
+    groups = math.gcd(m, len(W) - m)
+    parts, a = W.reshape(groups, -1, W.shape[1]), m // groups
+    return parts[:, :a].reshape(m, -1), parts[:, a:].reshape(len(W) - m, -1)
+
+
+def _places(rows: Any, cols: Any, m: int, n: int) -> tuple[Any, Any]:
+    """Return the rows and columns in H of entries of A."""
+    groups = math.gcd(m, n)
+    a, b = m // groups, n // groups
+    return rows // a * (a + b) + rows % a, cols // b * (a + b) + cols % b + a
+
+
 def embedding(A: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
     """Return H, shape (m+n, m+n): sparse if A is, dense if A is and H is not much larger."""
     m, n = A.out_size(), A.in_size()
@@ -27,10 +58,11 @@ def embedding(A: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
             return lx.MatrixLinearOperator(_dense(A.matrix))
     elif isinstance(A, PackedOperator):
         data, rows, cols = A.entries()
-        places = np.concatenate([rows, cols + m]), np.concatenate([cols + m, rows])
+        rows, cols = _places(rows, cols, m, n)
+        places = np.concatenate([rows, cols]), np.concatenate([cols, rows])
         return pack(jnp.concatenate([data, data.conj()]), pattern_of(*places, (m + n, m + n)))
     elif isinstance(A, SparseOperator):
-        rows, cols = jnp.asarray(A.rows), jnp.asarray(A.cols) + m
+        rows, cols = _places(jnp.asarray(A.rows), jnp.asarray(A.cols), m, n)
         data = jnp.concatenate([A.data, A.data.conj()])
         places = jnp.concatenate([rows, cols]), jnp.concatenate([cols, rows])
         return SparseOperator(data, *places, (m + n, m + n))
@@ -46,8 +78,8 @@ class Embedding(lx.AbstractLinearOperator):
 
     def mv(self, vector: Inexact[Array, " d"]) -> Inexact[Array, " d"]:
         """Return (A v; Aᴴ u)."""
-        u, v = vector[: self.A.out_size(), None], vector[self.A.out_size() :, None]
-        return jnp.concatenate([apply(self.A, v), apply_adjoint(self.A, u)])[:, 0]
+        u, v = split(vector[:, None], self.A.out_size())
+        return join(apply(self.A, v), apply_adjoint(self.A, u))[:, 0]
 
     def as_matrix(self) -> Inexact[Array, "d d"]:
         """Return the dense matrix, for tests and small problems."""
@@ -77,13 +109,16 @@ class HostEmbedding(AbstractHostMatrix):
 
     def mm(self, X: Inexact[Array, "d k"]) -> Inexact[Array, "d k"]:
         """Return (A V; Aᴴ U)."""
-        U, V = X[: self.A.out_size()], X[self.A.out_size() :]
-        return jnp.concatenate([apply(self.A, V), apply_adjoint(self.A, U)])
+        U, V = split(X, self.A.out_size())
+        return join(apply(self.A, V), apply_adjoint(self.A, U))
 
     def host_matrix(self) -> sp.csr_matrix:
         """Return H as a sparse matrix, on the host."""
-        A = self.A.host_matrix()
-        return sp.csr_matrix(sp.bmat([[None, A], [A.conj().T, None]]))
+        A: Any = sp.coo_matrix(self.A.host_matrix())
+        rows, cols = _places(A.row, A.col, *A.shape)
+        places = np.concatenate([rows, cols]), np.concatenate([cols, rows])
+        data = np.concatenate([A.data, A.data.conj()])
+        return sp.csr_matrix((data, places), (sum(A.shape),) * 2)
 
     def transpose(self) -> "HostEmbedding":
         """Return Hᵀ, the embedding of the conjugate of A."""
@@ -104,5 +139,6 @@ register_sparse(HostEmbedding)
 
 def _dense(A: Inexact[Array, "m n"]) -> Inexact[Array, "d d"]:
     m, n = A.shape
-    zeros = [jnp.zeros((size, size), A.dtype) for size in (m, n)]
-    return jnp.block([[zeros[0], A], [A.conj().T, zeros[1]]])
+    right = join(A, jnp.zeros((n, n), A.dtype))
+    left = join(jnp.zeros((m, m), A.dtype), A.conj().T)
+    return join(left.T, right.T).T

@@ -17,6 +17,7 @@ from ..checks.rounding import PRODUCT, VALUE
 from ..linear_solvers._systems import PROBES, probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, row_sums, scale_columns
 from ..solution import Solution
+from ._embedding import join, split
 from ._rows import at_least, beyond_rows, lost_to_stiff_rows
 from ._validation import dependent, orthonormalize
 
@@ -39,19 +40,19 @@ def normalize(
     (U, V), gram = orthonormalize(gram, U, V)
     AV, AU = apply(A, V), apply_adjoint(A, U)
 
-    joined = jnp.concatenate([AV - scale_columns(U, sigma), AU - scale_columns(V, sigma)])
-    residual = column_norms(joined)
-    W = jnp.concatenate([U, V])
-    terms = jnp.abs(jnp.concatenate([AV, AU])) + scale_columns(jnp.abs(W), jnp.abs(sigma))
-    scale = column_norms(jnp.concatenate([AV, AU])) + 2**0.5 * jnp.abs(sigma)
+    W, HW = join(U, V), join(AV, AU)
+    R = HW - scale_columns(W, sigma)
+    residual = column_norms(R)
+    terms = jnp.abs(HW) + scale_columns(jnp.abs(W), jnp.abs(sigma))
+    scale = column_norms(HW) + 2**0.5 * jnp.abs(sigma)
     m, n = A.out_size(), A.in_size()
     w = probe(jax.ShapeDtypeStruct((m + n, PROBES), dtype_of(A)), 1)
-    rows = row_sums(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
+    rows = row_sums(_embedded(A, w))
     rows = rows[:, None] + row_sums(w)[:, None] * jnp.abs(sigma)[None, :]
-    excess = beyond_rows(joined, terms, rows, W)
+    excess = beyond_rows(R, terms, rows, W)
     w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
     # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
-    size = column_norms(jnp.concatenate([apply(A, w[m:]), apply_adjoint(A, w[:m])]))
+    size = column_norms(_embedded(A, w))
     eps = float(jnp.finfo(sigma.dtype).eps)
     rounding = PRODUCT * eps * (size + jnp.abs(sigma))
     zero = jnp.broadcast_to(VALUE * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
@@ -60,7 +61,7 @@ def normalize(
     # a singular value near 0 sets no scale: there the residual is compared with rounding
     relative = at_least(residual / jnp.maximum(scale, rounding / eps**0.5), excess)
     # the error of the solver: two singular values can be off in opposite directions
-    parts = U, joined[:m], V, joined[m:]
+    parts = W, R
     value_rounding = VALUE * eps * (size + jnp.abs(sigma))
     near, edge = near_and_edge_beyond(
         sigma, value_rounding, 2 * residual, _misfit, parts, solution._rest, policy
@@ -68,12 +69,14 @@ def normalize(
     return Solution(sigma, V, U, _near=near, _edge=edge), figures, relative
 
 
-def _misfit(U: Array, R: Array, V: Array, S: Array) -> Array:
-    return jnp.max(jnp.abs(_inner(U, R) + _inner(V, S)), axis=0)
+def _embedded(A: lx.AbstractLinearOperator, W: Array) -> Array:
+    """Return (A v; Aᴴ u) for columns (u; v)."""
+    U, V = split(W, A.out_size())
+    return join(apply(A, V), apply_adjoint(A, U))
 
 
-def _inner(X: Array, Y: Array) -> Array:
-    return X.conj().T @ Y
+def _misfit(W: Array, R: Array) -> Array:
+    return jnp.max(jnp.abs(W.conj().T @ R), axis=0)
 
 
 def _unit(X: Array) -> Array:

@@ -40,7 +40,7 @@ from ..systems._abstract import AbstractFormulation, AbstractPencilSystems, Penc
 from ..systems.auto import known_in_full, pencil_systems
 from ._abstract import AbstractLinearised, AbstractProblem, LinearSolve, Operators
 from ._couplings import couplings, diagonalise, divide
-from ._embedding import embedding
+from ._embedding import embedding, join, split
 from ._separate import near_blocks, separate_orthonormal
 from ._singular_check import UnfitFactors, UnfitTriplets, normalize
 from ._turns import beyond_rounding, turn_defect_of_pairs
@@ -76,7 +76,8 @@ class Singular(AbstractProblem):
         k = min(m, n), need no linear solve; those of singular vectors need one with
         [[0, A], [Aᴴ, 0]] for each triplet. This matrix is sparse for a sparse A, is known by its
         products for a matrix-free one, and is formed for a dense A unless m and n differ sixfold
-        and m + n > 256.
+        and m + n > 256. The components of its vectors, on which a preconditioner acts, alternate in
+        gcd(m, n) groups of those of u and v: u₁, v₁, u₂, v₂, … where m = n.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np
@@ -173,10 +174,9 @@ class Singular(AbstractProblem):
 
     def separate(self, state: Triplets) -> Triplets:
         """Return the state with the block of each cluster separated from the others."""
-        W = jnp.concatenate([state.U, state.V])
+        W = join(state.U, state.V)
         S, W, near = separate_orthonormal(state.S, W, state.near)
-        m = len(state.U)
-        return Triplets(S, W[:m], W[m:], near)
+        return Triplets(S, *split(W, len(state.U)), near)
 
     def diagonal(self, state: Triplets) -> Triplets:
         """Return (Σ, UQ, VQ) with S = QΣQᴴ."""
@@ -204,7 +204,7 @@ class Singular(AbstractProblem):
         self, state: Triplets, cotangent: Triplets, clusters: Bool[Array, "k k"]
     ) -> tuple[Float[Array, "k k"], Float[Array, ""]]:
         """Return the skew-Hermitian part of the cotangent, shape (k, k), and its size."""
-        W, W_bar = (jnp.concatenate([t.U, t.V]) for t in (state, cotangent))
+        W, W_bar = (join(t.U, t.V) for t in (state, cotangent))
         sigma = diagonal(state.S).real
         defect, size = turn_defect_of_pairs(sigma, W, cotangent.S, W_bar, clusters)
         return beyond_rounding(defect, cotangent.near), size
@@ -271,17 +271,15 @@ class LinearisedTriplets(AbstractLinearised):
             Y_u = jnp.zeros_like(R_u) if m == k else over(R_u)
             Y_v = jnp.zeros_like(R_v) if n == k else over(R_v)
         else:
-            R = jnp.concatenate([R_u, R_v])
-            Y = systems.solution(solve(systems, systems.right_side(R)))
-            Y_u, Y_v = Y[:m], Y[m:]
+            Y = systems.solution(solve(systems, systems.right_side(join(R_u, R_v))))
+            Y_u, Y_v = split(Y, m)
         # the systems do not deflate (U; −V): its components, which are rounding, are removed here
         Y_u, Y_v = Y_u - U @ (U.conj().T @ Y_u), Y_v - V @ (V.conj().T @ Y_v)
-        W = jnp.concatenate([U, V])
-        rest = jnp.concatenate([U @ D + Y_u, Y_v - V @ D]) + W @ turn
-        return Triplets(S_dot, rest[:m], rest[m:], jnp.zeros_like(state.near))
+        U_dot, V_dot = U @ (turn + D) + Y_u, V @ (turn - D) + Y_v
+        return Triplets(S_dot, U_dot, V_dot, jnp.zeros_like(state.near))
 
 
 def _pencil(state: Triplets, operators: Operators) -> Pencil:
     """Return the embedding with its known eigenpairs, (u; v)/√2."""
-    W = jnp.concatenate([state.U, state.V]) / 2**0.5
+    W = join(state.U, state.V) / 2**0.5
     return Pencil(embedding(operators[0]), None, state.S, W)
