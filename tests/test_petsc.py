@@ -194,6 +194,54 @@ REFUSALS = """
     own = g[slice(*pairs.rows), None] * pairs.vectors * np.array([0.0, 1.0, 0.0])
     refused(ie.GaugeWarning, "pairs 1 and 2", lambda: pullback(None, own))
 
+    # eigenvalues so near that rounding mixes their vectors, and one that is nearly defective
+    def of_matrix(A, problem, sigma, **options):
+        N = len(A)
+        where = np.indices((N, N)).reshape(2, -1) if comm.rank == 0 else np.zeros((2, 0), int)
+        solve = ie.petsc.eigensolver(ie.petsc.Entries(lambda a: a, *where, N), problem,
+                                     sigma=sigma, replicated=False, **options)
+        return solve(A.ravel() if comm.rank == 0 else np.zeros(0))
+    close_by = np.diag(np.r_[1.0, 1.0 + 1e-12, np.arange(3.0, 20.0)])
+    pairs, pullback = of_matrix(close_by, ie.Hermitian(2), 0.3)
+    refused(ie.GaugeWarning, "pairs 0 and 1", lambda: pullback(np.array([0.0, 1.0])))
+    refused(ie.GaugeWarning, "pairs 0 and 1", lambda: pullback(
+        None, g[slice(*pairs.rows), None] * pairs.vectors * np.array([0.0, 1.0])))
+    pullback(np.ones(2), g[slice(*pairs.rows), None] * pairs.vectors)
+    defective = close_by + 1e-14 * np.eye(19, k=-1)
+    defective[:2, :2] = [[1.0, 1.0], [1e-14, 1.0]]
+    refused(ie.ExceptionalPointWarning, "condition number", lambda: of_matrix(
+        defective, ie.General(2), 0.3))
+    of_matrix(defective, ie.General(2), 0.3, policy=ie.Policy(exceptional=ie.Action.IGNORE))
+
+    # an entry that fixes an unknown is no measure of rounding
+    fixed = np.diag(np.r_[np.arange(1.0, 20.0), 1e10]) + 0.3 * (np.eye(20, k=1) + np.eye(20, k=-1))
+    pairs, pullback = of_matrix(fixed, ie.Hermitian(2), 0.3)
+    close(pairs.values, np.linalg.eigvalsh(fixed[:-1, :-1])[:2])
+    bar = g[slice(*pairs.rows), None] * pairs.vectors
+    found = pullback(None, bar)
+    if comm.rank == 0:
+        core = ie.eigensolver(np.linalg.eigh, ie.Hermitian(2))
+        expected = jax.grad(lambda A: jnp.sum(g[:20, None] * core(A).vectors ** 2) / 2)(fixed)
+        found = found.reshape(20, 20)
+        close((found + found.T) / 2, (expected + expected.T) / 2, 1e-8)
+    poor = {"pc_type": "none", "ksp_max_it": 1}
+    refused(ie.LinearSolveError, "adjoint systems", lambda: of_matrix(
+        fixed, ie.Hermitian(2), 0.3, adjoint=poor)[1](None, bar))
+
+    # what a monitor sees, on every rank
+    told = []
+    solve = make(policy=ie.Policy(monitor=told.append))
+    pairs, pullback = solve(p)
+    pullback(None, g[slice(*pairs.rows), None] * pairs.vectors)
+    (report,) = told
+    assert report.solver == "KSP" and np.all(report.steps > 0)
+    assert np.all(report.residuals < 1e-10) and np.all(report.errors < 1e-6)
+    def broken_monitor(report):
+        if comm.rank == comm.size - 1:
+            raise ZeroDivisionError("no such file")
+    kind = ZeroDivisionError if comm.rank == comm.size - 1 else ie.EigensolverError
+    refused(kind, "no such file", lambda: make(policy=ie.Policy(monitor=broken_monitor))(p)[1](w))
+
     # what is not finite stays so
     lost = make()(p)[1](None, np.full((len(range(*pairs.rows)), k), np.nan))
     assert np.all(np.isnan(lost))

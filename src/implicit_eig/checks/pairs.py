@@ -94,29 +94,56 @@ class PairsCheck(eqx.Module):
         check = gauge_check(self.policy, Dependence(of_values, rtol))
         return enforce(check, (*parts, values), bar)
 
-    def of_near(self, bar: PyTree, turn: Any, residuals: Any) -> "_NearPairs":
-        """Return what near pairs have to do with the gradient.
-
-        `turn` is the gauge defect between them, and the size of X̄.
-        """
+    def of_near(self, bar: PyTree, turn: Any, residuals: Any) -> "NearPairs":
+        """Return what near pairs have to do with the gradient."""
         problem, values, near = self.given(residuals)
-        values_bar, near = self.values_bar(bar, values), jnp.where(as_one(near), 0, near)
-        gap, spread = _apart(values), jnp.max(jnp.abs(values))
-        defect, size = turn
-        real = defect > VALUE * float(jnp.finfo(gap.dtype).eps) * size
-        turned = jnp.where((near > 0) & real, defect * _inverse(gap), 0)
-        unlike = _apart(values_bar)
-        smooth = jnp.max(jnp.abs(values_bar)) + size * _inverse(spread)
-        alone = jnp.asarray(0.0 if problem.smooth_sums else 1.0, near.dtype)
-        # near an exceptional point derivatives have higher powers of the distance
-        power = jnp.asarray(1.0 if problem.block_is_hermitian else 3.0, near.dtype)
         n, k = problem.solution(residuals[1]).vectors.shape
-        # those beyond the k may be far from a near multiplet of all k: at a distance like |λ|
-        others = near * gap * _inverse(jnp.maximum(gap, abs(values)[:, None]))
-        others = jnp.where(near > 0, others, jnp.inf) if k < n else jnp.zeros_like(near)
-        farthest = jnp.min(others, axis=1)
-        farthest = jnp.where(jnp.isfinite(farthest), farthest, 0)
-        return _NearPairs(near, turned, unlike, smooth, values, alone, farthest, power)
+        kind = problem.block_is_hermitian, problem.smooth_sums, k == n
+        return near_pairs(jnp, near, values, self.values_bar(bar, values), turn, *kind)
+
+
+def near_pairs(
+    xp: Any,
+    near: Any,
+    values: Any,
+    values_bar: Any,
+    turn: Any,
+    hermitian: bool,
+    smooth_sums: bool,
+    complete: bool,
+) -> "NearPairs":
+    """Return what near pairs have to do with a gradient, by `jax.numpy` or NumPy.
+
+    Args:
+        xp: one of the two.
+        near: the `closeness` of the eigenvalues; shape (k, k).
+        values: the eigenvalues, and
+        values_bar: their cotangents; shape (k,).
+        turn: the gauge defect between the eigenpairs, shape (k, k), and the size of X̄.
+        hermitian: whether the block of a cluster is.
+        smooth_sums: whether eigenpairs that meet share a block of the conditions.
+        complete: whether k = n.
+    """
+
+    def inverse(x: Any) -> Any:
+        return xp.where(x > 0, 1 / xp.where(x > 0, x, 1), 0)
+
+    near = xp.where(as_one(near), 0, near)
+    gap, spread = _apart(values), xp.max(abs(values))
+    defect, size = turn
+    real = defect > VALUE * float(xp.finfo(gap.dtype).eps) * size
+    turned = xp.where((near > 0) & real, defect * inverse(gap), 0)
+    unlike = _apart(values_bar)
+    smooth = xp.max(abs(values_bar)) + size * inverse(spread)
+    alone = xp.asarray(0.0 if smooth_sums else 1.0, near.dtype)
+    # near an exceptional point derivatives have higher powers of the distance
+    power = xp.asarray(1.0 if hermitian else 3.0, near.dtype)
+    # those beyond the k may be far from a near multiplet of all k: at a distance like |λ|
+    others = near * gap * inverse(xp.maximum(gap, abs(values)[:, None]))
+    others = xp.zeros_like(near) if complete else xp.where(near > 0, others, xp.inf)
+    farthest = xp.min(others, axis=1)
+    farthest = xp.where(xp.isfinite(farthest), farthest, 0)
+    return NearPairs(near, turned, unlike, smooth, values, alone, farthest, power)
 
 
 def _apart(x: Any) -> Any:
@@ -129,11 +156,7 @@ def _of_two(text: Callable[[int, int], str]) -> Callable[..., str]:
     return lambda i, j: text(*sorted((int(i[0]), int(j[0]))))
 
 
-def _inverse(x: Array) -> Array:
-    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
-
-
-class _NearPairs(NamedTuple):
+class NearPairs(NamedTuple):
     """Figures of near eigenpairs, 0 for those of a cluster."""
 
     near: Any  # their closeness, (k, k)
@@ -194,7 +217,7 @@ def _judge(bar: PyTree, turn: Any, residuals: Any, *, check: PairsCheck) -> PyTr
     """Return a cotangent of a state or of eigenvalues, judged."""
     bar = check.judge(bar, residuals)
     figures = check.of_near(bar, turn, residuals)
-    return enforce(gauge_check(check.policy, _inexact), tuple(figures), bar)
+    return enforce(gauge_check(check.policy, inexact), tuple(figures), bar)
 
 
 # A nonlinear function of a cluster's eigenvalues has second derivatives by the block of the
@@ -274,7 +297,7 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
     yield Objection(_moving(S_dot) & close, _of_two(inexact))
 
 
-def _inexact(
+def inexact(
     near: Any,
     turned: Any,
     unlike: Any,

@@ -22,18 +22,49 @@ Source: `systems.deflated`; Dailey (1989) AIAA J. 27, 486, for clusters.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._errors import InputError
+from ..checks.policy import SolveReport
+from ..checks.rounding import SOLVED, VALUE
 from ..solvers._slepc import Library
-from ._forward import ROUNDING, Found, options_set, refuse_unused, times
+from ._forward import Found, moduli, options_set, refuse_unused, times
 from ._ranks import inner, norms
 
 # Passes of iterative refinement on the true residual.
 PASSES = 5
 RESTART = 60
+
+
+class Solves(NamedTuple):
+    """What is known of the solutions of the adjoint systems; arrays of shape (k,).
+
+    Attributes:
+        steps: of the KSP.
+        residuals: ‖r − M z‖ / ‖r‖, M being (A − λᵢB)ᴴ.
+        growth: ‖|M| |z|‖ / ‖r‖.
+    """
+
+    steps: np.ndarray
+    residuals: np.ndarray
+    growth: np.ndarray
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """The part of the residuals that rounding explains."""
+        return rounding_of(self.growth)
+
+    def report(self) -> SolveReport:
+        """Return what a monitor receives."""
+        errors = (self.residuals + np.finfo(float).eps) * self.growth
+        return SolveReport("KSP", self.steps, self.residuals, errors)
+
+
+def rounding_of(growth: Any) -> Any:
+    """Return the residual that rounding explains, which excuses no singular system."""
+    return np.minimum(VALUE * np.finfo(float).eps * growth, SOLVED)
 
 
 class Adjoint:
@@ -62,46 +93,45 @@ class Adjoint:
         self.options, self.prefix, self.rtol = options, prefix, rtol
         self.comm = found.A.getComm().tompi4py()
 
-    def solve(self, R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Solve (A − λᵢB)ᴴ zᵢ = rᵢ on the complement.
-
-        Returns the solutions, their relative residuals, and the parts of these that are rounding.
-        """
-        Z, residuals, rounding = np.zeros_like(R), np.zeros(R.shape[1]), np.zeros(R.shape[1])
+    def solve(self, R: np.ndarray) -> tuple[np.ndarray, Solves]:
+        """Solve (A − λᵢB)ᴴ zᵢ = rᵢ on the complement."""
+        k = R.shape[1]
+        Z, solves = np.zeros_like(R), Solves(np.zeros(k, np.int32), np.zeros(k), np.zeros(k))
         size = norms(self.comm, R)
         _ = self.preconditioner  # made here, because PETSc would hide an error of it
         for i in np.flatnonzero(size != 0):
             if np.isfinite(size[i]):
-                found = self._solve(int(i), R[:, [i]], size[i])
-                Z[:, i], residuals[i], rounding[i] = found
+                Z[:, i], *figures = self._solve(int(i), R[:, [i]], size[i])
+                for of_all, figure in zip(solves, figures, strict=True):
+                    of_all[i] = figure
             else:
                 Z[:, i] = np.nan  # of a cotangent that is not finite, which is no fault of ours
-        return Z, residuals, rounding
+        return Z, solves
 
-    def _solve(self, i: int, r: np.ndarray, size: float) -> tuple[np.ndarray, float, float]:
+    def _solve(self, i: int, r: np.ndarray, size: float) -> tuple[np.ndarray, int, float, float]:
         complement, image = self._projections(i)
         z, rest = np.zeros_like(r), image(r)
         begun = float(norms(self.comm, rest)[0])
         if begun <= 100 * np.finfo(float).eps * size:
-            return z[:, 0], 0.0, 0.0  # there is no complement, or the loss does not reach it
+            return z[:, 0], 0, 0.0, 0.0  # there is no complement, or the loss does not reach it
         ksp = self._ksp(i, complement, image)
         before = np.inf
         b, x = self.found.A.createVecs()
-        norm = self.found.norms[0] + abs(self.found.lam[i]) * self.found.norms[1]
-        residual, rounding = 1.0, 0.0
+        steps, residual, growth = 0, 1.0, 0.0
         for _ in range(PASSES):
             b.setArray(rest[:, 0])
             ksp.solve(b, x)
+            steps += ksp.getIterationNumber()
             z = z + complement(np.array(x.getArray(readonly=True))[:, None])
             rest = image(r - self._product(i, z))
             residual = float(norms(self.comm, rest)[0]) / begun
-            rounding = ROUNDING * np.finfo(float).eps * norm * float(norms(self.comm, z)[0]) / begun
-            if not self.rtol + rounding < residual < 0.5 * before:
+            growth = float(norms(self.comm, self._terms(i, z))[0]) / begun
+            if not self.rtol + rounding_of(growth) < residual < 0.5 * before:
                 break
             before = residual
         for thing in (ksp, b, x):
             thing.destroy()
-        return z[:, 0], residual, rounding
+        return z[:, 0], steps, residual, growth
 
     def _product(self, i: int, z: np.ndarray) -> np.ndarray:
         """Return (A − λᵢB)ᴴ z."""
@@ -110,6 +140,12 @@ class Adjoint:
         lam = np.conj(found.lam[i])
         Bz = z if found.B is None else times(found.B, z, adjoint)
         return times(found.A, z, adjoint) - lam * Bz
+
+    def _terms(self, i: int, z: np.ndarray) -> np.ndarray:
+        """Return the sizes of the terms of (A − λᵢB)ᴴ z."""
+        found = self.found
+        adjoint = found.Y is not None
+        return moduli(found.A, z, adjoint) + abs(found.lam[i]) * moduli(found.B, z, adjoint)
 
     def _projections(self, i: int) -> tuple[Callable, Callable]:
         """Return the projections of solutions and of right sides on the complement."""

@@ -5,20 +5,26 @@ from typing import Any
 
 import numpy as np
 
+from ..checks.clusters import loose
 from ..checks.gauge import Dependence, of_vectors
-from ..checks.pairs import of_values
+from ..checks.pairs import inexact, near_pairs, of_values
 from ..checks.policy import (
     Action,
     Check,
     Objection,
     Policy,
     cluster_check,
+    exceptional_check,
     forward_check,
     gauge_check,
     linear_solver_check,
     tolerance,
 )
+from ..problems._pairs_check import near_exceptional_points
+from ._adjoint import Solves
+from ._clusters import closeness, dual
 from ._forward import Found
+from ._ranks import norms
 
 # A loss may depend on the gauge by this much of its cotangent, in double and single precision.
 GAUGE = 1e-8, 1e-4
@@ -40,14 +46,15 @@ def check_forward(policy: Policy, problem: Any, found: Found) -> bool:
     """Judge the residuals, and whether the next eigenvalue belongs to a cluster of the k."""
     allowed = tolerance(policy.residual_rtol, float)
 
-    def unsolved(residuals: np.ndarray, rounding: np.ndarray) -> Iterator[Objection]:
+    def unsolved(excess: np.ndarray) -> Iterator[Objection]:
         yield Objection(
-            ~(residuals <= allowed + rounding),
+            ~(excess <= allowed),
             lambda pairs: (
                 f"`petsc.eigensolver(problem={type(problem).__name__}(k={problem.k}))`: pairs "
-                f"with A x = λ B x; got a residual of {residuals[pairs[0]]:.1e} of ‖A x‖ + |λ| "
-                f"‖B x‖ for pair {pairs[0]}, above the {allowed:.1e} allowed. Lower `eps_tol`, or "
-                "accept this with `Policy(residual_rtol=...)`."
+                f"with A x = λ B x; got a residual of {excess[pairs[0]]:.1e} of ‖A x‖ + |λ| "
+                f"‖B x‖ for pair {pairs[0]}, both beyond rounding of each row, above the "
+                f"{allowed:.1e} allowed. Lower `eps_tol`, or accept this with "
+                "`Policy(residual_rtol=...)`."
             ),
         )
 
@@ -67,8 +74,43 @@ def check_forward(policy: Policy, problem: Any, found: Found) -> bool:
             ),
         )
 
-    solved = holds(forward_check(policy, unsolved), found.residuals, found.rounding)
+    solved = holds(forward_check(policy, unsolved), found.excess)
     return holds(cluster_check(policy, cut), found.lam, found.rest, found.error) and solved
+
+
+def check_condition(policy: Policy, found: Found, equal: np.ndarray) -> bool:
+    """Judge the condition numbers of eigenvalues of a problem that is not Hermitian."""
+    if found.Y is None:
+        return True
+    comm, left = found.A.getComm().tompi4py(), dual(found, equal)
+    condition = np.full(found.lam.size, np.inf)
+    if left is not None:
+        condition = norms(comm, left) * norms(comm, found.BX)
+    near = closeness(found, equal)
+    np.fill_diagonal(near, 0)
+    crowded = (np.max(near, axis=1) > loose(near.dtype)).astype(near.dtype)
+    check = exceptional_check(policy, near_exceptional_points)
+    return holds(check, condition, found.lam, crowded)
+
+
+def check_near(
+    policy: Policy,
+    found: Found,
+    equal: np.ndarray,
+    lam_bar: np.ndarray,
+    inside: Any,
+    size: float,
+) -> bool:
+    """Judge whether a loss distinguishes eigenpairs so near that rounding mixes them.
+
+    `inside` is XᴴX̄, and `size` that of X̄.
+    """
+    hermitian = found.Y is None
+    defect = np.abs(inside - inside.conj().T) / 2 if hermitian else np.abs(inside)
+    turn = np.where(equal, 0, defect), size
+    kind = hermitian, True, found.lam.size == found.A.getSize()[0]
+    figures = near_pairs(np, closeness(found, equal), found.lam, lam_bar, turn, *kind)
+    return holds(gauge_check(policy, inexact), *figures)
 
 
 def check_cotangents(
@@ -99,10 +141,8 @@ def check_cotangents(
     return holds(vectors, turned, np.asarray(size), found.lam) and passed
 
 
-def check_residuals(
-    policy: Policy, residuals: np.ndarray, rounding: np.ndarray, rtol: float
-) -> bool:
-    """Judge the residuals of the adjoint systems; `rounding` is the part that rounding explains."""
+def check_residuals(policy: Policy, solves: Solves, rtol: float) -> bool:
+    """Judge the residuals of the adjoint systems."""
 
     def unsolved(residuals: np.ndarray, rounding: np.ndarray) -> Iterator[Objection]:
         yield Objection(
@@ -116,4 +156,4 @@ def check_residuals(
             ),
         )
 
-    return holds(linear_solver_check(policy, unsolved), residuals, rounding)
+    return holds(linear_solver_check(policy, unsolved), solves.residuals, solves.rounding)

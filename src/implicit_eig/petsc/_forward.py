@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._errors import EigensolverError, InputError
+from ..checks.rounding import PRODUCT, VALUE
 from ..solvers._slepc import TOLERANCE, Library
-from ._ranks import inner, norms, total
-
-# The rounding error of an eigenvalue, in eps of the norms of the matrices.
-ROUNDING = 10
+from ._ranks import inner, most, norms, total
 
 
 class Found(NamedTuple):
@@ -26,8 +24,7 @@ class Found(NamedTuple):
         rest: the next eigenvalues, if any.
         error: the rounding error of each eigenvalue and of the rest.
         residuals: ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖).
-        norms: bounds of those of A and B.
-        rounding: the part of the residuals that is rounding.
+        excess: the same beyond rounding of each row.
         steps: of SLEPc, in all of its runs.
         states: PETSc's counts of the changes of A and B.
     """
@@ -43,8 +40,7 @@ class Found(NamedTuple):
     rest: np.ndarray
     error: np.ndarray
     residuals: np.ndarray
-    norms: tuple[float, float]
-    rounding: np.ndarray
+    excess: np.ndarray
     steps: int
     states: tuple[int, ...]
 
@@ -75,6 +71,18 @@ def times(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
     x.destroy()
     y.destroy()
     return out
+
+
+def moduli(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
+    """Return about |M| |V|, the sizes of the terms of M V, on the local rows; `None` stands for I.
+
+    They are the moduli of M W, where W has the moduli of V and random signs. Unlike ‖M‖ ‖v‖ they
+    do not depend on the units of the unknowns, nor on a large entry where V is small.
+    """
+    if M is None:
+        return np.abs(V)
+    signs = np.random.default_rng(M.getOwnershipRange()[0]).choice([-1.0, 1.0], V.shape)
+    return np.abs(times(M, (signs * np.abs(V)).astype(V.dtype), adjoint))
 
 
 @contextlib.contextmanager
@@ -249,7 +257,6 @@ class Forward:
     ) -> Found:
         """Return the eigenpairs, normalised, with their residuals."""
         comm = A.getComm().tompi4py()
-        norm_A, norm_B = (self._norm(M) for M in (A, B))
         if self.hermitian:
             # the Cholesky factor makes vectors of one cluster orthogonal, too
             gram = inner(comm, X, X if B is None else times(B, X))
@@ -258,27 +265,38 @@ class Forward:
             X = X / norms(comm, X)
         AX, BX = times(A, X), X if B is None else times(B, X)
         size = norms(comm, AX) + np.abs(lam) * norms(comm, BX)
-        residuals = norms(comm, AX - BX * lam) / np.where(size > 0, size, 1)
-        # for a Hermitian problem ‖x‖² where xᴴBx = 1, else by the condition of the eigenvalue
-        if self.hermitian:
-            scale, BY = norms(comm, X) ** 2, None
-        else:
-            BY = Y if B is None else times(B, Y, True)
-            product = np.abs(total(comm, np.sum(BY.conj() * X, axis=0)))
-            scale = norms(comm, Y) * norms(comm, X) / np.where(product > 0, product, np.inf)
-        eps_ = ROUNDING * float(np.finfo(float).eps)
-        every = np.concatenate([lam, rest])
-        error = eps_ * (norm_A + np.abs(every) * norm_B)
-        error *= np.concatenate([scale, np.full(rest.size, np.max(scale))])
-        rounding = eps_ * (norm_A + np.abs(lam) * norm_B) * norms(comm, X)
-        rounding /= np.where(size > 0, size, 1)
-        pairs = eps, A, B, lam, X, BX, Y, BY, rest, error, residuals
-        return Found(*pairs, (norm_A, norm_B), rounding, self.steps, states(A, B))
+        R = AX - BX * lam
+        residuals = norms(comm, R) / np.where(size > 0, size, 1)
+        rounding = self._of_rows(A, B, lam) * most(comm, np.abs(X))
+        R, of = (
+            norms(comm, np.maximum(np.abs(M) - rounding, 0))
+            for M in (R, np.abs(AX) + np.abs(BX * lam))
+        )
+        excess = np.where(R > 0, R / np.where(of > 0, of, 1), R)
+        BY = None if self.hermitian else Y if B is None else times(B, Y, True)
+        eps_ = VALUE * float(np.finfo(float).eps)
+        terms = [moduli(M, X) for M in (A, B)]
+        if self.hermitian:  # |x|ᴴ(|A| + |λ||B|)|x|, as xᴴBx = 1
+            of_A, of_B = (total(comm, np.sum(np.abs(X) * term, axis=0)) for term in terms)
+        else:  # the solver's errors are relative to norms
+            product = np.abs(total(comm, np.sum(Y.conj() * BX, axis=0)))
+            scale = norms(comm, Y) / np.where(product > 0, product, np.inf)
+            of_A, of_B = (scale * norms(comm, term) for term in terms)
+        error = eps_ * (of_A + np.abs(lam) * of_B)
+        error = np.append(error, eps_ * (np.max(of_A) + np.abs(rest) * np.max(of_B)))
+        pairs = eps, A, B, lam, X, BX, Y, BY, rest, error, residuals, excess
+        return Found(*pairs, self.steps, states(A, B))
 
-    def _norm(self, M: Any) -> float:
-        """Return a bound of the 2-norm, of a Hermitian matrix its largest row sum."""
-        if M is None:
-            return 1.0
-        kinds = self.petsc.PETSc.NormType
-        most = M.norm(kinds.NORM_INFINITY)
-        return most if self.hermitian else float(np.sqrt(most * M.norm(kinds.NORM_1)))
+    def _of_rows(self, A: Any, B: Any, lam: np.ndarray) -> np.ndarray:
+        """Return the rounding of each local row of A − λᵢB, times a vector of entries near 1.
+
+        No row counts as smaller than their geometric mean, because a solver mixes the rows.
+        """
+        comm = A.getComm().tompi4py()
+        ones = np.ones((A.getLocalSize()[0], 1), self.petsc.PETSc.ScalarType)
+        of_A, of_B = (moduli(M, ones) for M in (A, B))
+        rows = of_A + np.abs(lam) * of_B
+        logs = np.log(np.where(rows > 0, rows, 1))
+        count = np.maximum(total(comm, np.sum(rows > 0, axis=0)), 1)
+        mean = np.exp(total(comm, np.sum(logs, axis=0)) / count)
+        return PRODUCT * float(np.finfo(float).eps) * np.maximum(rows, mean)

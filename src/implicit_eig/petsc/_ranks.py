@@ -57,6 +57,11 @@ def norms(comm: Any, V: np.ndarray) -> np.ndarray:
     return np.sqrt(total(comm, np.sum(np.abs(V) ** 2, axis=0)))
 
 
+def most(comm: Any, V: np.ndarray) -> np.ndarray:
+    """Return the largest entry of each column; `V` is real and not negative."""
+    return np.asarray(comm.allreduce(np.max(V, axis=0, initial=0.0), op=np.maximum))
+
+
 def least(comm: Any, number: int) -> int:
     """Return the least of the ranks' numbers."""
     return comm.allreduce(number, op=min)

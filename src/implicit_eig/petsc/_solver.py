@@ -8,14 +8,20 @@ import jax
 import numpy as np
 
 from .._errors import EigensolverError, InputError
-from ..checks.clusters import clusters_of
 from ..checks.policy import DEFAULT_POLICY, Policy
 from ..linear_solvers.factorizations import Shift, shift
 from ..problems.general import General
 from ..problems.hermitian import Hermitian
 from ..solvers._slepc import Library, library
 from ._adjoint import Adjoint
-from ._checks import check_cotangents, check_forward, check_residuals
+from ._checks import (
+    check_condition,
+    check_cotangents,
+    check_forward,
+    check_near,
+    check_residuals,
+)
+from ._clusters import clusters, dual
 from ._forward import Forward, Found
 from ._function import function_of
 from ._ranks import agree, inner, norms, summed, together
@@ -23,8 +29,6 @@ from ._state import Contraction, Pairs, matrices
 
 # The required residual of adjoint systems, relative to their right sides.
 RTOL = 1e-10
-# The condition of the left eigenvectors of a cluster with respect to the right ones, at most.
-DEFECTIVE = 1e12
 _numbers = itertools.count()
 
 Pullback = Callable[..., Any]
@@ -92,6 +96,7 @@ class DistributedEigensolver:
         forward = Forward(self.petsc, self.problem.k, self.sigma, self.hermitian, self.options)
         found = forward(A, B, prefix)
         passed = check_forward(self.policy, self.problem, found)
+        passed = check_condition(self.policy, found, clusters(found)) and passed
         factor = 1.0 if passed else np.nan
         pairs = Pairs(
             found.lam * factor,
@@ -158,9 +163,12 @@ class DistributedEigensolver:
         equal = clusters(found)
         figures = equal, lam_bar, inside, float(size), single
         passed = check_cotangents(self.policy, found, *figures) and passed
+        passed = check_near(self.policy, found, equal, lam_bar, inside, float(size)) and passed
         known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
-        Z, residuals, rounding = adjoint.solve(known - X_bar)
-        passed = check_residuals(self.policy, residuals, rounding, adjoint.rtol) and passed
+        Z, solves = adjoint.solve(known - X_bar)
+        if self.policy.monitor is not None:
+            together(comm, "a monitor", self.policy.monitor, solves.report())
+        passed = check_residuals(self.policy, solves, adjoint.rtol) and passed
         W, V = self._weights(found, equal, Z, lam_bar, inside)
         template = found.A.createVecRight()
         factor = 1.0 if passed else np.nan
@@ -204,31 +212,19 @@ class DistributedEigensolver:
         """Return W and V, of which the gradient is made; see `_adjoint`."""
         lam, X = found.lam, found.X
         if not self.hermitian:
-            # left eigenvectors that are dual to the right ones, also within clusters
-            gram = np.where(equal, inner(self.comm.tompi4py(), found.Y, found.BX), 0)
-            if np.linalg.cond(gram / np.max(np.abs(gram), axis=0)) > DEFECTIVE:
+            left = dual(found, equal)
+            if left is None:
                 raise EigensolverError(
                     "`petsc.eigensolver(problem=General(...))`: eigenvalues that are not "
                     "defective; got left and right eigenvectors of a cluster that are orthogonal. "
                     "Such eigenvalues have no derivative."
                 )
-            W = Z + (found.Y @ np.linalg.inv(gram).conj().T) * lam_bar
+            W = Z + left * lam_bar
             return W, -lam.conj() * W
         gap = lam[None, :] - lam[:, None]
         others = np.where(equal, 0, inside / np.where(equal, 1, gap))
         W = X * lam_bar + Z + X @ others
         return W, -lam * W - X @ np.where(equal, inside, 0) / 2
-
-
-def clusters(found: Found) -> np.ndarray:
-    """Return which of the k eigenvalues are equal to rounding; shape (k, k)."""
-    k = found.lam.size
-    error = found.error[:k]
-    near = np.abs(found.lam[:, None] - found.lam[None, :]) <= error[:, None] + error[None, :]
-    equal = np.zeros((k, k), bool)
-    for cluster in clusters_of(near):
-        equal[np.ix_(cluster, cluster)] = True
-    return equal
 
 
 def eigensolver(
@@ -256,9 +252,9 @@ def eigensolver(
             `{"eps_ncv": 60, "st_ksp_type": "gmres", "st_pc_type": "hypre"}`.
         adjoint: of the KSP of the adjoint systems, such as `{"pc_type": "gamg"}`, which then
             preconditions them in place of the forward solve's factors.
-        policy: what follows from a failed check; `monitor` and `exceptional` have no effect. A
-            residual of an adjoint system may be 1e-10 of the right side beyond rounding,
-            unless `Policy(linear_solve_rtol=...)` says otherwise.
+        policy: what follows from a failed check. A residual of an adjoint system may be 1e-10 of
+            the right side beyond rounding, unless `Policy(linear_solve_rtol=...)` says otherwise.
+            Every rank calls its `monitor`.
         replicated: whether p is the same on all ranks, and gradients are summed over them.
         comm: the communicator of the matrices, `None` for all ranks.
 
