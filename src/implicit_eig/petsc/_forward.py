@@ -265,16 +265,23 @@ class Forward:
             X = X / norms(comm, X)
         AX, BX = times(A, X), X if B is None else times(B, X)
         size = norms(comm, AX) + np.abs(lam) * norms(comm, BX)
-        R = AX - BX * lam
-        residuals = norms(comm, R) / np.where(size > 0, size, 1)
+        residuals = norms(comm, AX - BX * lam) / np.where(size > 0, size, 1)
         rounding = self._of_rows(A, B, lam) * most(comm, np.abs(X))
-        R, of = (
-            norms(comm, np.maximum(np.abs(M) - rounding, 0))
-            for M in (R, np.abs(AX) + np.abs(BX * lam))
+        part, of = (
+            norms(comm, np.maximum(M - rounding, 0))
+            for M in (np.abs(AX - BX * lam), np.abs(AX) + np.abs(BX * lam))
         )
-        excess = np.where(R > 0, R / np.where(of > 0, of, 1), R)
+        excess = np.where(part > 0, part / np.where(of > 0, of, 1), part)
         BY = None if self.hermitian else Y if B is None else times(B, Y, True)
-        eps_ = VALUE * float(np.finfo(float).eps)
+        error = self._errors(A, B, np.append(lam, rest), X, BX, Y)
+        pairs = eps, A, B, lam, X, BX, Y, BY, rest, error, residuals, excess
+        return Found(*pairs, self.steps, states(A, B))
+
+    def _errors(
+        self, A: Any, B: Any, lam: np.ndarray, X: np.ndarray, BX: np.ndarray, Y: Any
+    ) -> np.ndarray:
+        """Return the rounding errors of eigenvalues, the first of which belong to X."""
+        comm = A.getComm().tompi4py()
         terms = [moduli(M, X) for M in (A, B)]
         if self.hermitian:  # |x|ᴴ(|A| + |λ||B|)|x|, as xᴴBx = 1
             of_A, of_B = (total(comm, np.sum(np.abs(X) * term, axis=0)) for term in terms)
@@ -282,10 +289,9 @@ class Forward:
             product = np.abs(total(comm, np.sum(Y.conj() * BX, axis=0)))
             scale = norms(comm, Y) / np.where(product > 0, product, np.inf)
             of_A, of_B = (scale * norms(comm, term) for term in terms)
-        error = eps_ * (of_A + np.abs(lam) * of_B)
-        error = np.append(error, eps_ * (np.max(of_A) + np.abs(rest) * np.max(of_B)))
-        pairs = eps, A, B, lam, X, BX, Y, BY, rest, error, residuals, excess
-        return Found(*pairs, self.steps, states(A, B))
+        beyond = lam.size - X.shape[1]
+        of_A, of_B = (np.append(part, np.full(beyond, np.max(part))) for part in (of_A, of_B))
+        return VALUE * float(np.finfo(float).eps) * (of_A + np.abs(lam) * of_B)
 
     def _of_rows(self, A: Any, B: Any, lam: np.ndarray) -> np.ndarray:
         """Return the rounding of each local row of A − λᵢB, times a vector of entries near 1.
