@@ -93,26 +93,6 @@ def check_condition(policy: Policy, found: Found, equal: np.ndarray) -> bool:
     return holds(check, condition, found.lam, crowded)
 
 
-def check_near(
-    policy: Policy,
-    found: Found,
-    equal: np.ndarray,
-    lam_bar: np.ndarray,
-    inside: Any,
-    size: float,
-) -> bool:
-    """Judge whether a loss distinguishes eigenpairs so near that rounding mixes them.
-
-    `inside` is XᴴX̄, and `size` that of X̄.
-    """
-    hermitian = found.Y is None
-    defect = np.abs(inside - inside.conj().T) / 2 if hermitian else np.abs(inside)
-    turn = np.where(equal, 0, defect), size
-    kind = hermitian, True, found.lam.size == found.A.getSize()[0]
-    figures = near_pairs(np, closeness(found, equal), found.lam, lam_bar, turn, *kind)
-    return holds(gauge_check(policy, inexact), *figures)
-
-
 def check_cotangents(
     policy: Policy,
     found: Found,
@@ -122,23 +102,27 @@ def check_cotangents(
     size: float,
     single: bool,
 ) -> bool:
-    """Judge whether a loss depends on phases, or on the bases of clusters.
+    """Judge whether a loss depends on phases or bases of clusters, or on pairs that rounding mixes.
 
     `inside` is Xᴴ X̄, `size` that of X̄, and `single` whether that is of single precision.
     """
     rtol = GAUGE[single] if policy.gauge_rtol is None else policy.gauge_rtol
     apart = np.abs(lam_bar[:, None] - lam_bar[None, :]) * equal
-    if found.Y is None:
-        turned = np.where(equal, np.abs(inside - inside.conj().T), 0)
-    else:
-        # without orthogonal eigenvectors a cluster has no basis of its own
-        turned = np.where(equal, np.abs(inside), 0)
+    # without orthogonal eigenvectors a cluster has no basis of its own
+    hermitian = found.Y is None
+    defect = np.abs(inside - inside.conj().T) if hermitian else np.abs(inside)
+    turned = np.where(equal, defect, 0)
+    if not hermitian:
         np.fill_diagonal(turned, np.abs(np.imag(np.diagonal(inside))))
     values = gauge_check(policy, Dependence(of_values, rtol))
     vectors = gauge_check(policy, Dependence(of_vectors, rtol))
     largest = np.max(np.abs(lam_bar))
     passed = holds(values, apart, np.asarray(largest), found.lam)
-    return holds(vectors, turned, np.asarray(size), found.lam) and passed
+    passed = holds(vectors, turned, np.asarray(size), found.lam) and passed
+    turn = np.where(equal, 0, defect / 2 if hermitian else defect), size
+    kind = hermitian, True, found.lam.size == found.A.getSize()[0]
+    figures = near_pairs(np, closeness(found, equal), found.lam, lam_bar, turn, *kind)
+    return holds(gauge_check(policy, inexact), *figures) and passed
 
 
 def check_residuals(policy: Policy, solves: Solves, rtol: float) -> bool:

@@ -14,13 +14,7 @@ from ..problems.general import General
 from ..problems.hermitian import Hermitian
 from ..solvers._slepc import Library, library
 from ._adjoint import Adjoint
-from ._checks import (
-    check_condition,
-    check_cotangents,
-    check_forward,
-    check_near,
-    check_residuals,
-)
+from ._checks import check_condition, check_cotangents, check_forward, check_residuals
 from ._clusters import clusters, dual
 from ._forward import Forward, Found
 from ._function import function_of
@@ -163,7 +157,6 @@ class DistributedEigensolver:
         equal = clusters(found)
         figures = equal, lam_bar, inside, float(size), single
         passed = check_cotangents(self.policy, found, *figures) and passed
-        passed = check_near(self.policy, found, equal, lam_bar, inside, float(size)) and passed
         known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
         Z, solves = adjoint.solve(known - X_bar)
         if self.policy.monitor is not None:
