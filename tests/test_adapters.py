@@ -102,6 +102,12 @@ class TestSciPy:
         agrees(derivatives(ie.host_linear_solver(solve), system=ie.Bordered()), expected)
 
 
+def smallest_pair(A):
+    values, vectors = np.linalg.eig(A)
+    first = np.argmin(np.abs(values))
+    return values[[first]], vectors[:, [first]]
+
+
 class TestOptions:
     """Tolerance, preconditioner, start and restart are the user's, in both modes."""
 
@@ -155,6 +161,39 @@ class TestOptions:
         agrees(derivatives(solver), expected)
         jax.effects_barrier()
         assert calls
+
+    @pytest.mark.parametrize("parts", [False, True], ids=["joined", "in parts"])
+    def test_of_lineax_for_a_bordered_system(self, parts):
+        """A preconditioner of the border and the rest, that makes GMRES converge in few steps."""
+        rng = np.random.default_rng(0)
+        size = jnp.asarray(10.0 ** np.linspace(0, 4, 40))
+        A = jnp.diag(size) + jnp.asarray(0.02 * rng.standard_normal((40, 40)))
+
+        def product(v):
+            x, mu = v if parts else (v[:40], v[40:])
+            x = x / size.astype(x.dtype)
+            return (x, mu) if parts else jnp.concatenate([x, mu])
+
+        like = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.complex128)
+        structure = (like(40), like(1)) if parts else like(41)
+        operator = lx.FunctionLinearOperator(product, structure)
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), structure)
+        gmres = lx.GMRES(rtol=1e-9, atol=1e-9, restart=15, stagnation_iters=15)
+        steps = []
+
+        def gradient(linear_solver):
+            policy = ie.Policy(monitor=lambda report: steps.append(report.steps.max()))
+            solve = ie.eigensolver(
+                smallest_pair, ie.General(1), linear_solver=linear_solver, policy=policy
+            )
+            weights = jnp.arange(40.0)
+            loss = lambda A: weights @ jnp.abs(solve(A).vectors[:, 0]) ** 2
+            return jax.grad(loss)(A)
+
+        found = gradient(ie.linear_solver(gmres, preconditioner=operator, y0=start))
+        assert steps[-1] <= 15
+        expected = gradient(lx.LU())
+        assert jnp.linalg.norm(found - expected) < 1e-6 * jnp.linalg.norm(expected)
 
     @pytest.mark.parametrize("bad", [{"precond": None}, {"tol": 1e-3}])
     def test_unknown_option_of_lineax(self, bad):

@@ -76,8 +76,8 @@ class LineaxWithOptions(lx.AbstractLinearSolver):
     def compute(
         self, state: Any, vector: PyTree[Array], options: dict[str, Any]
     ) -> tuple[PyTree[Array], lx.RESULTS, dict[str, Any]]:
-        """Solve for one vector."""
-        return self.solver.compute(state, vector, self.options | options)
+        """Solve for one vector; options for it ravelled are those for its parts joined."""
+        return self.solver.compute(state, vector, _fitting(self.options, vector) | options)
 
     def transpose(self, state: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Transpose the solver's state."""
@@ -90,6 +90,25 @@ class LineaxWithOptions(lx.AbstractLinearSolver):
     def assume_full_rank(self) -> bool:
         """Return True, because the systems are nonsingular."""
         return True
+
+
+def _fitting(options: dict[str, Any], vector: PyTree[Array]) -> dict[str, Any]:
+    """Return options for vectors of the form of `vector`, given ones for it or for it ravelled."""
+    _, unravel = ravel_pytree(vector)
+    like, options = jax.eval_shape(lambda: vector), dict(options)
+    given = options.get("preconditioner")
+    if given is not None and not _alike(given.in_structure(), like):
+        product = lambda v: unravel(given.mv(ravel_pytree(v)[0]))  # noqa: E731
+        tags = lx.positive_semidefinite_tag if lx.is_positive_semidefinite(given) else ()
+        options["preconditioner"] = lx.FunctionLinearOperator(product, like, tags)
+    start = options.get("y0")
+    if start is not None and not _alike(start, like):
+        options["y0"] = unravel(start)
+    return options
+
+
+def _alike(a: PyTree, b: PyTree) -> bool:
+    return jax.tree.structure(a) == jax.tree.structure(b)
 
 
 def linear_solver(
@@ -105,7 +124,9 @@ def linear_solver(
             shape (m,); `matvec` maps such a vector to another. Or a lineax solver.
         **options: passed to `fn` in every solve, in both modes: for example `tol`, `maxiter`,
             `restart`, a preconditioner `M`, a start `x0`; for a lineax solver `preconditioner`
-            (an operator) and `y0`. Right sides are scaled to norm 1, so a start should be as well.
+            (an operator) and `y0`, of vectors (m,), or of their parts: a bordered system has a
+            tuple of arrays (n,) and (k,). Right sides are scaled to norm 1, so a start should be
+            as well.
 
     Raises:
         InputError: `fn` does not take an option, which would then be ignored.
