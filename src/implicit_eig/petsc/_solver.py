@@ -159,8 +159,9 @@ class DistributedEigensolver:
         passed = check_cotangents(self.policy, found, *figures) and passed
         known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
         Z, solves = adjoint.solve(known - X_bar)
-        if self.policy.monitor is not None:
-            together(comm, "a monitor", self.policy.monitor, solves.report())
+        # also where only some ranks have a monitor
+        tell = self.policy.monitor or (lambda report: None)
+        together(comm, "a monitor", tell, solves.report())
         passed = check_residuals(self.policy, solves, adjoint.rtol) and passed
         W, V = self._weights(found, equal, Z, lam_bar, inside)
         template = found.A.createVecRight()
@@ -247,7 +248,7 @@ def eigensolver(
             preconditions them in place of the forward solve's factors.
         policy: what follows from a failed check. A residual of an adjoint system may be 1e-10 of
             the right side beyond rounding, unless `Policy(linear_solve_rtol=...)` says otherwise.
-            Every rank calls its `monitor`.
+            Each rank calls its own `monitor`, if it has one.
         replicated: whether p is the same on all ranks, and gradients are summed over them.
         comm: the communicator of the matrices, `None` for all ranks.
 
