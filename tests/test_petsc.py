@@ -207,11 +207,34 @@ REFUSALS = """
     refused(ie.GaugeWarning, "pairs 0 and 1", lambda: pullback(
         None, g[slice(*pairs.rows), None] * pairs.vectors * np.array([0.0, 1.0])))
     pullback(np.ones(2), g[slice(*pairs.rows), None] * pairs.vectors)
+    pairs, pullback = of_matrix(close_by, ie.Hermitian(1), 0.3)
+    pullback(np.ones(1))
+    refused(ie.GaugeWarning, "beyond the k", lambda: pullback(
+        None, g[slice(*pairs.rows), None] * pairs.vectors))
     defective = close_by + 1e-14 * np.eye(19, k=-1)
     defective[:2, :2] = [[1.0, 1.0], [1e-14, 1.0]]
     refused(ie.ExceptionalPointWarning, "condition number", lambda: of_matrix(
         defective, ie.General(2), 0.3))
+    refused(ie.ExceptionalPointWarning, "condition number", lambda: of_matrix(
+        defective, ie.General(1), 0.3))
     of_matrix(defective, ie.General(2), 0.3, policy=ie.Policy(exceptional=ie.Action.IGNORE))
+
+    # free springs: values that are 0 to rounding, and equal; a free chain; a rigid link
+    for first in range(0, 9, 2):
+        free = np.diag(5.0 + np.arange(14))
+        for place in (first, first + 3):
+            free[place : place + 2, place : place + 2] = [[1.0, -1.0], [-1.0, 1.0]]
+        pairs, pullback = of_matrix(free, ie.Hermitian(2), -0.5)
+        refused(ie.GaugeWarning, "values 0 and 1", lambda: pullback(np.array([0.0, 1.0])))
+        pullback(None, g[slice(*pairs.rows), None] * pairs.vectors)
+    chain = 200.0**2 * (np.diag(np.r_[1, 2 * np.ones(198), 1]) - np.eye(200, k=1)
+                        - np.eye(200, k=-1))
+    of_matrix(chain, ie.Hermitian(2), -1e-3)
+    for place in range(3, 19, 2):
+        link = np.diag(2 + 0.1 * np.arange(30)) - np.eye(30, k=1) - np.eye(30, k=-1)
+        ends = np.ix_([place, place + 5], [place, place + 5])
+        link[ends] += 1e10 * np.array([[1.0, -1.0], [-1.0, 1.0]])
+        of_matrix(link, ie.Hermitian(2), 0.01)
 
     # an entry that fixes an unknown is no measure of rounding
     fixed = np.diag(np.r_[np.arange(1.0, 20.0), 1e10]) + 0.3 * (np.eye(20, k=1) + np.eye(20, k=-1))
@@ -279,6 +302,8 @@ REFUSALS = """
         contract=lambda p, given: given.at([n]))(p)[1](w))
     same = ie.petsc.eigensolver(rank, ie.Hermitian(k), sigma=sigma)
     if comm.size > 1:
+        refused(ie.InputError, "on every rank", lambda: of_matrix(
+            np.ones((1, 1)), ie.General(1), 0.3))
         refused(ie.InputError, "all ranks agree about", lambda: same(np.full(3, comm.rank)))
     refused(ie.InputError, "a value for each place", lambda: make()(p[:-1]))
     refused(ie.InputError, "petsc4py `Mat`", lambda: ie.petsc.eigensolver(

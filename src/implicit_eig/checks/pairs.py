@@ -117,10 +117,10 @@ def near_pairs(
     Args:
         xp: one of the two.
         near: the `closeness` of the eigenvalues; shape (k, k).
-        values: the eigenvalues, and
+        values: the eigenvalues; shape (k,).
         values_bar: their cotangents; shape (k,).
         turn: the gauge defect between the eigenpairs, shape (k, k), and the size of X̄.
-        hermitian: whether the block of a cluster is.
+        hermitian: whether the block of a cluster is Hermitian.
         smooth_sums: whether eigenpairs that meet share a block of the conditions.
         complete: whether k = n.
     """
@@ -285,7 +285,7 @@ def _separating(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
 def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
     """Object to a direction that turns eigenpairs so near that rounding does so, too."""
 
-    def inexact(i: int, j: int) -> str:
+    def turned(i: int, j: int) -> str:
         return (
             f"`jax.jvp`: pairs {i} and {j} far enough apart; got values that differ by "
             f"{abs(values[i] - values[j]):.1e}. Rounding turns their vectors into each other, "
@@ -294,7 +294,7 @@ def _turning(S_dot: Any, near: Any, values: Any) -> Iterator[Objection]:
         )
 
     close = ~as_one(near) & (near > loose(near.dtype))
-    yield Objection(_moving(S_dot) & close, _of_two(inexact))
+    yield Objection(_moving(S_dot) & close, _of_two(turned))
 
 
 def inexact(

@@ -10,6 +10,7 @@ that is zero when run.
 """
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -145,7 +146,25 @@ def linear_solve(
     def transpose_solve(_: Any, rhs: PyTree[Array]) -> PyTree[Array]:
         return solve_once(system, rhs, solver, policy, transposed=True)[0]
 
-    return lax.custom_linear_solve(system.mv, b, solve, transpose_solve)
+    product = lambda U: _tied(system.mv(U))  # noqa: E731
+    return _tied(lax.custom_linear_solve(product, _tied(b), solve, transpose_solve))
+
+
+def _tied(U: PyTree[Array]) -> PyTree[Array]:
+    """Return U, each leaf of which depends linearly on every leaf, by sums of no entries.
+
+    JAX differentiates and transposes a solve only if all leaves vary, or none.
+    """
+    leaves, treedef = jax.tree.flatten(U)
+    if len(leaves) == 1:
+        return U
+    zeros = [jnp.sum(leaf[:0]) for leaf in leaves]
+
+    def tie(leaf: Array) -> Array:
+        parts = zeros if jnp.iscomplexobj(leaf) else map(jnp.real, zeros)
+        return functools.reduce(jnp.add, (part.astype(leaf.dtype) for part in parts), leaf)
+
+    return jax.tree.unflatten(treedef, [tie(leaf) for leaf in leaves])
 
 
 def label(solver: lx.AbstractLinearSolver) -> str:

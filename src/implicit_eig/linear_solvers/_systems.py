@@ -330,7 +330,8 @@ def columns_last(U: PyTree[Array]) -> PyTree[Array]:
 def system_norms(U: PyTree[Array], norms: Callable[[Array], Array] = column_norms) -> Array:
     """Return ‖u_i‖ for each system, shape (k,), from those of its leaves."""
     # leaves that are spread over devices are not joined, which would gather them
-    parts = [norms(leaf.reshape(-1, leaf.shape[-1])) for leaf in jax.tree.leaves(U)]
+    leaves = [leaf for leaf in jax.tree.leaves(U) if leaf.size]
+    parts = [norms(leaf.reshape(-1, leaf.shape[-1])) for leaf in leaves]
     return parts[0] if len(parts) == 1 else norms(jnp.stack(parts))
 
 

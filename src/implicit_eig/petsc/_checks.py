@@ -51,10 +51,9 @@ def check_forward(policy: Policy, problem: Any, found: Found) -> bool:
             ~(excess <= allowed),
             lambda pairs: (
                 f"`petsc.eigensolver(problem={type(problem).__name__}(k={problem.k}))`: pairs "
-                f"with A x = λ B x; got a residual of {excess[pairs[0]]:.1e} of ‖A x‖ + |λ| "
-                f"‖B x‖ for pair {pairs[0]}, both beyond rounding of each row, above the "
-                f"{allowed:.1e} allowed. Lower `eps_tol`, or accept this with "
-                "`Policy(residual_rtol=...)`."
+                f"with A x = λ B x; got a residual of {excess[pairs[0]]:.1e} of its terms for pair "
+                f"{pairs[0]}, both beyond rounding of each row, above the {allowed:.1e} allowed. "
+                "Lower `eps_tol`, or accept this with `Policy(residual_rtol=...)`."
             ),
         )
 
@@ -86,9 +85,9 @@ def check_condition(policy: Policy, found: Found, equal: np.ndarray) -> bool:
     condition = np.full(found.lam.size, np.inf)
     if left is not None:
         condition = norms(comm, left) * norms(comm, found.BX)
-    near = closeness(found, equal)
+    near, edge = closeness(found, equal)
     np.fill_diagonal(near, 0)
-    crowded = (np.max(near, axis=1) > loose(near.dtype)).astype(near.dtype)
+    crowded = (np.maximum(edge, np.max(near, axis=1)) > loose(near.dtype)).astype(near.dtype)
     check = exceptional_check(policy, near_exceptional_points)
     return holds(check, condition, found.lam, crowded)
 
@@ -99,13 +98,14 @@ def check_cotangents(
     equal: np.ndarray,
     lam_bar: np.ndarray,
     inside: Any,
-    size: float,
+    sizes: np.ndarray,
     single: bool,
 ) -> bool:
     """Judge whether a loss depends on phases or bases of clusters, or on pairs that rounding mixes.
 
-    `inside` is Xᴴ X̄, `size` that of X̄, and `single` whether that is of single precision.
+    `inside` is Xᴴ X̄, `sizes` are ‖xᵢ‖ ‖x̄ᵢ‖, and `single` is whether X̄ has single precision.
     """
+    size = float(np.max(sizes))
     rtol = GAUGE[single] if policy.gauge_rtol is None else policy.gauge_rtol
     apart = np.abs(lam_bar[:, None] - lam_bar[None, :]) * equal
     # without orthogonal eigenvectors a cluster has no basis of its own
@@ -121,8 +121,23 @@ def check_cotangents(
     passed = holds(vectors, turned, np.asarray(size), found.lam) and passed
     turn = np.where(equal, 0, defect / 2 if hermitian else defect), size
     kind = hermitian, True, found.lam.size == found.A.getSize()[0]
-    figures = near_pairs(np, closeness(found, equal), found.lam, lam_bar, turn, *kind)
-    return holds(gauge_check(policy, inexact), *figures) and passed
+    near, edge = closeness(found, equal)
+    figures = near_pairs(np, near, found.lam, lam_bar, turn, *kind)
+    passed = holds(gauge_check(policy, inexact), *figures) and passed
+    return holds(gauge_check(policy, _beside_others), edge * (sizes > 0)) and passed
+
+
+def _beside_others(near: np.ndarray) -> Iterator[Objection]:
+    """Object to vectors that rounding turns into those beyond the k."""
+    yield Objection(
+        near > loose(near.dtype),
+        lambda pairs: (
+            "`pullback(vectors_bar=...)`: vectors of values far enough from those beyond the k; "
+            f"got pair {pairs[0]}, next to another value. Rounding turns their vectors into each "
+            f"other, and the gradient may be wrong by {near[pairs[0]]:.1e} of itself. Ask for more "
+            "or fewer pairs, or accept this with `Policy(gauge=Action.IGNORE)`."
+        ),
+    )
 
 
 def check_residuals(policy: Policy, solves: Solves, rtol: float) -> bool:

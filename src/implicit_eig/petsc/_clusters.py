@@ -23,12 +23,19 @@ def clusters(found: Found) -> np.ndarray:
     return equal
 
 
-def closeness(found: Found, equal: np.ndarray) -> np.ndarray:
-    """Return 1 for equal eigenvalues, for others their error relative to their distance; (k, k)."""
-    distance = np.abs(found.lam[:, None] - found.lam[None, :])
-    error = found.error[: found.lam.size]
-    larger = np.maximum(error[:, None], error[None, :])
-    return np.where(equal, 1.0, larger / np.where(equal, 1, distance))
+def closeness(found: Found, equal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return 1 for equal eigenvalues, for others their error relative to their distance.
+
+    Of the k among each other, shape (k, k), and of each to the nearest one beyond, shape (k,).
+    """
+    k = found.lam.size
+    every = np.append(found.lam, found.rest)
+    distance = np.abs(found.lam[:, None] - every[None, :])
+    larger = np.maximum(found.error[:k, None], found.error[None, :])
+    same = distance <= larger
+    same[:, :k] = equal
+    near = np.where(same, 1.0, larger / np.where(same, 1, distance))
+    return near[:, :k], np.max(near[:, k:], axis=1, initial=0.0)
 
 
 def dual(found: Found, equal: np.ndarray) -> Any:

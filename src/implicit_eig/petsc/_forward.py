@@ -8,8 +8,9 @@ import numpy as np
 
 from .._errors import EigensolverError, InputError
 from ..checks.rounding import PRODUCT, VALUE
+from ..linear_solvers._systems import PROBES
 from ..solvers._slepc import TOLERANCE, Library
-from ._ranks import inner, most, norms, total
+from ._ranks import inner, least, most, norms, total
 
 
 class Found(NamedTuple):
@@ -24,7 +25,7 @@ class Found(NamedTuple):
         rest: the next eigenvalues, if any.
         error: the rounding error of each eigenvalue and of the rest.
         residuals: ‖A x − λ B x‖ / (‖A x‖ + |λ| ‖B x‖).
-        excess: the same beyond rounding of each row.
+        excess: ‖A x − λ B x‖ / ‖|A x| + |λ B x|‖, both beyond rounding of each row.
         steps: of SLEPc, in all of its runs.
         states: PETSc's counts of the changes of A and B.
     """
@@ -76,13 +77,18 @@ def times(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
 def moduli(M: Any, V: np.ndarray, adjoint: bool = False) -> np.ndarray:
     """Return about |M| |V|, the sizes of the terms of M V, on the local rows; `None` stands for I.
 
-    They are the moduli of M W, where W has the moduli of V and random signs. Unlike ‖M‖ ‖v‖ they
-    do not depend on the units of the unknowns, nor on a large entry where V is small.
+    They are the mean moduli of M W, where W has the moduli of V times random factors of both signs
+    and sizes between 1/2 and 3/2: by signs alone, or one draw, a row can seem small by chance.
+    Unlike ‖M‖ ‖v‖ they do not depend on the units of the unknowns, nor on a large entry where V is
+    small.
     """
     if M is None:
         return np.abs(V)
-    signs = np.random.default_rng(M.getOwnershipRange()[0]).choice([-1.0, 1.0], V.shape)
-    return np.abs(times(M, (signs * np.abs(V)).astype(V.dtype), adjoint))
+    rng, sizes = np.random.default_rng(M.getOwnershipRange()[0]), np.zeros(V.shape)
+    for _ in range(PROBES):
+        factors = rng.choice([-1.0, 1.0], V.shape) * rng.uniform(0.5, 1.5, V.shape)
+        sizes += np.abs(times(M, (factors * np.abs(V)).astype(V.dtype), adjoint)) / PROBES
+    return sizes
 
 
 @contextlib.contextmanager
@@ -131,6 +137,12 @@ class Forward:
             raise InputError(
                 f"`petsc.eigensolver(problem=...)`: at most n = {n} pairs; got k = {self.k}. Ask "
                 "for fewer."
+            )
+        if not self.hermitian and not least(A.getComm().tompi4py(), A.getLocalSize()[0]):
+            raise InputError(
+                "`petsc.eigensolver(problem=General(...))`: rows of the matrices on every rank, "
+                f"which SLEPc needs for left eigenvectors; got a rank without any of the {n}. "
+                "Start fewer ranks, or distribute the rows evenly."
             )
         eps, usual = self._solver(A, B, min(self.k + 1, n), prefix)
         with options_set(self.petsc, prefix, usual | self.options):
@@ -265,11 +277,12 @@ class Forward:
             X = X / norms(comm, X)
         AX, BX = times(A, X), X if B is None else times(B, X)
         size = norms(comm, AX) + np.abs(lam) * norms(comm, BX)
-        residuals = norms(comm, AX - BX * lam) / np.where(size > 0, size, 1)
+        R = AX - BX * lam
+        residuals = norms(comm, R) / np.where(size > 0, size, 1)
         rounding = self._of_rows(A, B, lam) * most(comm, np.abs(X))
         part, of = (
-            norms(comm, np.maximum(M - rounding, 0))
-            for M in (np.abs(AX - BX * lam), np.abs(AX) + np.abs(BX * lam))
+            norms(comm, np.maximum(sizes - rounding, 0))
+            for sizes in (np.abs(R), np.abs(AX) + np.abs(BX * lam))
         )
         excess = np.where(part > 0, part / np.where(of > 0, of, 1), part)
         BY = None if self.hermitian else Y if B is None else times(B, Y, True)

@@ -153,9 +153,9 @@ class DistributedEigensolver:
         )
         agree(comm, "`values_bar`", lam_bar)
         inside = inner(comm, found.X, X_bar)
-        size = np.max(norms(comm, X_bar) * norms(comm, found.X))
+        sizes = norms(comm, X_bar) * norms(comm, found.X)
         equal = clusters(found)
-        figures = equal, lam_bar, inside, float(size), single
+        figures = equal, lam_bar, inside, sizes, single
         passed = check_cotangents(self.policy, found, *figures) and passed
         known = found.BX @ inside if self.hermitian else found.X * np.diagonal(inside)
         Z, solves = adjoint.solve(known - X_bar)

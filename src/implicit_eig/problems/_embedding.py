@@ -2,8 +2,8 @@
 
 Their components alternate, in g = gcd(m, n) groups: with m = ga and n = gb, a components of u are
 followed by b of v. So vectors that are divided among devices are joined, and separated again,
-without an exchange, for their number divides both m and n, and so g. And where A is square and has
-entries near its diagonal only, so has H.
+without an exchange, because the number of devices divides m and n, and so g. And where A is square
+and has entries near its diagonal only, so has H.
 
 Source: Golub & Kahan (1965) J. SIAM Numer. Anal. B 2, 205, doi:10.1137/0702016, for the order
 u₁, v₁, u₂, v₂, … of a square A.

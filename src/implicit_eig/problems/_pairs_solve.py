@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Inexact
 
 from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
 from ..operators import column_norms, diagonal, scale_columns
-from ..systems._abstract import zeros_beside
 from ..systems.bordered_pairs import BORDER, BorderedPairs, Unknowns
 from ..systems.matrices import AbstractMatrices
 from ._couplings import divide
@@ -46,7 +45,7 @@ class BorderedConditions(AbstractSquareSystem):
         Only the entries inside clusters of M and bottom, shape (k, k), are used.
         """
         on_row = self.beta if self.transposed else self.systems.alpha
-        return -top, zeros_beside(top, len(bottom)) - self._inside(on_row, top) * bottom
+        return -top, -self._inside(on_row, top) * bottom
 
     def solution(self, U: Unknowns) -> tuple[Array, Array]:
         """Return (M, U)."""
@@ -68,7 +67,7 @@ class BorderedConditions(AbstractSquareSystem):
             product = lambda S, X: self.problem.product(S, X, self.operators)  # noqa: E731
             _, top = jax.jvp(product, (S, X), (scale * mu, x))
             bottom = near * (self.systems.row.T @ x)
-        return top, zeros_beside(top, len(mu)) + bottom + rest
+        return top, bottom + rest
 
     def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve the bordered systems."""

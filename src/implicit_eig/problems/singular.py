@@ -76,8 +76,8 @@ class Singular(AbstractProblem):
         k = min(m, n), need no linear solve; those of singular vectors need one with
         [[0, A], [Aᴴ, 0]] for each triplet. This matrix is sparse for a sparse A, is known by its
         products for a matrix-free one, and is formed for a dense A unless m and n differ sixfold
-        and m + n > 256. The components of its vectors, on which a preconditioner acts, alternate in
-        gcd(m, n) groups of those of u and v: u₁, v₁, u₂, v₂, … where m = n.
+        and m + n > 256. Its vectors, on which a preconditioner acts, have with g = gcd(m, n) first
+        m/g components of u, then n/g of v, and so on: u₁, v₁, u₂, v₂, … where m = n.
 
     Examples:
         >>> import jax, jax.numpy as jnp, numpy as np

@@ -39,7 +39,7 @@ from ..operators import (
     scale_columns,
 )
 from ..solution import Solution
-from ..systems._abstract import AbstractFormulation, zeros_beside
+from ..systems._abstract import AbstractFormulation
 from ..systems.auto import AutoSystem, refusal
 from ..systems.bordered import Bordered
 from ..systems.bordered_pairs import BORDER, BorderedBasis
@@ -215,7 +215,7 @@ class LinearisedSpace(AbstractLinearised):
         S, X = self.state.S, self.state.X
         W, N = residual_dot
         C = -0.5 * N
-        Z, mu = solve(self.sylvester, (-W, zeros_beside(W, len(N))))
+        Z, mu = solve(self.sylvester, (-W, jnp.zeros_like(N)))
         S_dot = mu * self.scale.astype(mu.dtype)[:, None]
         Z = Z - X @ (self.BX.conj().T @ Z)
         still = jax.tree.map(jnp.zeros_like, (self.state.near, self.state.unseen))

@@ -129,15 +129,6 @@ class Pencil(eqx.Module):
         return V @ (inverse.astype(R.dtype) * (V.conj().T @ R))
 
 
-def zeros_beside(R: Inexact[Array, "n k"], rows: int) -> Inexact[Array, "rows k"]:
-    """Return zeros that depend linearly on R: of the sums of no rows.
-
-    JAX transposes a solve only if every part of its right side, and of the derivative of its
-    product, is linear in what varies.
-    """
-    return jnp.broadcast_to(jnp.sum(R[:0], axis=0), (rows, R.shape[1]))
-
-
 class AbstractPencilSystems(AbstractLinearSystems):
     """The systems (A − λᵢB) zᵢ = rᵢ, XᴴBZ = 0, one for each eigenpair of a pencil, in some form."""
 

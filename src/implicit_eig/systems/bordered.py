@@ -30,7 +30,6 @@ from ._abstract import (
     AbstractPencilSystems,
     Pencil,
     hermitian_tags,
-    zeros_beside,
 )
 
 # Relative to λᵢ. An eigenpair left out amplifies rounding by up to 1/NEAR, only along its own
@@ -78,7 +77,7 @@ class BorderedSystems(AbstractPencilSystems):
 
     def right_side(self, R: Inexact[Array, "n k"]) -> Unknowns:
         """Return (R, 0)."""
-        return R, zeros_beside(R, len(self.near))
+        return R, jnp.zeros((len(self.near), R.shape[1]), R.dtype)
 
     def solution(self, U: Unknowns) -> Inexact[Array, "n k"]:
         """Return the first part of the unknowns."""

@@ -20,7 +20,6 @@ from jaxtyping import Array, Inexact
 
 from ..linear_solvers._systems import AbstractSquareSystem, Report, Run
 from ..operators import apply_complex, diagonal
-from ._abstract import zeros_beside
 from .bordered_pairs import BorderedPairs, Unknowns
 
 
@@ -39,7 +38,7 @@ class Sylvester(AbstractSquareSystem):
     def mv(self, U: Unknowns, skip_zeros: bool = False) -> Unknowns:
         """Return (A Z − B Z S + C M, RᵀZ)."""
         top, bottom = self.systems.mv(U)
-        return top - self._coupling(U), bottom + zeros_beside(top, len(bottom))
+        return top - self._coupling(U), bottom
 
     def solve(self, run: Run, b: Unknowns) -> tuple[Unknowns, Report]:
         """Solve column by column."""
