@@ -83,7 +83,7 @@ class TestPartsThatDoNotVary:
         options = {} if system is None else {"system": system}
         return ie.eigensolver(forward, problem, **options)
 
-    @pytest.mark.parametrize("of", ["values", "vectors"])
+    @pytest.mark.parametrize("of", ["values", pytest.param("vectors", marks=pytest.mark.slow)])
     @pytest.mark.parametrize("kind", ["left", "General", "Subspace", "Bordered"])
     def test_derivatives_of_gradients(self, kind, of):
         rng = np.random.default_rng(0)
