@@ -49,6 +49,14 @@ SETUP = """
         dense = lambda e: jnp.zeros((n, n), e.dtype).at[rows, cols].add(e)
         return tuple(map(dense, found)) if isinstance(found, tuple) else (dense(found),)
 
+    # the first rank has all parameters, which are the entries
+    def of_matrix(A, problem, sigma, **options):
+        N = len(A)
+        where = np.indices((N, N)).reshape(2, -1) if comm.rank == 0 else np.zeros((2, 0), int)
+        solve = ie.petsc.eigensolver(ie.petsc.Entries(lambda a: a, *where, N), problem,
+                                     sigma=sigma, replicated=False, **options)
+        return solve(A.ravel() if comm.rank == 0 else np.zeros(0))
+
     def whole(local):
         return np.concatenate(comm.allgather(local))
 
@@ -140,10 +148,7 @@ DERIVATIVES = """
     # a double eigenvalue of a matrix that is not normal: the gradient is its projector
     S = np.eye(20) + 0.4 * rng.standard_normal((20, 20))
     A = S @ np.diag(np.r_[1.0, 1.0, np.arange(3, 21)]) @ np.linalg.inv(S)
-    where = np.indices((20, 20)).reshape(2, -1) if comm.rank == 0 else np.zeros((2, 0), int)
-    whole_matrix = ie.petsc.Entries(lambda a: a, *where, 20)
-    solve = ie.petsc.eigensolver(whole_matrix, ie.General(2), sigma=0.3, replicated=False)
-    found = solve(A.ravel() if comm.rank == 0 else np.zeros(0))[1](np.ones(2))
+    found = of_matrix(A, ie.General(2), 0.3)[1](np.ones(2))
     if comm.rank == 0:
         close(found.reshape(20, 20), (S[:, :2] @ np.linalg.inv(S)[:2]).T)
 
@@ -195,12 +200,6 @@ REFUSALS = """
     refused(ie.GaugeWarning, "pairs 1 and 2", lambda: pullback(None, own))
 
     # eigenvalues so near that rounding mixes their vectors, and one that is nearly defective
-    def of_matrix(A, problem, sigma, **options):
-        N = len(A)
-        where = np.indices((N, N)).reshape(2, -1) if comm.rank == 0 else np.zeros((2, 0), int)
-        solve = ie.petsc.eigensolver(ie.petsc.Entries(lambda a: a, *where, N), problem,
-                                     sigma=sigma, replicated=False, **options)
-        return solve(A.ravel() if comm.rank == 0 else np.zeros(0))
     close_by = np.diag(np.r_[1.0, 1.0 + 1e-12, np.arange(3.0, 20.0)])
     pairs, pullback = of_matrix(close_by, ie.Hermitian(2), 0.3)
     refused(ie.GaugeWarning, "pairs 0 and 1", lambda: pullback(np.array([0.0, 1.0])))

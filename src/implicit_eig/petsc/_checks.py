@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..checks.clusters import loose
-from ..checks.gauge import Dependence, of_vectors
+from ..checks.gauge import EXCUSE, Dependence, of_vectors
 from ..checks.pairs import inexact, near_pairs, of_values
 from ..checks.policy import (
     Action,
@@ -135,7 +135,7 @@ def _beside_others(near: np.ndarray) -> Iterator[Objection]:
             "`pullback(vectors_bar=...)`: vectors of values far enough from those beyond the k; "
             f"got pair {pairs[0]}, next to another value. Rounding turns their vectors into each "
             f"other, and the gradient may be wrong by {near[pairs[0]]:.1e} of itself. Ask for more "
-            "or fewer pairs, or accept this with `Policy(gauge=Action.IGNORE)`."
+            f"or fewer pairs, {EXCUSE}"
         ),
     )
 

@@ -43,6 +43,12 @@ def split(W: Inexact[Array, "d k"], m: int) -> tuple[Inexact[Array, "m k"], Inex
     return parts[:, :a].reshape(m, -1), parts[:, a:].reshape(len(W) - m, -1)
 
 
+def embedded(A: lx.AbstractLinearOperator, W: Inexact[Array, "d k"]) -> Inexact[Array, "d k"]:
+    """Return H W, the columns (A v; Aᴴ u) for columns (u; v); shape (m+n, k)."""
+    U, V = split(W, A.out_size())
+    return join(apply(A, V), apply_adjoint(A, U))
+
+
 def _places(rows: Any, cols: Any, m: int, n: int) -> tuple[Any, Any]:
     """Return the rows and columns in H of entries of A."""
     groups = math.gcd(m, n)
@@ -78,8 +84,7 @@ class Embedding(lx.AbstractLinearOperator):
 
     def mv(self, vector: Inexact[Array, " d"]) -> Inexact[Array, " d"]:
         """Return (A v; Aᴴ u)."""
-        u, v = split(vector[:, None], self.A.out_size())
-        return join(apply(self.A, v), apply_adjoint(self.A, u))[:, 0]
+        return embedded(self.A, vector[:, None])[:, 0]
 
     def as_matrix(self) -> Inexact[Array, "d d"]:
         """Return the dense matrix, for tests and small problems."""
@@ -109,8 +114,7 @@ class HostEmbedding(AbstractHostMatrix):
 
     def mm(self, X: Inexact[Array, "d k"]) -> Inexact[Array, "d k"]:
         """Return (A V; Aᴴ U)."""
-        U, V = split(X, self.A.out_size())
-        return join(apply(self.A, V), apply_adjoint(self.A, U))
+        return embedded(self.A, X)
 
     def host_matrix(self) -> sp.csr_matrix:
         """Return H as a sparse matrix, on the host."""

@@ -17,7 +17,7 @@ from ..checks.rounding import PRODUCT, VALUE
 from ..linear_solvers._systems import PROBES, probe
 from ..operators import apply, apply_adjoint, column_norms, dtype_of, row_sums, scale_columns
 from ..solution import Solution
-from ._embedding import join, split
+from ._embedding import embedded, join
 from ._rows import at_least, beyond_rows, lost_to_stiff_rows
 from ._validation import dependent, orthonormalize
 
@@ -47,12 +47,12 @@ def normalize(
     scale = column_norms(HW) + 2**0.5 * jnp.abs(sigma)
     m, n = A.out_size(), A.in_size()
     w = probe(jax.ShapeDtypeStruct((m + n, PROBES), dtype_of(A)), 1)
-    rows = row_sums(_embedded(A, w))
+    rows = row_sums(embedded(A, w))
     rows = rows[:, None] + row_sums(w)[:, None] * jnp.abs(sigma)[None, :]
     excess = beyond_rows(R, terms, rows, W)
     w = probe(jax.ShapeDtypeStruct((m + n, 1), dtype_of(A)))
     # ‖(A v; Aᴴ u)‖² of a random unit vector (u; v) is 2‖A‖² / (m + n) on average, Frobenius norm
-    size = column_norms(_embedded(A, w))
+    size = column_norms(embedded(A, w))
     eps = float(jnp.finfo(sigma.dtype).eps)
     rounding = PRODUCT * eps * (size + jnp.abs(sigma))
     zero = jnp.broadcast_to(VALUE * eps * size * ((m + n) / 2) ** 0.5, sigma.shape)
@@ -67,12 +67,6 @@ def normalize(
         sigma, value_rounding, 2 * residual, _misfit, parts, solution._rest, policy
     )
     return Solution(sigma, V, U, _near=near, _edge=edge), figures, relative
-
-
-def _embedded(A: lx.AbstractLinearOperator, W: Array) -> Array:
-    """Return (A v; Aᴴ u) for columns (u; v)."""
-    U, V = split(W, A.out_size())
-    return join(apply(A, V), apply_adjoint(A, U))
 
 
 def _misfit(W: Array, R: Array) -> Array:

@@ -25,12 +25,7 @@ from ..checks.clusters import as_one, closeness
 from ..linear_solvers._systems import Report, Run, Structure
 from ..operators import apply, at, scale_columns
 from ..operators.views import host_view
-from ._abstract import (
-    AbstractPencilForm,
-    AbstractPencilSystems,
-    Pencil,
-    hermitian_tags,
-)
+from ._abstract import AbstractPencilForm, AbstractPencilSystems, Pencil, hermitian_tags
 
 # Relative to λᵢ. An eigenpair left out amplifies rounding by up to 1/NEAR, only along its own
 # eigenvector, which is projected out afterwards; each eigenpair kept costs a dense row.
